@@ -1,0 +1,1 @@
+"""hafarm: keeps applications alive while machines, disks, networks and clouds fail."""

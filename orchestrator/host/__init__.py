@@ -1,0 +1,1 @@
+"""This Linux machine, one file for each thing that is touched."""

@@ -1,0 +1,1 @@
+"""The words: plain frozen values that every other room speaks in."""

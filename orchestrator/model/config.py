@@ -1,0 +1,139 @@
+"""What the operator wants, as plain frozen values; `orchestrator.config` makes them from hafarm.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from orchestrator.model.names import ClusterName, ModuleName, NodeName, PathName
+
+HEARTBEAT_PORT = 9710  # UDP; ours by habit only, set `ports:` to move it
+CONTROL_PORT = 9701  # TCP, agent to agent
+WITNESS_PORT = 9700  # TCP, node to witness
+REPLICATION_PORT = 9720  # TCP, the first mirror's; the next mirror takes the next number
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One machine: its addresses by path, in the order in which the file names them."""
+
+    name: NodeName
+    addresses: Mapping[PathName, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TimingConfig:
+    """The two knobs that every timeout is derived from; seconds."""
+
+    detection_s: float
+    period_s: float
+
+
+PRESETS: Mapping[str, TimingConfig] = {
+    # Detection, period: measured under overload in two-core machines, see docs/timings.md.
+    "fast": TimingConfig(0.25, 0.05),
+    "lan": TimingConfig(0.5, 0.05),
+    "cloud": TimingConfig(2.0, 0.2),
+    "wan": TimingConfig(5.0, 0.5),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessConfig:
+    """Where the register is. Kind `none`: no automatic take-over, an operator promotes."""
+
+    kind: Literal["witness", "none"] = "none"
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryConfig:
+    """One replicated directory."""
+
+    path: str
+    exclude: tuple[str, ...] = ()
+    """Globs (fnmatch, `/` matched by `**` only) relative to `path`: local to each node, never replicated."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """The application: a supervised command, or scripts in `scripts`; never both."""
+
+    command: tuple[str, ...] = ()
+    scripts: str = ""
+    """A directory that holds `start_prim` and `stop_prim`."""
+    user: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_timeout_s: float = 60.0
+    stop_timeout_s: float = 20.0
+    """How long stop is asked gently; then SIGKILL of the cgroup."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckConfig:
+    """One check of the running application."""
+
+    name: str
+    kind: Literal["tcp", "http", "custom"]
+    target: str
+    """tcp: `PORT` or `HOST:PORT`; http: a URL; custom: a command line, split as a shell would, run without one."""
+    every_s: float = 1.0
+    timeout_s: float = 1.0
+    fail_after: int = 3
+    action: Literal["restart", "swap", "stop", "none"] = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class VipConfig:
+    """One virtual IP: an address with its prefix length."""
+
+    address: str
+    interface: str = ""
+    """Empty: the interface whose subnet holds the address."""
+    source: bool = False
+    """Outgoing connections take this address as their source."""
+    provider: Literal["auto", "onprem"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorConfig:
+    """One mirror module."""
+
+    name: ModuleName
+    nodes: tuple[NodeName, ...]
+    replicate: tuple[DirectoryConfig, ...]
+    run: RunConfig = RunConfig()
+    vip: tuple[VipConfig, ...] = ()
+    checks: tuple[CheckConfig, ...] = ()
+    replication: tuple[PathName, ...] = ()
+    """Paths for the data, in order of preference; empty: every path, in the nodes' order."""
+    replication_port: int = REPLICATION_PORT
+    on_register_loss: Literal["hold", "stop"] = "hold"
+    on_link_loss: Literal["move", "stay"] = "move"
+    overlap: Literal["brief", "none"] = "brief"
+    ack: Literal["disk", "memory"] = "disk"
+    cache: Literal["through", "writeback"] = "through"
+    restarts_max: int = 3
+    restarts_window_s: float = 86400.0
+    """3 in 24 h: SafeKit's default, and as good as any; then the other node gets its chance."""
+    resync_bandwidth: int = 0
+    """Bytes per second for copying; 0: no cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """The whole of hafarm.yaml."""
+
+    name: ClusterName
+    nodes: tuple[NodeConfig, ...]
+    modules: tuple[MirrorConfig, ...] = ()
+    timing: TimingConfig = PRESETS["lan"]
+    preset: str = "lan"
+    witness: WitnessConfig = WitnessConfig()
+    heartbeat_port: int = HEARTBEAT_PORT
+    control_port: int = CONTROL_PORT
+    revision: int = 0
+
+    def node(self, name: NodeName) -> NodeConfig:
+        return next(node for node in self.nodes if node.name == name)

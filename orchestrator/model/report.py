@@ -1,0 +1,94 @@
+"""What a node says of itself: carried by heartbeats, shown by status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from orchestrator.model.errors import CorruptState
+from orchestrator.model.names import NEVER, Epoch, NodeName, Nonce
+
+
+class Role(Enum):
+    """What a node is for one mirror."""
+
+    STOP = "STOP"
+    WAIT = "WAIT"
+    ALONE = "ALONE"
+    PRIM = "PRIM"
+    SECOND = "SECOND"
+
+
+class Phase(Enum):
+    """How far the role is taken: SafeKit's three colours, plus serving without redundancy."""
+
+    NOT_READY = "not-ready"
+    TRANSIENT = "transient"
+    READY = "ready"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleState:
+    """One module as its node tells the others, in every heartbeat."""
+
+    role: Role = Role.STOP
+    phase: Phase = Phase.NOT_READY
+    epoch: Epoch = NEVER
+    """The highest epoch that the sender has accepted."""
+    primary: NodeName | None = None
+    in_sync: frozenset[NodeName] = frozenset()
+    nonce: Nonce | None = None
+    """The record's nonce, where the sender knows a record."""
+    life: Nonce | None = None
+    """The sender's own gate, when it has one."""
+    serving: bool = False
+    """The gate is open under `epoch` and `nonce`."""
+    abandoned: Epoch = NEVER
+    """The sender was primary under this epoch and will not serve under it again: no need to wait for T."""
+    virgin: bool = True
+    """The sender has never known a record for this module."""
+    leaving: bool = False
+    """The sender stops on its own: the primary bids it out."""
+
+    def as_list(self) -> list[Any]:
+        """Short, because eight modules share one datagram."""
+        return [
+            self.role.value,
+            self.phase.value,
+            self.epoch,
+            self.primary,
+            sorted(self.in_sync),
+            self.nonce,
+            self.life,
+            int(self.serving),
+            self.abandoned,
+            int(self.virgin),
+            int(self.leaving),
+        ]
+
+    @classmethod
+    def from_list(cls, data: Any) -> ModuleState:
+        """CorruptState when it is not what `as_list` gives."""
+        try:
+            role, phase, epoch, primary, in_sync, nonce, life, serving, abandoned, virgin, leaving = data
+            return cls(
+                role=Role(role),
+                phase=Phase(phase),
+                epoch=Epoch(int(epoch)),
+                primary=None if primary is None else NodeName(str(primary)),
+                in_sync=frozenset(NodeName(str(name)) for name in in_sync),
+                nonce=None if nonce is None else Nonce(str(nonce)),
+                life=None if life is None else Nonce(str(life)),
+                serving=bool(serving),
+                abandoned=Epoch(int(abandoned)),
+                virgin=bool(virgin),
+                leaving=bool(leaving),
+            )
+        except (TypeError, ValueError) as fault:
+            raise CorruptState(what="a module state", why=str(fault)) from fault
+
+
+ModuleStates = Mapping[str, ModuleState]
