@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.model.names import NodeName
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -31,7 +33,9 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Give the primary's role to another in-sync member; both are healthy."""
+    """Give the primary's role to another in-sync member; both are healthy. None: the fittest."""
+
+    to: NodeName | None = None
 
 
 @dataclass(frozen=True, slots=True)

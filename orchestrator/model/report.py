@@ -52,6 +52,10 @@ class ModuleState:
     """The sender has never known a record for this module."""
     leaving: bool = False
     """The sender stops on its own: the primary bids it out."""
+    forced: bool = False
+    """The sender serves by an operator's order that accepted data loss, without the register's grant."""
+    fit: bool = True
+    """The sender would serve well: restarts left, disk good, links up."""
 
     def as_list(self) -> list[Any]:
         """Short, because eight modules share one datagram."""
@@ -67,13 +71,29 @@ class ModuleState:
             self.abandoned,
             int(self.virgin),
             int(self.leaving),
+            int(self.forced),
+            int(self.fit),
         ]
 
     @classmethod
     def from_list(cls, data: Any) -> ModuleState:
         """CorruptState when it is not what `as_list` gives."""
         try:
-            role, phase, epoch, primary, in_sync, nonce, life, serving, abandoned, virgin, leaving = data
+            (
+                role,
+                phase,
+                epoch,
+                primary,
+                in_sync,
+                nonce,
+                life,
+                serving,
+                abandoned,
+                virgin,
+                leaving,
+                forced,
+                fit,
+            ) = data
             return cls(
                 role=Role(role),
                 phase=Phase(phase),
@@ -86,6 +106,8 @@ class ModuleState:
                 abandoned=Epoch(int(abandoned)),
                 virgin=bool(virgin),
                 leaving=bool(leaving),
+                forced=bool(forced),
+                fit=bool(fit),
             )
         except (TypeError, ValueError) as fault:
             raise CorruptState(what="a module state", why=str(fault)) from fault

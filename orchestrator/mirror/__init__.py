@@ -1,0 +1,1 @@
+"""Replicated modules: roles, records, wire frames, acknowledgement, what may differ; pure."""

@@ -1,0 +1,291 @@
+"""The mirror's machine: what one node does about one mirror when it learns one event.
+
+The roles and the moves between them are in `state.MOVES`; the record's rules in `bids`; the way to serving
+and back in `serving`; waiting, following and taking over in `following`; the operator's orders in `asked`.
+`step` learns the event, then looks at the whole once more: whatever is due now follows from the facts, so
+that a lost answer or a restart of the agent needs no path of its own.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from orchestrator.cluster.application import Budget
+from orchestrator.mirror import asked, bids, following, serving
+from orchestrator.mirror.state import Mirror, Peer, Reach, Register, Stage
+from orchestrator.mirror.turn import Turn
+from orchestrator.model.config import ClusterConfig, MirrorConfig
+from orchestrator.model.decision import Decision
+from orchestrator.model.effects import Announce
+from orchestrator.model.events import (
+    AddressesClaimed,
+    AddressesRefused,
+    ApplicationFailed,
+    ApplicationStarted,
+    ApplicationStopped,
+    BidAnswered,
+    CheckFailed,
+    EffectFailed,
+    Event,
+    GateClosed,
+    HandshakeRefused,
+    LinkLost,
+    LinkRestored,
+    MemberLost,
+    MemberReady,
+    ModuleLoaded,
+    OperatorAsked,
+    Paused,
+    PeerAlive,
+    PeerLeft,
+    PeerLost,
+    PeerSaid,
+    PeerSuspected,
+    RegisterAnswered,
+    RegisterSilent,
+    ReignOffered,
+    ReignTaken,
+    ReplicatorLost,
+    ReplicatorStopped,
+    ReplicatorUp,
+    StreamDown,
+    StreamUp,
+    TimePassed,
+    VolumeFailed,
+)
+from orchestrator.model.names import Instant, NodeName
+from orchestrator.model.report import Role
+from orchestrator.model.timings import Timings
+
+
+def create(me: NodeName, config: ClusterConfig, module: MirrorConfig, timings: Timings) -> Mirror:
+    """A mirror of which nothing is known yet; `ModuleLoaded` brings what the disk says."""
+    others = [name for name in module.nodes if name != me]
+    return Mirror(
+        me=me,
+        cluster=config.name,
+        module=module.name,
+        nodes=module.nodes,
+        timings=timings,
+        budget=Budget(module.restarts_max, module.restarts_window_s),
+        revision=config.revision,
+        on_register_loss=module.on_register_loss,
+        on_link_loss=module.on_link_loss,
+        overlap=module.overlap,
+        peers=MappingProxyType({name: Peer() for name in others}),
+    )
+
+
+def step(mirror: Mirror, now: Instant, event: Event) -> Decision[Mirror]:
+    """Learn one event; say what follows."""
+    turn = Turn(mirror, now)
+    _learn(turn, event)
+    _consider(turn)
+    said = turn.mirror.state()
+    if said != turn.mirror.announced and turn.mirror.loaded:
+        turn.set(announced=said)
+        turn.do(Announce(mirror.module, said))
+    return Decision(turn.mirror, tuple(turn.effects))
+
+
+def _consider(turn: Turn) -> None:
+    """What follows from the facts as they are now."""
+    if not turn.mirror.loaded:
+        return
+    _forget_what_is_due(turn)
+    _obey_the_record(turn)
+    asked.departure_answered(turn)
+    _hold_or_stop(turn)
+    serving.due(turn)
+    serving.leave_dead_link(turn)
+    serving.keep_handing(turn)
+    bids.keep_set(turn)
+    serving.watch_register(turn)
+    following.leave_unwanted(turn)
+    following.launch(turn)
+    following.wait_or_take(turn)
+    following.settle(turn)
+
+
+def _forget_what_is_due(turn: Turn) -> None:
+    mirror = turn.mirror
+    if not mirror.stored and (mirror.retry_at is None or mirror.retry_at <= turn.now):
+        bids.store(turn)
+    if mirror.retry_at is not None and mirror.retry_at <= turn.now:
+        turn.set(retry_at=None)
+        if mirror.bids and not mirror.bidding:
+            bids.read(turn)
+
+
+def _obey_the_record(turn: Turn) -> None:
+    """A proved record of a higher epoch that is not ours ends our role, whatever we are doing."""
+    mirror = turn.mirror
+    held, record = mirror.held, mirror.record
+    if held is not None and _is_replaced(mirror):
+        serving.demote(turn, "another node serves under a higher epoch")
+        return
+    if held is None or record is None or not mirror.proved or record.epoch <= held.epoch:
+        return
+    if mirror.stage is Stage.HANDING and record.primary == mirror.heir:
+        turn.tell("HF1107", f"{record.primary} is primary under epoch {record.epoch}")
+        turn.set(abandoned=held.epoch)
+        serving.close(turn)
+    else:
+        serving.demote(turn, f"{record.primary} is primary under epoch {record.epoch}")
+
+
+def _is_replaced(mirror: Mirror) -> bool:
+    """The register is silent, but a node says that it serves under a higher epoch, granted by nobody else."""
+    assert mirror.held is not None
+    return mirror.register is Register.SILENT and any(
+        peer.said is not None
+        and peer.said.serving
+        and not peer.said.forced
+        and peer.said.epoch > mirror.held.epoch
+        for peer in mirror.peers.values()
+    )
+
+
+def _hold_or_stop(turn: Turn) -> None:
+    """Writes are held while a set cannot be changed: for ever by default, or until the application stops."""
+    mirror = turn.mirror
+    if mirror.held is None or mirror.bid_since is None or mirror.taking:
+        return
+    waited_s = turn.now - mirror.bid_since
+    isolated = mirror.overlap == "none" and waited_s >= mirror.timings.detection_s
+    tired = mirror.on_register_loss == "stop" and waited_s >= mirror.timings.ack_timeout_s
+    if isolated or tired:
+        serving.demote(turn, "no member answers and the register grants nothing")
+
+
+def _learn(turn: Turn, event: Event) -> None:
+    """One event, to the rule that knows it."""
+    match event:
+        case TimePassed():
+            pass
+        case PeerSaid(peer, states):
+            if peer in turn.mirror.peers and turn.mirror.module in states:
+                following.peer_said(turn, peer, states[turn.mirror.module])
+        case PeerAlive(peer):
+            _reached(turn, peer, Reach.ALIVE)
+        case PeerSuspected(peer):
+            _reached(turn, peer, Reach.SUSPECT)
+        case PeerLost(peer):
+            _reached(turn, peer, Reach.LOST)
+        case PeerLeft(peer):
+            _reached(turn, peer, Reach.LEFT)
+        case Paused():
+            if turn.mirror.held is not None:
+                bids.read(turn)
+        case ModuleLoaded(_, epoch, wanted):
+            _loaded(turn, epoch, wanted)
+        case RegisterAnswered(_, record):
+            bids.register_answered(turn, record)
+        case RegisterSilent():
+            bids.register_silent(turn)
+        case BidAnswered(_, bid, outcome, current):
+            bids.bid_answered(turn, bid, outcome, current)
+        case OperatorAsked(request, _, order):
+            asked.asked(turn, request, order)
+        case EffectFailed(_, effect, why):
+            _effect_failed(turn, effect, why)
+        case _:
+            _learn_from_the_replicator(turn, event)
+
+
+def _learn_from_the_replicator(turn: Turn, event: Event) -> None:
+    match event:
+        case ReplicatorUp():
+            following.replicator_up(turn, event)
+        case ReplicatorLost(_, why):
+            following.replicator_lost(turn, why)
+        case ReplicatorStopped():
+            following.replicator_stopped(turn)
+        case ReignTaken(_, record):
+            serving.reign_taken(turn, record)
+        case GateClosed(_, equal):
+            serving.gate_closed(turn, equal)
+        case ReignOffered(_, record):
+            following.reign_offered(turn, record)
+        case StreamUp(_, peer):
+            turn.peer(peer, stream=True, broken=False)
+        case StreamDown(_, peer, _):
+            turn.peer(peer, stream=False, ready=None)
+        case MemberLost(_, peer, why):
+            turn.peer(peer, broken=True, ready=None)
+            turn.tell("HF4003", f"{peer} is given up as a member: {why}")
+        case MemberReady(_, peer, life):
+            turn.peer(peer, ready=life, broken=False)
+        case HandshakeRefused(_, peer, verdict):
+            turn.tell("HF4004", f"the copies here and on {peer} do not fit: {verdict}")
+        case VolumeFailed(_, why):
+            serving.volume_failed(turn, why)
+        case _:
+            _learn_from_the_application(turn, event)
+
+
+def _learn_from_the_application(turn: Turn, event: Event) -> None:
+    match event:
+        case AddressesClaimed():
+            serving.addresses_claimed(turn)
+        case AddressesRefused(_, why):
+            serving.addresses_refused(turn, why)
+        case ApplicationStarted():
+            serving.application_started(turn)
+        case ApplicationStopped(_, clean):
+            serving.application_stopped(turn, clean)
+        case ApplicationFailed(_, why):
+            serving.application_failed(turn, why)
+        case CheckFailed(_, check, action):
+            serving.check_failed(turn, check, action)
+        case LinkLost(_, interface):
+            serving.link_lost(turn, interface)
+        case LinkRestored(_, interface):
+            turn.set(links_down=turn.mirror.links_down - {interface})
+        case _:
+            raise AssertionError(f"no rule knows {event}")
+
+
+def _loaded(turn: Turn, epoch: int, wanted: bool) -> None:
+    turn.set(loaded=True, epoch=epoch, wanted=wanted)
+    if wanted:
+        turn.become(Role.WAIT)
+
+
+def _reached(turn: Turn, peer: NodeName, reach: Reach) -> None:
+    if peer not in turn.mirror.peers:
+        return
+    turn.peer(peer, reach=reach)
+    if reach is Reach.LOST and turn.mirror.record is not None and turn.mirror.register is Register.UNKNOWN:
+        bids.read(turn)
+
+
+def _effect_failed(turn: Turn, effect: str, why: str) -> None:
+    """What could not be done, and what depended on it was not tried."""
+    mirror = turn.mirror
+    soon = turn.at_the_latest(mirror.timings.retry_s)
+    turn.tell("HF1003", f"{effect} failed: {why}")
+    match effect:
+        case "StoreModule":
+            turn.set(stored=False, retry_at=soon)
+            _what_was_dropped(turn)
+        case "WidenRequired" | "Mute" | "Lease":
+            turn.set(retry_at=soon, leased=None)
+            _what_was_dropped(turn)
+        case "Follow" | "AdmitReign":
+            turn.set(following=None, retry_at=soon)
+        case _:
+            turn.set(retry_at=soon)
+
+
+def _what_was_dropped(turn: Turn) -> None:
+    """A bid or a reign behind the failed effect never left: it is decided anew."""
+    mirror = turn.mirror
+    turn.set(bidding=False, halting=False)
+    if mirror.held is None:
+        turn.set(following=None)
+    if mirror.life is None:
+        turn.set(launched=False, again_at=turn.at_the_latest(mirror.timings.retry_s))
+    if mirror.held is not None and mirror.taking:
+        # Nothing was acknowledged under the new reign; the gate goes on holding until it is taken.
+        serving.demote(turn, "this node's state cannot be made durable")
