@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.mirror import bids, serving
 from orchestrator.mirror.state import Mirror, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
-from orchestrator.model.effects import AdmitReign, Follow, StartReplicator
+from orchestrator.model.effects import AdmitReign, CloseGate, Follow, StartReplicator, TakeReign
 from orchestrator.model.events import ReplicatorUp
 from orchestrator.model.names import Instant, NodeName
 from orchestrator.model.record import Record
@@ -40,6 +40,12 @@ def leave_unwanted(turn: Turn) -> None:
 
 def replicator_up(turn: Turn, event: ReplicatorUp) -> None:
     """A gate exists: a new life (R5), or the one that the former agent had."""
+    mirror = turn.mirror
+    if mirror.held is not None and mirror.life == event.life:
+        _same_gate(turn, mirror.held)
+        return
+    if mirror.held is not None:
+        serving.demote(turn, "the gate's life is over")
     turn.set(life=event.life, launched=False, halting=False, failed="", bids=(), bidding=False)
     turn.set(following=event.following)
     if turn.mirror.role is Role.STOP:
@@ -53,6 +59,15 @@ def replicator_up(turn: Turn, event: ReplicatorUp) -> None:
         turn.set(required=event.required)
     turn.set(running=event.application, claimed=event.addresses)
     bids.read(turn)
+
+
+def _same_gate(turn: Turn, held: Record) -> None:
+    """Its replicator restarted beneath a living keeper: what it was asked last may be lost with it."""
+    turn.forget_streams()
+    if turn.mirror.taking:
+        turn.do(TakeReign(turn.mirror.module, held))
+    elif turn.mirror.stage is Stage.DRAINING:
+        turn.do(CloseGate(turn.mirror.module, drain=True))
 
 
 def _take_back(turn: Turn, event: ReplicatorUp, record: Record) -> None:
@@ -82,18 +97,18 @@ def replicator_lost(turn: Turn, why: str) -> None:
         bidding=False,
         again_at=turn.at_the_latest(RELAUNCH_S),
     )
-    for name in turn.mirror.peers:
-        turn.peer(name, stream=False, ready=None)
+    turn.forget_streams()
     if turn.mirror.role is Role.SECOND:
         turn.become(Role.WAIT)
 
 
 def replicator_stopped(turn: Turn) -> None:
     """The directory is plain files again."""
+    if turn.mirror.held is not None:
+        serving.demote(turn, "the gate was stopped")
     turn.set(life=None, launched=False, halting=False, following=None, failed="")
     turn.set(required=frozenset(), bids=(), bidding=False)
-    for name in turn.mirror.peers:
-        turn.peer(name, stream=False, ready=None, broken=False)
+    turn.forget_streams()
     if not turn.mirror.wanted and turn.mirror.role is not Role.STOP:
         turn.become(Role.STOP)
         turn.set(leaving=False)

@@ -45,6 +45,7 @@ def open_gate(turn: Turn, record: Record, takeover: bool) -> None:
         if takeover and mirror.overlap == "none"
         else None,
     )
+    turn.forget_streams()
     turn.become(role_under(mirror, record))
     turn.do(TakeReign(mirror.module, record))
 
@@ -276,6 +277,7 @@ def close(turn: Turn) -> None:
         refusals=0,
         offline=False,
     )
+    turn.forget_streams()
     turn.become(Role.WAIT)
 
 

@@ -40,6 +40,11 @@ class Turn:
         peers[name] = replace(peers.get(name, Peer()), **changes)
         self.mirror = replace(self.mirror, peers=MappingProxyType(peers))
 
+    def forget_streams(self) -> None:
+        """The role changed sides: no stream of before means anything."""
+        for name in self.mirror.peers:
+            self.peer(name, stream=False, ready=None, broken=False)
+
     def do(self, *effects: Effect) -> None:
         """Order these, after what was ordered before."""
         self.effects.extend(effects)
