@@ -30,7 +30,9 @@ def fsync4k(jobs: int) -> Workload:
         barrier = multiprocessing.Barrier(jobs)
         results: multiprocessing.Queue[int] = multiprocessing.Queue()
         crew = [
-            multiprocessing.Process(target=_fsync_job, args=(place / f"job-{job}", job, seconds, barrier, results))
+            multiprocessing.Process(
+                target=_fsync_job, args=(place / f"job-{job}", job, seconds, barrier, results)
+            )
             for job in range(jobs)
         ]
         for process in crew:
