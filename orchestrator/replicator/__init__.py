@@ -1,0 +1,1 @@
+"""One mirror's files: the kernel, the disk, the peer."""
