@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 SETTINGS = ("cluster.quorum-type none", "network.ping-timeout 42", "performance.flush-behind on")
-"""All but the first are its defaults, named because they are printed; two bricks need no quorum to be measured."""
+"""All but the first are its defaults, named because they are printed; two bricks cannot have a quorum."""
 
 
 class Gluster:
     """One volume `bench` with a brick on each of two nodes, mounted in the first one's namespaces.
 
-    Each node has a network namespace and a mount namespace of its own, in which /var/lib/glusterd, /var/run and
-    /var/log/glusterfs are private. `bricks` are directories on the file system that is measured.
+    Each node has network, mount and pid namespaces of its own; /var/lib/glusterd, /var/run and
+    /var/log/glusterfs are private in them. `bricks` are directories on the file system that is measured.
     """
 
     def __init__(self, work: Path, bricks: tuple[Path, Path]) -> None:
@@ -67,7 +67,8 @@ class Gluster:
         self.bricks[number].mkdir(parents=True, exist_ok=True)
         self.mount.mkdir(parents=True, exist_ok=True)
         script = (
-            "for d in /var/lib/glusterd /var/run /var/log/glusterfs; do mkdir -p $d; mount -t tmpfs t $d; done; "
+            "for d in /var/lib/glusterd /var/run /var/log/glusterfs; do "
+            "mkdir -p $d; mount -t tmpfs t $d; done; "
             "mkdir -p /var/run/gluster; glusterd --no-daemon >/dev/null 2>&1 & exec sleep infinity"
         )
         holder = subprocess.Popen(
@@ -78,8 +79,8 @@ class Gluster:
                 "-m",
                 "--propagation",
                 "private",
-            ]
-            + ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script],
+                *["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script],
+            ],
             start_new_session=True,
         )
         self._holders.append(holder)
