@@ -1,0 +1,1 @@
+"""A whole cluster on one machine, and what happens to it when things fail."""
