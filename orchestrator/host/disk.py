@@ -1,0 +1,226 @@
+"""Files below one directory, and the system calls for them that Python's os module does not have."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from typing import Final
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# Numbers of the system calls that old C libraries do not wrap; the newer ones are the same on every machine.
+_OPENAT2: Final = 437
+_RENAMEAT2: Final = {"x86_64": 316, "aarch64": 276}.get(platform.machine(), 316)
+
+_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+AT_EMPTY_PATH: Final = 0x1000
+AT_SYMLINK_FOLLOW: Final = 0x400
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
+
+_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, 117})
+# 117: EUCLEAN, which ext4 and XFS answer when their own structures are damaged.
+
+
+def is_disk_fault(fault: OSError) -> bool:
+    """True when this error means that the disk or its file system failed; a full disk is an answer."""
+    return fault.errno in _FAULTS
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def open_beneath(root: int, path: bytes, flags: int, mode: int = 0) -> int:
+    """Open a relative path that never leaves `root` and crosses no symbolic link (openat2)."""
+    how = struct.pack("<QQQ", flags | os.O_CLOEXEC, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)
+    return _check(_libc.syscall(_OPENAT2, root, path, how, len(how)))
+
+
+def open_name(directory: int, name: bytes) -> int:
+    """A handle (O_PATH, symbolic links not followed) of one name in a directory."""
+    check_name(name)
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def check_name(name: bytes) -> None:
+    """Refuse what is not one plain name: empty, dots, a slash, a NUL, too long."""
+    if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if len(name) > 255:  # NAME_MAX of every file system in use
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def path_of(fd: int) -> str:
+    """A path that leads to the very object behind an O_PATH descriptor, whatever it is named now."""
+    return f"/proc/self/fd/{fd}"
+
+
+def reopen(fd: int, flags: int) -> int:
+    """Open for reading or writing the object behind an O_PATH descriptor."""
+    return os.open(path_of(fd), (flags & ~os.O_NOFOLLOW) | os.O_CLOEXEC)
+
+
+def rename(directory: int, name: bytes, new_directory: int, new_name: bytes, flags: int) -> None:
+    _check(_libc.syscall(_RENAMEAT2, directory, name, new_directory, new_name, ctypes.c_uint(flags)))
+
+
+def link(fd: int, directory: int, name: bytes) -> None:
+    """Give the object behind an O_PATH descriptor one more name."""
+    _check(_libc.linkat(fd, b"", directory, name, AT_EMPTY_PATH))
+
+
+def chown(fd: int, uid: int, gid: int) -> None:
+    """Change the owner of the object behind an O_PATH descriptor, of a symbolic link itself too."""
+    _check(
+        _libc.fchownat(
+            fd, b"", ctypes.c_uint(uid & 0xFFFFFFFF), ctypes.c_uint(gid & 0xFFFFFFFF), AT_EMPTY_PATH
+        )
+    )
+
+
+UTIME_OMIT: Final = (1 << 30) - 2
+
+
+def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """Set times of the object behind an O_PATH descriptor; None leaves that one as it is."""
+    packed = b"".join(
+        struct.pack("<qq", 0, UTIME_OMIT) if when is None else struct.pack("<qq", *divmod(when, 10**9))
+        for when in (atime_ns, mtime_ns)
+    )
+    _check(_libc.utimensat(fd, b"", packed, AT_EMPTY_PATH))
+
+
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_libc.lseek.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+
+
+def allocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2)."""
+    _check(_libc.fallocate(fd, mode, offset, length))
+
+
+def sync_filesystem(fd: int) -> None:
+    """syncfs(2), through a descriptor that is not O_PATH: the file system is on its disk, or an error."""
+    _check(_libc.syncfs(fd))
+
+
+def sync_directory(fd: int) -> None:
+    """Make the names in the directory behind an O_PATH descriptor durable."""
+    real = reopen(fd, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(real)
+    finally:
+        os.close(real)
+
+
+# --- extended attributes of the object behind an O_PATH descriptor ------------------------------------------
+
+
+def list_xattrs(fd: int) -> list[bytes]:
+    return [os.fsencode(name) for name in os.listxattr(path_of(fd))]
+
+
+def get_xattr(fd: int, name: bytes) -> bytes:
+    return os.getxattr(path_of(fd), name)
+
+
+def set_xattr(fd: int, name: bytes, value: bytes, flags: int = 0) -> None:
+    os.setxattr(path_of(fd), name, value, flags)
+
+
+def remove_xattr(fd: int, name: bytes) -> None:
+    os.removexattr(path_of(fd), name)
+
+
+# --- file handles: an object found again without any name (name_to_handle_at) -------------------------------
+
+_HANDLE_BYTES_MAX: Final = 128  # MAX_HANDLE_SZ
+
+
+def handle_of(directory: int, name: bytes) -> bytes:
+    """The file system's own lasting name of an object: type and handle, with the inode's generation in it.
+
+    An empty name means the object behind the O_PATH descriptor `directory` itself.
+    """
+    buffer = ctypes.create_string_buffer(struct.pack("<Ii", _HANDLE_BYTES_MAX, 0), 8 + _HANDLE_BYTES_MAX)
+    mount_id = ctypes.c_int()
+    flags = 0 if name else AT_EMPTY_PATH
+    _check(_libc.name_to_handle_at(directory, name, buffer, ctypes.byref(mount_id), flags))
+    length = struct.unpack_from("<I", buffer)[0]
+    return bytes(buffer.raw[: 8 + length])
+
+
+def open_handle(mount: int, handle: bytes, flags: int) -> int:
+    """Open by `handle_of`; `mount` is a descriptor (not O_PATH) on that file system. ESTALE: it is gone."""
+    return _check(_libc.open_by_handle_at(mount, handle, flags | os.O_CLOEXEC))
+
+
+_DIRENT = struct.Struct("<QqHB")
+_GETDENTS64: Final = {"x86_64": 217, "aarch64": 61}.get(platform.machine(), 217)
+
+
+def read_directory(fd: int, offset: int, size: int) -> list[tuple[int, int, int, bytes]]:
+    """Entries from a directory position on: (inode, position of the next, type, name); [] at the end."""
+    os.lseek(fd, offset, os.SEEK_SET)
+    buffer = ctypes.create_string_buffer(size)
+    filled = _check(_libc.syscall(_GETDENTS64, fd, buffer, size))
+    raw = buffer.raw[:filled]
+    entries = []
+    at = 0
+    while at < filled:
+        inode, position, length, kind = _DIRENT.unpack_from(raw, at)
+        end = raw.index(b"\0", at + 19)
+        entries.append((inode, position, kind, raw[at + 19 : end]))
+        at += length
+    return entries
+
+
+# --- what a thread or process is allowed -------------------------------------------------------------------
+
+_CAP_SYS_RESOURCE: Final = 24
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_SETFSUID: Final = {"x86_64": 122, "aarch64": 151}.get(platform.machine(), 122)
+_SETFSGID: Final = {"x86_64": 123, "aarch64": 152}.get(platform.machine(), 123)
+
+
+def become_for_files(uid: int, gid: int) -> None:
+    """This thread's file accesses count as this user's: reserved blocks and quotas bind as for him."""
+    if uid:
+        _libc.syscall(_SETFSGID, gid)
+        _libc.syscall(_SETFSUID, uid)
+    else:
+        _libc.syscall(_SETFSUID, uid)
+        _libc.syscall(_SETFSGID, gid)
+
+
+def drop_resource_capability() -> None:
+    """This thread and those it starts no longer write past reserved blocks and quotas."""
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, data))
+    words = list(struct.unpack("<6I", data.raw))
+    words[0] &= ~(1 << _CAP_SYS_RESOURCE)
+    _check(_libc.capset(header, struct.pack("<6I", *words)))
+
+
+def die_with_parent() -> None:
+    """This process gets SIGKILL when its parent ends (prctl PR_SET_PDEATHSIG)."""
+    _check(_libc.prctl(1, 9, 0, 0, 0))
+
+
+def prefer_survival() -> None:
+    """Best effort: the out-of-memory killer looks elsewhere, and reclaim does not wait for our own mount."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("-1000")
+    except OSError:
+        pass  # needs CAP_SYS_RESOURCE; without it we are as killable as others
+    _libc.prctl(57, 1, 0, 0, 0)  # PR_SET_IO_FLUSHER; EPERM without CAP_SYS_RESOURCE

@@ -1,0 +1,166 @@
+"""One connection to the kernel: threads that read requests, call a handler each, and write the replies."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.host.fuse import wire
+
+log = logging.getLogger("hafarm.fuse")
+
+_READERS: Final = 2  # one loses half of a single client's latency; more only hand the interpreter lock around
+NO_REPLY: Final = b"\0no reply"
+"""What a handler returns for a request that is answered later, or never."""
+
+
+class Caller:
+    """Who asks, and which request it is; one object per thread, overwritten by the next request."""
+
+    __slots__ = ("gid", "opcode", "pid", "uid", "unique")
+
+    def __init__(self) -> None:
+        self.opcode = self.unique = self.uid = self.gid = self.pid = 0
+
+
+Handler = Callable[[Caller, int, memoryview], bytes]
+"""(caller, node id, what follows the header) -> the reply's body; raises OSError for a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the server would like to agree with the kernel."""
+
+    writeback: bool = False
+
+
+def negotiate(offer: memoryview, wishes: Wishes) -> bytes:
+    """The answer to INIT: the flags that both sides keep."""
+    _, minor, read_ahead, flags = wire.INIT_IN.unpack_from(offer)
+    flags2 = int.from_bytes(offer[16:20], "little") if len(offer) >= 20 else 0
+    wanted = (
+        wire.ASYNC_READ
+        | wire.BIG_WRITES
+        | wire.DONT_MASK
+        | wire.DO_READDIRPLUS
+        | wire.READDIRPLUS_AUTO
+        | wire.ASYNC_DIO
+        | wire.PARALLEL_DIROPS
+        | wire.POSIX_ACL
+        | wire.MAX_PAGES
+        | wire.HANDLE_KILLPRIV_V2
+        | wire.INIT_EXT
+    )
+    if wishes.writeback:
+        wanted |= wire.WRITEBACK_CACHE
+    return wire.INIT_OUT.pack(
+        wire.MAJOR,
+        min(minor, wire.MINOR),
+        read_ahead,
+        flags & wanted,
+        64,  # requests in the background: enough to keep a disk busy, few enough to answer soon
+        48,  # congestion threshold: three quarters, as the kernel's own default
+        wire.MAX_WRITE,
+        1,  # nanoseconds
+        wire.MAX_WRITE // 4096,
+        0,
+        flags2 & wire.DIRECT_IO_ALLOW_MMAP,
+        0,
+        0,
+    )
+
+
+class Session:
+    """Serves one /dev/fuse descriptor (or a stand-in that keeps message bounds) until it ends."""
+
+    def __init__(
+        self, device: int, handlers: Mapping[int, Handler], wishes: Wishes, ready: Callable[[], None]
+    ) -> None:
+        self._device = device
+        self._handlers = dict(handlers)
+        self._wishes = wishes
+        self._ready = ready
+        self._threads: list[threading.Thread] = []
+
+    def start(self, resume: bool) -> None:
+        """Begin to serve; `resume` when this connection had its INIT in an earlier process."""
+        if resume:
+            self._notify(wire.NOTIFY_RESEND, b"")
+        for number in range(_READERS):
+            thread = threading.Thread(target=self._serve, name=f"fuse-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of the connection; False when it still stands."""
+        for thread in self._threads:
+            thread.join(timeout_s)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def reply(self, unique: int, error: int, body: bytes = b"") -> None:
+        """Answer one request; any thread may."""
+        header = wire.OUT_HEADER.pack(16 + len(body), -error, unique)
+        try:
+            os.writev(self._device, (header, body) if body else (header,))
+        except OSError as fault:
+            # ENOENT: the caller was interrupted and waits no more. Others: the connection ended.
+            if fault.errno not in (errno.ENOENT, errno.ENODEV, errno.EPIPE, errno.ECONNABORTED, errno.EINVAL):
+                raise
+
+    def forget_inode(self, node: int) -> None:
+        """Drop what the kernel has cached of this object."""
+        try:
+            self._notify(wire.NOTIFY_INVAL_INODE, node.to_bytes(8, "little") + bytes(16))
+        except OSError as fault:
+            if fault.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                raise
+
+    def _notify(self, code: int, body: bytes) -> None:
+        os.writev(self._device, (wire.OUT_HEADER.pack(16 + len(body), code, 0), body))
+
+    def _serve(self) -> None:
+        buffer = bytearray(wire.BUFFER_BYTES)
+        whole = memoryview(buffer)
+        caller = Caller()
+        while True:
+            try:
+                length = os.readv(self._device, [buffer])
+            except OSError as fault:
+                if fault.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                    continue
+                return  # ENODEV: unmounted or aborted
+            if length == 0:
+                return
+            self._answer(caller, whole[:length])
+
+    def _answer(self, caller: Caller, request: memoryview) -> None:
+        _, opcode, unique, node, caller.uid, caller.gid, caller.pid, _, _ = wire.IN_HEADER.unpack_from(
+            request
+        )
+        caller.opcode, caller.unique = opcode, unique
+        error, body = 0, b""
+        handler = self._handlers.get(opcode)
+        try:
+            if handler is not None:
+                body = handler(caller, node, request[40:])
+            elif opcode == wire.Op.INIT:
+                body = negotiate(request[40:], self._wishes)
+            elif opcode == wire.Op.INTERRUPT:
+                return  # allowed to be ignored: every wait of ours is bounded by the gate
+            else:
+                error = errno.ENOSYS
+        except OSError as fault:
+            error = fault.errno or errno.EIO
+        except Exception:
+            # A mistake of ours must not leave a caller hanging for ever: he gets an error, we get the trace.
+            log.exception("request %d failed", opcode)
+            error = errno.EIO
+        if body is not NO_REPLY or error:
+            self.reply(unique, error, b"" if error else body)
+        if opcode == wire.Op.INIT and not error:
+            self._ready()
