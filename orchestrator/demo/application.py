@@ -3,7 +3,7 @@
     application.py DIRECTORY PORT
 
     POST /rows/CLIENT/NUMBER    200 when the row is committed; again the same row: 200, nothing changes
-    GET  /rows                  every row, as {"rows": {"CLIENT": [NUMBER, ...]}, "integrity": "ok", "node": ...}
+    GET  /rows                  every row: {"rows": {"CLIENT": [NUMBER, ...]}, "integrity": "ok", "node": ...}
     GET  /health                200 while the database answers
 
 It knows nothing of hafarm: it is what hafarm keeps alive.
