@@ -24,8 +24,11 @@ MODE, UID, GID, SIZE, ATIME, MTIME = 1, 2, 4, 8, 16, 32
 DATA, ATTRIBUTES, NAMES = 0, 1, 2
 EXTENT_BYTES: Final = 4 << 20  # one log entry covers so much; DRBD's activity log does the same
 
+WHOLE: Final = -1
+"""In place of an extent's number: all data of the object."""
+
 ChangeKey = tuple[int, int, int, int]
-"""(volume, inode number on this node's own disk, DATA | ATTRIBUTES | NAMES, extent number or 0)."""
+"""(volume, inode number on this node's own disk, DATA | ATTRIBUTES | NAMES, extent number, WHOLE or 0)."""
 
 
 @dataclass(frozen=True, slots=True)
