@@ -1,0 +1,102 @@
+"""One heartbeat: what a node tells a peer on one path, and its bytes before encryption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Final
+
+from orchestrator.model.errors import CorruptState
+from orchestrator.model.names import ModuleName
+from orchestrator.model.report import ModuleState
+
+STATES_BYTES_MAX: Final = 640
+"""Module states per beat, as JSON: with names of 63 letters the datagram stays under 1,200 bytes."""
+VOUCHES_MAX: Final = 32
+"""Modules that one beat vouches for: 32 tags are 352 bytes, and a node runs eight."""
+BODY_BYTES_MAX: Final = 1_400
+"""What a body may be to be looked at; ours are shorter."""
+
+_FIXED: Final = struct.Struct("!BQQ16s")
+"""Flags, counter, echo, the life that is echoed (zeros: none)."""
+
+
+class AgentState(IntEnum):
+    """Whether the sender's agent is there: GONE says that the grace has ended, and counts as silence."""
+
+    PRESENT = 0
+    AWAY = 1
+    GONE = 2
+
+
+def tag(module: ModuleName | str) -> str:
+    """A module in eight letters, because one beat vouches for many."""
+    return hashlib.sha256(module.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What one datagram says. `boot` is the sender's life, `counter` its place on this path."""
+
+    boot: str
+    counter: int
+    request: bool
+    """A request is answered at once; an answer is not."""
+    echo_boot: str = ""
+    echo: int = 0
+    """The newest beat heard from the receiver on this path, and the life that sent it; 0: none."""
+    agent: AgentState = AgentState.PRESENT
+    goodbye: bool = False
+    padded: bool = False
+    """Sent as large as the path carries, so that a black hole for large frames shows."""
+    vouched: frozenset[str] = frozenset()
+    """Tags of the modules for which this echo may renew the receiver's lease."""
+    states: Mapping[str, tuple[int, ModuleState]] = field(default_factory=dict)
+    """Module states that the receiver is not known to have, each with its version in this life."""
+
+
+def encode(beat: Beat) -> bytes:
+    """The body; life and addressee are in the authenticated header."""
+    flags = beat.request | beat.goodbye << 1 | beat.padded << 2 | int(beat.agent) << 3
+    echo_boot = bytes.fromhex(beat.echo_boot) if beat.echo_boot else bytes(16)
+    fixed = _FIXED.pack(flags, beat.counter, beat.echo, echo_boot)
+    states = {name: [version, *state.as_list()] for name, (version, state) in beat.states.items()}
+    return fixed + json.dumps([sorted(beat.vouched), states], separators=(",", ":")).encode()
+
+
+def decode(boot: str, body: bytes) -> Beat:
+    """CorruptState when it is not what `encode` gives; trailing blanks are padding."""
+    if not _FIXED.size < len(body) <= BODY_BYTES_MAX:
+        raise CorruptState(what="a heartbeat", why=f"{len(body)} bytes")
+    flags, counter, echo, echo_boot = _FIXED.unpack_from(body)
+    try:
+        vouched, states = json.loads(body[_FIXED.size :])
+        return Beat(
+            boot=boot,
+            counter=counter,
+            request=bool(flags & 1),
+            echo_boot=echo_boot.hex() if any(echo_boot) else "",
+            echo=echo,
+            agent=AgentState(flags >> 3 & 3),
+            goodbye=bool(flags & 2),
+            padded=bool(flags & 4),
+            vouched=frozenset(_text(each) for each in vouched[:VOUCHES_MAX]),
+            states={_text(name): _state(value) for name, value in states.items()},
+        )
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as fault:
+        raise CorruptState(what="a heartbeat", why=f"{type(fault).__name__}: {fault}") from fault
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 63:  # the longest name
+        raise ValueError("not a name")
+    return value
+
+
+def _state(value: Any) -> tuple[int, ModuleState]:
+    version, *rest = value
+    return int(version), ModuleState.from_list(rest)

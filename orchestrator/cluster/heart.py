@@ -1,0 +1,304 @@
+"""One node's heartbeat life: whom it hears, what it believes, how long it may answer. No clock, no socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from orchestrator.cluster.beat import STATES_BYTES_MAX, VOUCHES_MAX, AgentState, Beat, tag
+from orchestrator.cluster.leases import Grant, deadline
+from orchestrator.cluster.membership import LONG_AGO, Path, PathReport, Peer, Sent, Verdict
+from orchestrator.model.events import (
+    Event,
+    Paused,
+    PeerAlive,
+    PeerLeft,
+    PeerLost,
+    PeerSaid,
+    PeerSuspected,
+)
+from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
+from orchestrator.model.report import ModuleState
+from orchestrator.model.timings import Timings
+
+PADDED_EVERY: Final = 10
+"""Every tenth request is large: a black hole shows within thirty periods, at a tenth of the cost."""
+
+
+class Heart:
+    """Feed it beats and time; take from it beats, events and leases."""
+
+    def __init__(
+        self,
+        me: NodeName,
+        peers: Mapping[NodeName, tuple[PathName, ...]],
+        timings: Timings,
+        boot: str,
+        now: Instant,
+    ) -> None:
+        assert me not in peers
+        assert timings.suspect_s < timings.lease_s < timings.detection_s
+        self._me = me
+        self._timings = timings
+        self._boot = boot
+        self._started = now
+        self._peers = {name: Peer(name, {path: Path() for path in paths}) for name, paths in peers.items()}
+        self._states: dict[ModuleName, tuple[int, ModuleState]] = {}
+        self._version = 0
+        self._muted: set[ModuleName] = set()
+        self._grants: dict[ModuleName, Grant] = {}
+        self._leases: dict[ModuleName, Instant] = {}
+        self._events: list[Event] = []
+        self._outbox: list[tuple[NodeName, PathName, Beat]] = []
+        self._next_beat = now
+        self._due = now
+        self._judge_from = now
+        self._floor = LONG_AGO
+        self._stretch_s = 0.0
+        self._stretch_until = now
+        self._now = now
+        self._agent_present = False
+        self._agent_left = now
+        self._goodbye = False
+
+    # --- what comes in ----------------------------------------------------------------------------------
+
+    def receive(self, now: Instant, peer: NodeName, path: PathName, beat: Beat) -> None:
+        """Take in one authenticated beat; answer a request at once."""
+        other = self._peers.get(peer)
+        if other is None or path not in other.paths or not other.admit(beat.boot):
+            return
+        other.paths[path].hear(now, beat.counter)
+        if other.learn(beat):
+            states = {name: state for name, (_, state) in other.states.items()}
+            self._events.append(PeerSaid(peer, states))
+        sent = self._echoed(now, other, path, beat)
+        if beat.goodbye:
+            self._leave(other)
+        elif other.verdict is not Verdict.LEFT or beat.request:
+            self._contact(now, other, beat, sent)
+        self._renew(now)
+        if beat.request and not beat.goodbye:
+            self._send(now, other, path, request=False, echo=beat.counter)
+
+    def _echoed(self, now: Instant, other: Peer, path: PathName, beat: Beat) -> Sent | None:
+        if beat.echo_boot != self._boot:
+            return None
+        sent = other.paths[path].echoed(now, beat.echo, answer=not beat.request)
+        if sent is not None:
+            other.confirm(sent, beat.vouched)
+        return sent
+
+    def _leave(self, other: Peer) -> None:
+        if other.verdict is not Verdict.LEFT:
+            other.verdict = Verdict.LEFT
+            self._events.append(PeerLeft(other.name))
+        # A life that said goodbye says nothing more; what is still on the way is old.
+        if other.boot not in other.retired:
+            other.retired.append(other.boot)
+
+    def _contact(self, now: Instant, other: Peer, beat: Beat, sent: Sent | None) -> None:
+        """A peer whose agent is gone counts as silent: nobody there would act."""
+        if beat.agent is AgentState.GONE:
+            return
+        other.heard_at = max(other.heard_at, now)
+        if sent is None:
+            return
+        other.echoed_at = max(other.echoed_at, sent.at)
+        fresh = now - other.echoed_at < self._timings.suspect_s
+        if fresh and other.verdict is not Verdict.ALIVE:
+            if other.verdict is Verdict.LOST:
+                # The agent may be about to bid on the verdict that has just become old: vouch again only
+                # when it had time to learn of this one, or to mute.
+                other.doubted_until = Instant(now + self._timings.suspect_s)
+            other.verdict = Verdict.ALIVE
+            self._events.append(PeerAlive(other.name))
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def advance(self, now: Instant) -> None:
+        """Notice own lateness, judge silence, emit the beats that are due."""
+        assert now >= self._now, "this clock never runs back"
+        self._now = now
+        self._notice_pause(now)
+        for peer in self._peers.values():
+            self._judge(now, peer)
+        self._renew(now)
+        if now >= self._next_beat and not self._goodbye:
+            self._next_beat = Instant(now + self._timings.period_s)
+            for peer in self._peers.values():
+                for path in peer.paths:
+                    self._send(now, peer, path, request=True)
+        self._due = self.next_deadline()
+
+    def next_deadline(self) -> Instant:
+        """When `advance` is to be called at the latest."""
+        ends = [end for peer in self._peers.values() for end in self._verdicts_due(peer) if end > self._now]
+        return min([self._next_beat, *ends])
+
+    def _notice_pause(self, now: Instant) -> None:
+        late = now - self._due
+        if now >= self._stretch_until:
+            self._stretch_s = 0.0
+        if late <= min(2 * self._timings.period_s, self._timings.detection_s / 2):
+            return
+        # Silence that we slept through proves nothing: count from here, and for one T more patiently.
+        self._judge_from = now
+        self._floor = now
+        self._leases = {}
+        self._stretch_s = min(self._stretch_s + late, self._timings.detection_s)
+        self._stretch_until = Instant(now + 2 * self._timings.detection_s)
+        self._events.append(Paused(late))
+
+    def _verdicts_due(self, peer: Peer) -> tuple[Instant, Instant]:
+        """When the peer becomes suspected and lost if it stays silent."""
+        times = self._timings
+        grace = self._started + times.start_grace_s
+        suspect = max(peer.echoed_at, self._judge_from) + times.suspect_s + self._stretch_s
+        lost = max(peer.heard_at, self._judge_from) + times.detection_s + self._stretch_s
+        if peer.verdict is Verdict.NEW:
+            suspect = max(suspect, grace)
+            lost = max(lost, grace) if peer.heard_at == LONG_AGO else lost
+        return Instant(suspect), Instant(lost)
+
+    def _judge(self, now: Instant, peer: Peer) -> None:
+        if peer.verdict in (Verdict.LOST, Verdict.LEFT):
+            return
+        suspect, lost = self._verdicts_due(peer)
+        if peer.verdict is not Verdict.SUSPECTED and now >= suspect:
+            peer.verdict = Verdict.SUSPECTED
+            self._events.append(PeerSuspected(peer.name))
+        if now >= lost:
+            peer.verdict = Verdict.LOST
+            self._events.append(PeerLost(peer.name))
+
+    def agent_present(self, now: Instant, present: bool) -> None:
+        """The agent came or went."""
+        if self._agent_present and not present:
+            self._agent_left = now
+        self._agent_present = present
+
+    def _agent(self, now: Instant) -> AgentState:
+        if self._agent_present:
+            return AgentState.PRESENT
+        away_s = now - self._agent_left
+        return AgentState.AWAY if away_s < self._timings.agent_grace_s else AgentState.GONE
+
+    # --- orders -----------------------------------------------------------------------------------------
+
+    def announce(self, module: ModuleName, state: ModuleState) -> None:
+        """Say this of the module from now on."""
+        if module in self._states and self._states[module][1] == state:
+            return
+        self._version += 1
+        self._states[module] = (self._version, state)
+
+    def lease(self, module: ModuleName, epoch: Epoch, members: frozenset[NodeName]) -> None:
+        """Answer the module's addresses while each of these members vouches (none: while we live)."""
+        self._grants[module] = Grant(epoch, members - {self._me})
+
+    def end_lease(self, module: ModuleName) -> None:
+        self._grants.pop(module, None)
+        self._leases.pop(module, None)
+
+    def mute(self, module: ModuleName) -> None:
+        """Vouch for nobody's lease of this module: a bid is about to leave (T4)."""
+        self._muted.add(module)
+
+    def unmute(self, module: ModuleName) -> None:
+        self._muted.discard(module)
+
+    def goodbye(self) -> None:
+        """Stop cleanly: answer no address, tell every peer on every path; no beat after it."""
+        self._goodbye = True
+        self._grants = {}
+        self._leases = {}
+        for peer in self._peers.values():
+            for path in peer.paths:
+                self._send(self._now, peer, path, request=True)
+
+    # --- what goes out ----------------------------------------------------------------------------------
+
+    def beats_to_send(self) -> list[tuple[NodeName, PathName, Beat]]:
+        beats, self._outbox = self._outbox, []
+        return beats
+
+    def events_received(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def lease_deadlines(self) -> Mapping[ModuleName, Instant]:
+        """Until when each module's addresses may be answered, on this clock; absent: silent."""
+        return dict(self._leases)
+
+    def path_reports(self) -> Mapping[tuple[NodeName, PathName], PathReport]:
+        return {
+            (peer.name, name): path.report()
+            for peer in self._peers.values()
+            for name, path in peer.paths.items()
+        }
+
+    def verdicts(self) -> Mapping[NodeName, tuple[Verdict, int]]:
+        """What is believed of each peer, and how many beats of a replaced life came in its name."""
+        return {peer.name: (peer.verdict, peer.strangers) for peer in self._peers.values()}
+
+    def peer_states(self) -> Mapping[NodeName, Mapping[str, ModuleState]]:
+        return {
+            peer.name: {name: state for name, (_, state) in peer.states.items()}
+            for peer in self._peers.values()
+        }
+
+    def _renew(self, now: Instant) -> None:
+        self._leases = {}
+        if self._agent(now) is AgentState.GONE or self._goodbye:
+            return
+        for module, grant in self._grants.items():
+            end = deadline(module, grant, self._peers, now, self._floor, self._timings.lease_s)
+            if end is not None:
+                self._leases[module] = end
+
+    def _send(self, now: Instant, peer: Peer, path_name: PathName, request: bool, echo: int = 0) -> None:
+        path = peer.paths[path_name]
+        path.counter += 1
+        path.requests += request
+        states = self._states_for(peer)
+        beat = Beat(
+            boot=self._boot,
+            counter=path.counter,
+            request=request,
+            echo_boot=peer.boot,
+            echo=echo or path.heard_counter,
+            agent=self._agent(now),
+            goodbye=self._goodbye,
+            padded=request and path.requests % PADDED_EVERY == 0,
+            vouched=self._vouched_to(now, peer, states),
+            states=states,
+        )
+        told = tuple((name, version) for name, (version, _) in states.items())
+        path.remember(Sent(now, request, beat.padded, told))
+        self._outbox.append((peer.name, path_name, beat))
+
+    def _states_for(self, peer: Peer) -> dict[str, tuple[int, ModuleState]]:
+        """What the peer is not known to have, oldest first, as far as one datagram carries."""
+        room = STATES_BYTES_MAX
+        chosen: dict[str, tuple[int, ModuleState]] = {}
+        for name, told in sorted(self._states.items(), key=lambda each: each[1][0]):
+            if peer.told.get(name, 0) >= told[0]:
+                continue
+            room -= len(name) + len(json.dumps(told[1].as_list()))
+            if room < 0 and chosen:
+                break
+            chosen[name] = told
+        return chosen
+
+    def _vouched_to(self, now: Instant, peer: Peer, told: Mapping[str, object]) -> frozenset[str]:
+        """The modules for which the peer may count this echo: only those whose state it has, or gets here."""
+        if self._goodbye or peer.verdict is Verdict.LOST or now < peer.doubted_until:
+            return frozenset()
+        known = [
+            name
+            for name, (version, _) in self._states.items()
+            if name not in self._muted and (name in told or peer.told.get(name, 0) >= version)
+        ]
+        return frozenset(tag(name) for name in known[:VOUCHES_MAX])

@@ -1,0 +1,51 @@
+"""Until when a module's addresses may be answered here (rules T1 and T4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.cluster.beat import tag
+from orchestrator.cluster.membership import LONG_AGO, Peer
+from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName
+from orchestrator.model.timings import CLOCK_RATE_BOUND
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the agent asked for: each of these must vouch."""
+
+    epoch: Epoch
+    members: frozenset[NodeName]
+
+
+def deadline(
+    module: ModuleName,
+    grant: Grant,
+    peers: Mapping[NodeName, Peer],
+    now: Instant,
+    floor: Instant,
+    lease_s: float,
+) -> Instant | None:
+    """The end of the lease; None: silent. `floor`: beats sent before it count for nothing (a pause)."""
+    if overtaken(module, grant.epoch, peers.values()):
+        return None
+    # No member: nobody else may bid, so living is enough.
+    oldest = min((_vouched_at(module, peers.get(name)) for name in grant.members), default=now)
+    if oldest < floor:
+        return None
+    until = Instant(oldest + lease_s * (1 - CLOCK_RATE_BOUND))
+    return until if until > now else None
+
+
+def overtaken(module: ModuleName, epoch: Epoch, peers: Iterable[Peer]) -> bool:
+    """Another node is primary, or serves, under a higher epoch."""
+    for peer in peers:
+        _, state = peer.states.get(module, (0, None))
+        if state is not None and state.epoch > epoch and (state.serving or state.primary == peer.name):
+            return True
+    return False
+
+
+def _vouched_at(module: ModuleName, peer: Peer | None) -> Instant:
+    return LONG_AGO if peer is None else peer.vouched.get(tag(module), LONG_AGO)

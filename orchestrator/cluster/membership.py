@@ -1,0 +1,178 @@
+"""One peer as this node hears it: paths, lives, and the verdict that follows from silence."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from orchestrator.cluster.beat import Beat
+from orchestrator.model.names import Instant, NodeName, PathName
+from orchestrator.model.report import ModuleState
+
+SENT_KEPT: Final = 64
+"""Own beats remembered per path: requests and answers of 16 periods both ways, more than T in any preset."""
+RETIRED_KEPT: Final = 8
+"""Earlier lives of a peer that are refused by name; older ones no longer have a session anyway."""
+BLACK_HOLE_AFTER: Final = 3
+"""Large beats unanswered in a row, small ones answered: three, because one may be lost by chance."""
+LONG_AGO: Final = Instant(float("-inf"))
+
+
+class Verdict(Enum):
+    """What is believed of a peer."""
+
+    NEW = "new"
+    ALIVE = "alive"
+    SUSPECTED = "suspected"
+    LOST = "lost"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One own beat: when it left, and what it told."""
+
+    at: Instant
+    request: bool
+    padded: bool
+    told: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PathReport:
+    """One path to one peer, for `status` and `timings`."""
+
+    rtt_s: float | None
+    heard_at: Instant | None
+    echoed_at: Instant | None
+    """When the newest own beat that came back was sent."""
+    worst_gap_s: float
+    received: int
+    missed: int
+    black_hole: bool
+    """Large datagrams vanish here while small ones pass: the path's MTU is not what its interface says."""
+
+
+@dataclass(slots=True)
+class Path:
+    """What passed on one path."""
+
+    counter: int = 0
+    requests: int = 0
+    sent: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
+    heard_at: Instant = LONG_AGO
+    heard_counter: int = 0
+    echoed_at: Instant = LONG_AGO
+    rtt_s: float | None = None
+    worst_gap_s: float = 0.0
+    received: int = 0
+    missed: int = 0
+    large_unanswered: int = 0
+    black_hole: bool = False
+
+    def remember(self, sent: Sent) -> None:
+        self.sent[self.counter] = sent
+        self.large_unanswered += sent.padded
+        while len(self.sent) > SENT_KEPT:
+            self.sent.popitem(last=False)
+
+    def hear(self, now: Instant, counter: int) -> None:
+        """Count what came and what did not; a beat overtaken by a later one was counted as missed."""
+        if self.heard_at != LONG_AGO:
+            self.worst_gap_s = max(self.worst_gap_s, now - self.heard_at)
+        if self.heard_counter and counter > self.heard_counter:
+            self.missed += counter - self.heard_counter - 1
+        self.received += 1
+        self.heard_counter = max(self.heard_counter, counter)
+        self.heard_at = max(self.heard_at, now)
+
+    def echoed(self, now: Instant, counter: int, answer: bool) -> Sent | None:
+        """The own beat that came back. A round trip is measured on answers only: they leave on receipt."""
+        sent = self.sent.get(counter)
+        if sent is None:
+            return None
+        if answer and sent.request:
+            self.rtt_s = max(0.0, now - sent.at)
+        if sent.padded:
+            self.large_unanswered = 0
+        # Judged when a small one came back, so that a dead peer is not taken for a black hole.
+        self.black_hole = self.large_unanswered >= BLACK_HOLE_AFTER
+        self.echoed_at = max(self.echoed_at, sent.at)
+        return sent
+
+    def new_life(self) -> None:
+        """The peer restarted: its counters begin again."""
+        self.heard_counter = 0
+
+    def report(self) -> PathReport:
+        return PathReport(
+            rtt_s=self.rtt_s,
+            heard_at=None if self.heard_at == LONG_AGO else self.heard_at,
+            echoed_at=None if self.echoed_at == LONG_AGO else self.echoed_at,
+            worst_gap_s=self.worst_gap_s,
+            received=self.received,
+            missed=self.missed,
+            black_hole=self.black_hole,
+        )
+
+
+@dataclass(slots=True)
+class Peer:
+    """Another node of the cluster."""
+
+    name: NodeName
+    paths: dict[PathName, Path]
+    verdict: Verdict = Verdict.NEW
+    boot: str = ""
+    retired: list[str] = field(default_factory=list)
+    strangers: int = 0
+    """Beats of a life that another life replaced: two machines carry one name."""
+    heard_at: Instant = LONG_AGO
+    """Last sign of a peer whose agent is not gone."""
+    echoed_at: Instant = LONG_AGO
+    """When the newest own beat was sent that came back from such a peer."""
+    doubted_until: Instant = LONG_AGO
+    vouched: dict[str, Instant] = field(default_factory=dict)
+    """By module tag: when the newest own beat was sent that came back with the peer's word for the module."""
+    states: dict[str, tuple[int, ModuleState]] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
+    """By module: the version of our state that the peer is known to have."""
+
+    def admit(self, boot: str) -> bool:
+        """Take the beat of this life, or refuse one that was replaced."""
+        if boot in self.retired:
+            self.strangers += 1
+            return False
+        if boot != self.boot:
+            self._begin_life(boot)
+        return True
+
+    def _begin_life(self, boot: str) -> None:
+        if self.boot:
+            self.retired = [*self.retired, self.boot][-RETIRED_KEPT:]
+        self.boot = boot
+        self.states = {}
+        self.told = {}
+        # What the old life vouched for, the new one knows nothing of.
+        self.vouched = {}
+        for path in self.paths.values():
+            path.new_life()
+
+    def learn(self, beat: Beat) -> bool:
+        """Take in what the peer says of its modules; True when something is new."""
+        newer = {
+            name: told
+            for name, told in beat.states.items()
+            if name not in self.states or told[0] > self.states[name][0]
+        }
+        self.states.update(newer)
+        return bool(newer)
+
+    def confirm(self, sent: Sent, vouched: frozenset[str]) -> None:
+        """The peer had this beat of ours: it knows what it told, and it stands by these modules."""
+        for name, version in sent.told:
+            self.told[name] = max(self.told.get(name, 0), version)
+        for each in vouched:
+            self.vouched[each] = max(self.vouched.get(each, LONG_AGO), sent.at)

@@ -1,0 +1,235 @@
+"""Two hearts on a wire that the test cuts: what each believes, and how long each may answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.cluster.beat import decode, encode
+from orchestrator.cluster.heart import Heart
+from orchestrator.model.config import PRESETS
+from orchestrator.model.events import Event, Paused, PeerAlive, PeerLeft, PeerLost, PeerSaid, PeerSuspected
+from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
+from orchestrator.model.report import ModuleState
+from orchestrator.model.timings import derive
+
+A, B = NodeName("paris"), NodeName("lyon")
+LAN, BACKUP = PathName("lan"), PathName("backup")
+SHOP = ModuleName("shop")
+TIMES = derive(PRESETS["lan"])
+ONLY_B = frozenset({B})
+
+
+@dataclass
+class Pair:
+    """Two hearts; beats take a millisecond; frozen ones do nothing at all."""
+
+    now: float = 100.0
+    cuts: set[tuple[NodeName, PathName]] = field(default_factory=set)
+    """Sender and path of the beats that are lost."""
+    frozen: set[NodeName] = field(default_factory=set)
+    heard: dict[NodeName, list[tuple[float, Event]]] = field(default_factory=lambda: {A: [], B: []})
+    flight: list[tuple[float, NodeName, NodeName, PathName, bytes, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.hearts = {A: self.heart(A, B, "aa" * 16), B: self.heart(B, A, "bb" * 16)}
+
+    def heart(self, me: NodeName, peer: NodeName, boot: str) -> Heart:
+        heart = Heart(me, {peer: (LAN, BACKUP)}, TIMES, boot, Instant(self.now))
+        heart.agent_present(Instant(self.now), True)
+        heart.announce(SHOP, ModuleState())
+        return heart
+
+    def run(self, seconds: float) -> None:
+        for _ in range(round(seconds * 1000)):
+            self.now += 0.001
+            due = [each for each in self.flight if each[0] <= self.now and each[2] not in self.frozen]
+            self.flight = [each for each in self.flight if each not in due]
+            for _, sender, target, path, body, boot in due:
+                self.hearts[target].receive(Instant(self.now), sender, path, decode(boot, body))
+            for name, heart in self.hearts.items():
+                if name not in self.frozen:
+                    self._turn(name, heart)
+
+    def _turn(self, name: NodeName, heart: Heart) -> None:
+        if heart.next_deadline() <= self.now:
+            heart.advance(Instant(self.now))
+        for peer, path, beat in heart.beats_to_send():
+            if (name, path) not in self.cuts:
+                self.flight.append((self.now + 0.001, name, peer, path, encode(beat), beat.boot))
+        self.heard[name] += [(self.now, event) for event in heart.events_received()]
+
+    def events(self, name: NodeName, kind: type[Event]) -> list[float]:
+        return [at for at, event in self.heard[name] if isinstance(event, kind)]
+
+    def cut(self, *names: NodeName) -> float:
+        self.cuts |= {(name, path) for name in names for path in (LAN, BACKUP)}
+        return self.now
+
+    def holds(self, name: NodeName) -> bool:
+        return self.hearts[name].lease_deadlines().get(SHOP, Instant(0.0)) > self.now
+
+
+@pytest.fixture
+def pair() -> Pair:
+    pair = Pair()
+    pair.run(1.0)
+    return pair
+
+
+def test_two_nodes_find_each_other_once(pair: Pair) -> None:
+    assert len(pair.events(A, PeerAlive)) == len(pair.events(B, PeerAlive)) == 1
+    assert not pair.events(A, PeerSuspected)
+
+
+def test_one_silent_path_of_two_is_no_verdict(pair: Pair) -> None:
+    pair.cuts = {(A, LAN), (B, LAN)}
+    pair.run(3.0)
+    assert not pair.events(A, PeerSuspected)
+    assert not pair.events(B, PeerLost)
+
+
+def test_a_dead_peer_is_suspected_at_half_t_and_lost_at_t(pair: Pair) -> None:
+    died = pair.now
+    pair.frozen = {B}
+    pair.run(1.0)
+    assert pair.events(A, PeerSuspected)[0] - died <= TIMES.suspect_s + 0.01
+    lost = pair.events(A, PeerLost)[0] - died
+    assert TIMES.detection_s - TIMES.period_s <= lost <= TIMES.detection_s + 0.01
+
+
+def test_a_one_way_cut_is_suspicion_on_the_mute_side_and_loss_on_the_deaf_side(pair: Pair) -> None:
+    pair.cut(A)
+    pair.run(2.0)
+    assert pair.events(A, PeerSuspected)
+    assert not pair.events(A, PeerLost)
+    assert pair.events(B, PeerLost)
+
+
+def test_an_isolated_holder_is_silent_before_its_peer_gives_it_up(pair: Pair) -> None:
+    pair.hearts[A].lease(SHOP, Epoch(1), ONLY_B)
+    pair.run(0.2)
+    assert pair.holds(A)
+    pair.cut(A, B)
+    while not pair.events(B, PeerLost):
+        pair.run(0.001)
+    assert not pair.holds(A)
+
+
+def test_nobody_else_in_sync_needs_no_contact(pair: Pair) -> None:
+    pair.hearts[A].lease(SHOP, Epoch(1), frozenset({A}))
+    pair.cut(A, B)
+    pair.run(3.0)
+    assert pair.holds(A)
+
+
+def test_a_peer_that_is_about_to_bid_renews_nothing(pair: Pair) -> None:
+    pair.hearts[A].lease(SHOP, Epoch(1), ONLY_B)
+    pair.run(0.2)
+    pair.hearts[B].mute(SHOP)
+    pair.run(TIMES.lease_s + 0.002)
+    assert not pair.holds(A)
+    assert not pair.events(A, PeerSuspected)
+    pair.hearts[B].unmute(SHOP)
+    pair.run(0.1)
+    assert pair.holds(A)
+
+
+def test_a_peer_that_serves_under_a_higher_epoch_ends_the_lease_at_once(pair: Pair) -> None:
+    pair.hearts[A].lease(SHOP, Epoch(1), frozenset())
+    pair.run(0.1)
+    assert pair.holds(A)
+    pair.hearts[B].announce(SHOP, ModuleState(epoch=Epoch(2), primary=B, serving=True))
+    pair.run(0.1)
+    assert not pair.holds(A)
+
+
+def test_a_goodbye_waits_for_no_time_out_and_a_new_life_is_welcome(pair: Pair) -> None:
+    pair.hearts[B].goodbye()
+    pair.run(0.01)
+    assert pair.events(A, PeerLeft)
+    pair.hearts[B] = pair.heart(B, A, "cc" * 16)
+    pair.run(0.2)
+    assert len(pair.events(A, PeerAlive)) == 2
+    assert not pair.events(A, PeerLost)
+
+
+def test_a_node_that_slept_accuses_nobody_and_drops_its_lease_first(pair: Pair) -> None:
+    pair.hearts[A].lease(SHOP, Epoch(1), ONLY_B)
+    pair.run(0.2)
+    pair.frozen = {A}
+    pair.run(2.0)
+    pair.flight.clear()
+    pair.frozen = set()
+    pair.run(0.001)
+    assert pair.events(A, Paused)
+    assert not pair.holds(A)
+    pair.run(1.0)
+    assert not pair.events(A, PeerSuspected)
+    assert not pair.events(A, PeerLost)
+
+
+def test_an_agent_that_is_away_is_forgiven_for_its_grace_and_then_counts_as_silence(pair: Pair) -> None:
+    pair.hearts[B].agent_present(Instant(pair.now), False)
+    pair.run(TIMES.agent_grace_s - 0.1)
+    assert not pair.events(A, PeerSuspected)
+    pair.run(1.0)
+    assert pair.events(A, PeerLost)
+
+
+def test_nobody_renews_longer_than_the_grace_without_its_agent(pair: Pair) -> None:
+    pair.hearts[A].lease(SHOP, Epoch(1), frozenset())
+    pair.hearts[A].agent_present(Instant(pair.now), False)
+    pair.run(TIMES.agent_grace_s - 0.1)
+    assert pair.holds(A)
+    pair.run(0.2)
+    assert not pair.holds(A)
+
+
+def test_a_new_state_is_told_once_and_survives_loss(pair: Pair) -> None:
+    before = len(pair.events(A, PeerSaid))
+    pair.cut(B)
+    pair.hearts[B].announce(SHOP, ModuleState(epoch=Epoch(5)))
+    pair.run(0.2)
+    pair.cuts = set()
+    pair.run(0.5)
+    assert len(pair.events(A, PeerSaid)) == before + 1
+    assert pair.hearts[A].peer_states()[B][SHOP].epoch == 5
+
+
+def test_two_machines_with_one_name_are_told_apart(pair: Pair) -> None:
+    twin = pair.heart(B, A, "dd" * 16)
+    twin.advance(Instant(pair.now))
+    _, path, beat = twin.beats_to_send()[0]
+    pair.hearts[A].receive(Instant(pair.now), B, path, beat)
+    pair.run(0.2)
+    assert pair.hearts[A].verdicts()[B][1] > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sets(st.tuples(st.sampled_from([A, B]), st.sampled_from([LAN, BACKUP]))),
+            st.sets(st.sampled_from([A, B]), max_size=1),
+            st.integers(1, 700),
+        ),
+        max_size=6,
+    )
+)
+def test_whatever_is_cut_or_frozen_no_lease_outlives_a_loss(
+    steps: list[tuple[set[tuple[NodeName, PathName]], set[NodeName], int]],
+) -> None:
+    pair = Pair()
+    pair.run(0.3)
+    pair.hearts[A].lease(SHOP, Epoch(1), ONLY_B)
+    for cuts, frozen, milliseconds in steps:
+        pair.cuts, pair.frozen = cuts, frozen
+        for _ in range(milliseconds):
+            losses = len(pair.events(B, PeerLost))
+            pair.run(0.001)
+            if len(pair.events(B, PeerLost)) > losses:
+                assert not pair.holds(A)
