@@ -2,8 +2,9 @@
 
     clients.py ADDRESS PORT COUNT
 
-prints one JSON object a line: every 100 ms {"at", "acknowledged", "node", "gaps": new ones}, and when standard input ends
-{"done": true, "rows": {client: [numbers]}, "gaps": [[begin, end], ...]}. Times are CLOCK_MONOTONIC seconds.
+prints one JSON object a line: every 100 ms {"at", "acknowledged", "node", "gaps": new ones}, and when
+standard input ends {"done": true, "rows": {client: [numbers]}, "gaps": [[begin, end], ...]}.
+Times are CLOCK_MONOTONIC seconds.
 """
 
 from __future__ import annotations
