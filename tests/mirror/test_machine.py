@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -466,3 +468,10 @@ def test_a_machine_with_nothing_due_asks_for_no_time() -> None:
             decision = machine.step(story.mirror, Instant(story.now), ev.TimePassed())
             story.mirror = decision.state
             assert story.mirror.deadline() is None or story.mirror.deadline() > story.now
+
+
+def test_the_manual_shows_the_moves_that_the_machine_makes() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+    for source, targets in MOVES.items():
+        row = next(line for line in manual.splitlines() if line.startswith(f"| {source.value} |"))
+        assert {Role(word) for word in row.split("|")[2].replace(",", " ").split()} == targets
