@@ -22,7 +22,7 @@ AT_SYMLINK_FOLLOW: Final = 0x400
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 
-_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, 117})
+_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ESHUTDOWN, 117})
 # 117: EUCLEAN, which ext4 and XFS answer when their own structures are damaged.
 
 
@@ -199,6 +199,11 @@ def become_for_files(uid: int, gid: int) -> None:
     else:
         _libc.syscall(_SETFSUID, uid)
         _libc.syscall(_SETFSGID, gid)
+
+
+def own_umask() -> None:
+    """From now on this thread's umask is its own (unshare CLONE_FS)."""
+    _check(_libc.unshare(0x200))
 
 
 def drop_resource_capability() -> None:

@@ -1,0 +1,432 @@
+"""Data and attributes: reading, writing, truncating, syncing; first locally, then on the stream."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from orchestrator.host import disk
+from orchestrator.host.fuse import wire
+from orchestrator.host.fuse.session import NO_REPLY, Caller
+from orchestrator.replicator import ops
+from orchestrator.replicator.handles import Node, OpenFile
+from orchestrator.replicator.namespace import Namespace, text
+from orchestrator.replicator.volume import Mode, refusal
+
+_SYNCERS: Final = 8  # each waits for the disk in turn; the disk groups what comes together
+_ACCESS = os.O_ACCMODE
+_ALLOCATE_MODES = frozenset({0, 1, 3, 16, 17})
+
+
+class Durable:
+    """One held request: whoever finishes last, this disk or the others', answers it."""
+
+    __slots__ = ("_answer", "_body", "_error", "_lock", "_waits")
+
+    def __init__(self, answer: Callable[[int, bytes], None], body: bytes) -> None:
+        self._answer, self._body = answer, body
+        self._lock = threading.Lock()
+        self._waits, self._error = 2, 0
+
+    def done(self, error: int) -> None:
+        with self._lock:
+            self._waits -= 1
+            self._error = self._error or error
+            if self._waits:
+                return
+        self._answer(self._error, self._body)
+
+
+class Contents(Namespace):
+    """The operations on data and attributes."""
+
+    reply: Callable[[int, int, bytes], None]
+
+    def start_syncers(self) -> None:
+        self._syncs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        for number in range(_SYNCERS):
+            threading.Thread(target=self._sync_loop, name=f"sync-{number}", daemon=True).start()
+
+    def _sync_loop(self) -> None:
+        while True:
+            self._syncs.get()()
+
+    # --- opening ----------------------------------------------------------------------------------------
+
+    def file(self, number: int) -> OpenFile:
+        file = self.table.files.get(number)
+        if file is None:
+            raise refusal(errno.EBADF)
+        return file
+
+    def open(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        node = self.node(number)
+        flags = wire.OPEN_IN.unpack_from(body)[0]
+        if flags & _ACCESS != os.O_RDONLY:
+            self.check_open(caller, node)
+        return self._open_reply(self._open_node(node, flags))
+
+    def _open_node(self, node: Node, flags: int) -> OpenFile:
+        access = flags & _ACCESS
+        if self.writeback and access == os.O_WRONLY:
+            access = os.O_RDWR  # the kernel fills its pages by reading
+        with node as fd:
+            try:
+                own = disk.reopen(fd, access)
+            except OSError as fault:
+                raise self.fault(fault) from fault
+        with self.names:
+            return self.table.open_file(node, access | (flags & os.O_SYNC), own)
+
+    def _open_reply(self, file: OpenFile) -> bytes:
+        # A follower's data changes beneath the kernel: nothing of it may stay in the page cache.
+        how = wire.FOPEN_KEEP_CACHE if self.mode is Mode.OPEN else wire.FOPEN_DIRECT_IO
+        return wire.OPEN_OUT.pack(file.number, how, 0)
+
+    def create(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        flags, mode, mask, _ = wire.CREATE_IN.unpack_from(body)
+        name = text(body, 16)
+        self.apply_umask(mask)
+
+        def act(fd: int) -> None:
+            os.close(
+                os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, mode & 0o7777, dir_fd=fd)
+            )
+
+        with self.names:
+            node, status = self.make_node(caller, number, name, act)
+            file = self._open_node(node, flags)
+            return self.entry(node, status) + self._open_reply(file)
+
+    def release(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        file = self.file(wire.RELEASE_IN.unpack_from(body)[0])
+        if self.mode is Mode.OPEN and not file.node.is_directory:
+            self.settle(file.node)
+        with self.names:
+            node = self.table.close_file(file.number)
+            if node.orphan and not node.opens:
+                self._remove_orphan(node)
+            if node.lookups <= 0 and self.table.count_down(node, 0):
+                self._dropped(node)
+        return b""
+
+    # --- data -------------------------------------------------------------------------------------------
+
+    def read(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        handle, offset, size, *_ = wire.IO_IN.unpack_from(body)
+        try:
+            return os.pread(self.file(handle).fd, size, offset)
+        except OSError as fault:
+            raise self.fault(fault) from fault
+
+    def write(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        handle, offset, size, how, *_ = wire.IO_IN.unpack_from(body)
+        file = self.file(handle)
+        node = file.node
+        data = bytes(body[40 : 40 + size])
+        self.outlet.before_change(self.data_keys(node, offset, offset + size))
+        sequence = 0
+        with self._ordered(caller, node):
+            written = self._pwrite(file, data, offset, caller)
+            if not node.local:
+                if written < size:
+                    data = data[:written]
+                sequence = self.send(ops.Write(self.number, node.id, offset, data))
+                self._touched[node] = None
+            if how & wire.WRITE_KILL_PRIVILEGES:
+                self._strip_privileges(node)
+            if file.flags & os.O_SYNC and not node.local:
+                sequence = self.send(self._sync_point(node, True))
+        answer = wire.WRITE_OUT.pack(written, 0)
+        if not file.flags & os.O_SYNC:
+            return answer
+        self._make_durable(caller.unique, file.fd, node, sequence, os.fsync, answer)
+        return NO_REPLY
+
+    def _pwrite(self, file: OpenFile, data: bytes, offset: int, caller: Caller) -> int:
+        if caller.uid:
+            disk.become_for_files(caller.uid, caller.gid)
+        try:
+            return os.pwrite(file.fd, data, offset)
+        except OSError as fault:
+            raise self.fault(fault) from fault
+        finally:
+            if caller.uid:
+                disk.become_for_files(0, 0)
+
+    def _strip_privileges(self, node: Node) -> None:
+        """What write(2) does for a caller without privileges: setuid and setgid end. Held: the stripe."""
+        with node as fd:
+            mode = os.stat(disk.path_of(fd)).st_mode
+            kept = mode & ~stat.S_ISUID
+            if mode & stat.S_IXGRP:
+                kept &= ~stat.S_ISGID
+            if kept != mode:
+                os.chmod(disk.path_of(fd), stat.S_IMODE(kept))
+                if not node.local:
+                    self.send(ops.SetAttr(self.number, node.id, ops.MODE, mode=stat.S_IMODE(kept)))
+
+    def allocate(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        handle, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(body)
+        if mode not in _ALLOCATE_MODES:
+            raise refusal(errno.EOPNOTSUPP)
+        file = self.file(handle)
+        node = file.node
+        self.outlet.before_change(self.data_keys(node, offset, offset + length))
+        with self._ordered(caller, node):
+            try:
+                disk.allocate(file.fd, mode, offset, length)
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            if not node.local:
+                self.send(ops.Allocate(self.number, node.id, mode, offset, length))
+                self._touched[node] = None
+        return b""
+
+    def seek(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        handle, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)
+        file = self.file(handle)
+        with file.lock:
+            return os.lseek(file.fd, offset, whence).to_bytes(8, "little")
+
+    # --- durable points ---------------------------------------------------------------------------------
+
+    def fsync(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        handle, flags, _ = wire.FSYNC_IN.unpack_from(body)
+        file = self.file(handle)
+        node = file.node
+        if self.mode is Mode.READ_ONLY:
+            os.fsync(file.fd)
+            return b""
+        self.settle(node)
+        sequence = 0
+        data_only = bool(flags & wire.FSYNC_DATA_ONLY)
+        with self._ordered(caller, node):
+            if not node.local:
+                sequence = self.send(self._sync_point(node, data_only))
+        sync = os.fdatasync if data_only else os.fsync
+        self._make_durable(caller.unique, file.fd, node, sequence, sync, b"")
+        return NO_REPLY
+
+    def fsync_directory(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        file = self.file(wire.FSYNC_IN.unpack_from(body)[0])
+        if self.mode is Mode.READ_ONLY:
+            os.fsync(file.fd)
+            return b""
+        self.settle(file.node)
+        sequence = 0
+        with self._ordered(caller, file.node):
+            if not file.node.local:
+                sequence = self.send(ops.SyncDirectory(self.number, file.node.id))
+        self._make_durable(caller.unique, file.fd, file.node, sequence, os.fsync, b"")
+        return NO_REPLY
+
+    def _sync_point(self, node: Node, data_only: bool) -> ops.Sync:
+        directories = tuple(up for up in node.fresh_names if self._is_bound(up))
+        node.fresh_names = set()
+        return ops.Sync(self.number, node.id, data_only, directories)
+
+    def _is_bound(self, number: int) -> bool:
+        node = self.table.nodes.get(number)
+        return node is not None and node.bound == self.outlet.binding
+
+    def _make_durable(
+        self, unique: int, fd: int, node: Node, sequence: int, sync: Callable[[int], None], body: bytes
+    ) -> None:
+        held = Durable(lambda error, answer: self.reply(unique, error, b"" if error else answer), body)
+        own = os.dup(fd)  # the file may be closed by another thread while this waits in the pool
+
+        def sync_here() -> None:
+            error = 0
+            try:
+                sync(own)
+            except OSError as fault:
+                error = self.fault(fault).errno or errno.EIO
+            finally:
+                os.close(own)
+            held.done(error or (errno.EIO if self.failed else 0))  # never believed after one failure
+
+        self._syncs.put(sync_here)
+        if node.local:
+            held.done(0)
+        else:
+            self.outlet.when_durable(sequence, held.done)
+
+    # --- attributes -------------------------------------------------------------------------------------
+
+    def get_attributes(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        node = self.node(number)
+        with node as fd:
+            return self._attr_reply(node, os.fstat(fd))
+
+    def _attr_reply(self, node: Node, status: os.stat_result) -> bytes:
+        return wire.ATTR_OUT.pack(self.cached_s, 0, 0) + wire.attr_bytes(
+            status, status.st_nlink - node.orphan
+        )
+
+    def _ordered(self, caller: Caller, node: Node) -> Ordered:
+        return Ordered(self, caller, node)
+
+    def set_attributes(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        fields = wire.SETATTR_IN.unpack_from(body)
+        valid, handle, size = fields[0], fields[2], fields[3]
+        node = self.node(number)
+        keys = [self.key(node, ops.ATTRIBUTES)]
+        if valid & wire.FATTR_SIZE:
+            with node as fd:
+                keys = self.data_keys(node, *sorted((size, os.fstat(fd).st_size)))
+        self.outlet.before_change(keys)
+        with self._ordered(caller, node), node as fd:
+            try:
+                which = self._set_locally(caller, node, fd, fields, valid, handle, size)
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            status = os.fstat(fd)
+            if which and not node.local:
+                self._tell_attributes(node, which, status)
+        return self._attr_reply(node, status)
+
+    def _set_locally(
+        self, caller: Caller, node: Node, fd: int, fields: tuple[int, ...], valid: int, handle: int, size: int
+    ) -> int:
+        """Size, owner, mode, times, in this order: a change of owner clears bits that the mode sets."""
+        which = 0
+        path = disk.path_of(fd)
+        if valid & wire.FATTR_SIZE:
+            os.truncate(self.file(handle).fd if valid & wire.FATTR_FH else path, size)
+            which |= ops.SIZE | ops.MTIME
+            if valid & wire.FATTR_KILL:
+                self._strip_privileges(node)
+        if valid & (wire.FATTR_UID | wire.FATTR_GID):
+            uid = fields[13] if valid & wire.FATTR_UID else -1
+            gid = fields[14] if valid & wire.FATTR_GID else -1
+            disk.chown(fd, uid, gid)
+            which |= ops.UID | ops.GID | (0 if stat.S_ISLNK(node.kind) else ops.MODE)
+        if valid & wire.FATTR_MODE and not stat.S_ISLNK(node.kind):
+            os.chmod(path, stat.S_IMODE(fields[11]))
+            which |= ops.MODE
+        if valid & (wire.FATTR_ATIME | wire.FATTR_MTIME):
+            which |= self._set_times(fd, valid, fields)
+        return which
+
+    def _set_times(self, fd: int, valid: int, fields: tuple[int, ...]) -> int:
+        now = time.time_ns()
+        atime = mtime = None
+        if valid & wire.FATTR_ATIME:
+            atime = now if valid & wire.FATTR_ATIME_NOW else _nanoseconds(fields[5], fields[8])
+        if valid & wire.FATTR_MTIME:
+            mtime = now if valid & wire.FATTR_MTIME_NOW else _nanoseconds(fields[6], fields[9])
+        disk.set_times(fd, atime, mtime)
+        return (ops.ATIME if atime is not None else 0) | (ops.MTIME if mtime is not None else 0)
+
+    def _tell_attributes(self, node: Node, which: int, status: os.stat_result) -> None:
+        self.send(
+            ops.SetAttr(
+                self.number,
+                node.id,
+                which,
+                stat.S_IMODE(status.st_mode),
+                status.st_uid,
+                status.st_gid,
+                status.st_size,
+                status.st_atime_ns,
+                status.st_mtime_ns,
+            )
+        )
+
+    # --- extended attributes ----------------------------------------------------------------------------
+
+    def get_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        size, _ = wire.XATTR_IN.unpack_from(body)
+        with self.node(number) as fd:
+            return _sized(disk.get_xattr(fd, text(body, 8)), size)
+
+    def list_xattrs(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        size, _ = wire.XATTR_IN.unpack_from(body)
+        with self.node(number) as fd:
+            return _sized(b"".join(name + b"\0" for name in disk.list_xattrs(fd)), size)
+
+    def set_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        size, flags = wire.XATTR_IN.unpack_from(body)
+        name = text(body, 8)
+        value = bytes(body[9 + len(name) : 9 + len(name) + size])
+        return self._change_xattr(
+            caller,
+            number,
+            lambda fd: disk.set_xattr(fd, name, value, flags),
+            lambda node: ops.SetXattr(self.number, node.id, name, value),
+        )
+
+    def remove_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        name = text(body)
+        return self._change_xattr(
+            caller,
+            number,
+            lambda fd: disk.remove_xattr(fd, name),
+            lambda node: ops.RemoveXattr(self.number, node.id, name),
+        )
+
+    def _change_xattr(
+        self,
+        caller: Caller,
+        number: int,
+        act: Callable[[int], None],
+        tell: Callable[[Node], ops.SetXattr | ops.RemoveXattr],
+    ) -> bytes:
+        node = self.node(number)
+        self.before(self.key(node, ops.ATTRIBUTES))
+        with self._ordered(caller, node), node as fd:
+            try:
+                act(fd)
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            if not node.local:
+                self.send(tell(node))
+        return b""
+
+
+class Ordered:
+    """Bound, under the object's lock and with the gate open: what follows is in the stream's order."""
+
+    __slots__ = ("_caller", "_lock", "_node", "_volume")
+
+    def __init__(self, volume: Contents, caller: Caller, node: Node) -> None:
+        self._volume, self._caller, self._node = volume, caller, node
+        self._lock = volume.stripe(node.inode)
+
+    def __enter__(self) -> None:
+        while True:
+            if not self._volume.bound(self._node):
+                with self._volume.names:
+                    self._volume.bind(self._node)
+            self._lock.acquire()
+            try:
+                self._volume.check_open(self._caller, self._node)
+                if self._volume.bound(self._node):
+                    return
+            except BaseException:
+                self._lock.release()
+                raise
+            self._lock.release()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _nanoseconds(seconds: int, nanoseconds: int) -> int:
+    signed = seconds - (1 << 64) if seconds >> 63 else seconds  # before 1970
+    return signed * 10**9 + nanoseconds
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    if size == 0:
+        return len(value).to_bytes(4, "little") + bytes(4)
+    if len(value) > size:
+        raise refusal(errno.ERANGE)
+    return value

@@ -1,0 +1,272 @@
+"""One replicated directory as the kernel sees it: the mount, its modes, and the table of what it answers."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import threading
+from contextlib import AbstractContextManager
+
+from orchestrator.host import disk
+from orchestrator.host.fuse import mount, wire
+from orchestrator.host.fuse.session import Caller, Handler, Session, Wishes
+from orchestrator.model.errors import Unsupported
+from orchestrator.replicator.contents import Contents
+from orchestrator.replicator.handles import Node, Table
+from orchestrator.replicator.ops import HIDDEN, ROOT, Outlet
+from orchestrator.replicator.settings import VolumeSettings
+from orchestrator.replicator.volume import Mode
+
+_SETTLE_S = 1.0  # how late times may reach the other node; durable points take them along at once
+Op = wire.Op
+
+
+class Files(Contents):
+    """Serves one directory: `start`, then `open_writes`, `close_writes` or `follow`, at last `stop`."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: VolumeSettings,
+        fds: tuple[int, int, int],
+        outlet: Outlet,
+        writeback: bool,
+    ) -> None:
+        """`fds`: the device, the directory O_PATH, the directory for reading; all opened before the mount."""
+        device, root, readable = fds
+        self.path = settings.path
+        self._readable = readable
+        # Half of what the process may open: the other half is for the application's open files and sockets.
+        descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        table = Table(readable, settings.journal, descriptors_max)
+        super().__init__(number, root, table, outlet, settings.exclude, writeback)
+        self._add_root()
+        self._session = Session(device, self._handlers(), Wishes(writeback), self._started)
+        self._device = device
+        self._ended = threading.Event()
+        self.reply = self._session.reply
+
+    def _add_root(self) -> None:
+        self.table.load()
+        try:
+            key = disk.handle_of(self.root_fd, b"")
+        except OSError as fault:
+            raise Unsupported(
+                what=f"the file system of {self.path}",
+                why=f"no file handles ({fault.strerror})",
+                fix="use ext4 or XFS",
+            ) from fault
+        status = os.fstat(self.root_fd)
+        self.table.add(key, status.st_ino, stat.S_IFDIR, False)
+
+    def _handlers(self) -> dict[int, Handler]:
+        return {
+            Op.LOOKUP: self.lookup,
+            Op.FORGET: self.forget,
+            Op.BATCH_FORGET: self.forget_many,
+            Op.GETATTR: self.get_attributes,
+            Op.SETATTR: self.set_attributes,
+            Op.READLINK: self.readlink,
+            Op.SYMLINK: self._once(self.symlink),
+            Op.MKNOD: self._once(self.mknod),
+            Op.MKDIR: self._once(self.mkdir),
+            Op.UNLINK: self._once(self.unlink),
+            Op.RMDIR: self._once(self.rmdir),
+            Op.RENAME: self._once(self.rename),
+            Op.RENAME2: self._once(self.rename2),
+            Op.LINK: self._once(self.link),
+            Op.CREATE: self._once(self.create),
+            Op.OPEN: self._once(self.open),
+            Op.OPENDIR: self._once(self.open_directory),
+            Op.READ: self.read,
+            Op.WRITE: self.write,
+            Op.STATFS: self.statfs,
+            Op.RELEASE: self._once(self.release),
+            Op.RELEASEDIR: self._once(self.release),
+            Op.FSYNC: self.fsync,
+            Op.FSYNCDIR: self.fsync_directory,
+            Op.SETXATTR: self.set_xattr,
+            Op.GETXATTR: self.get_xattr,
+            Op.LISTXATTR: self.list_xattrs,
+            Op.REMOVEXATTR: self.remove_xattr,
+            Op.FALLOCATE: self.allocate,
+            Op.LSEEK: self.seek,
+            Op.READDIR: self.read_directory,
+            Op.READDIRPLUS: self.read_directory_plus,
+        }
+
+    def _once(self, handler: Handler) -> Handler:
+        """What must not run twice: the reply is noted before it is given, and given again if asked again."""
+
+        def handle(caller: Caller, number: int, body: memoryview) -> bytes:
+            unique = caller.unique & ~wire.RESENT
+            if caller.unique & wire.RESENT and unique in self.table.outcomes:
+                return self.table.outcomes[unique]
+            answer = handler(caller, number, body)
+            with self.names:
+                self.table.note_outcome(unique, answer)
+            return answer
+
+        return handle
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Serve read-only; mount if no earlier process of this keeper did."""
+        resume = self.table.started
+        self.start_syncers()
+        if not resume:
+            mount.mount(self._device, self.path)
+        self._session.start(resume)
+        threading.Thread(target=self._settle_loop, name="settle", daemon=True).start()
+
+    def _started(self) -> None:
+        with self.names:
+            self.table.note_started()
+
+    def _settle_loop(self) -> None:
+        while not self._ended.wait(_SETTLE_S):
+            self.settle_all()
+
+    def open_writes(self) -> None:
+        """Let changes in; what the kernel cached while others changed the tree is dropped first."""
+        assert not self.failed
+        self.clear_orphans()
+        self._forget_cached()
+        self.mode = Mode.OPEN
+
+    def close_writes(self) -> None:
+        """Answer every new change with EIO; when this returns, all that were let in are emitted."""
+        if self.mode is Mode.OPEN:
+            self.settle_all()
+        self.mode = Mode.CLOSED
+        self.barrier()
+
+    def follow(self) -> None:
+        """Read-only, and nothing cached."""
+        self.mode = Mode.READ_ONLY
+        self.barrier()
+        self._forget_cached()
+
+    def _forget_cached(self) -> None:
+        with self.names:
+            numbers = list(self.table.nodes)
+        for number in numbers:
+            self._session.forget_inode(number)
+
+    def sync_volume(self) -> None:
+        """All of the file system below is on its disk, or OSError (R10)."""
+        disk.sync_filesystem(self._readable)
+
+    def stop(self) -> None:
+        """Uncover the directory; what is still open keeps working until the device is closed."""
+        self._ended.set()
+        mount.unmount(self.path)
+        self._session.join(1.0)  # ends at once unless a file is still open; then the process's end cuts it
+        with self.names:
+            self.table.forget_journal()
+
+    # --- directories ------------------------------------------------------------------------------------
+
+    def open_directory(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        node = self.node(number)
+        with node as fd:
+            own = disk.reopen(fd, os.O_RDONLY | os.O_DIRECTORY)
+        with self.names:
+            file = self.table.open_file(node, os.O_RDONLY | os.O_DIRECTORY, own)
+        return wire.OPEN_OUT.pack(file.number, 0, 0)
+
+    def _entries(self, body: memoryview) -> tuple[Node, int, list[tuple[int, int, int, bytes]]]:
+        handle, offset, size, *_ = wire.IO_IN.unpack_from(body)
+        file = self.file(handle)
+        with file.lock:
+            found = disk.read_directory(file.fd, offset, max(size, 4096))
+        hidden = file.node.id == ROOT
+        return file.node, size, [entry for entry in found if not (hidden and entry[3] == HIDDEN)]
+
+    def read_directory(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        _, size, entries = self._entries(body)
+        out = bytearray()
+        for inode, position, kind, name in entries:
+            record = _dirent(inode, position, kind, name)
+            if len(out) + len(record) > size:
+                break
+            out += record
+        return bytes(out)
+
+    def read_directory_plus(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        directory, size, entries = self._entries(body)
+        out = bytearray()
+        with self.names, directory as fd:
+            for inode, position, kind, name in entries:
+                record = _dirent(inode, position, kind, name)
+                if len(out) + _ENTRY_BYTES + len(record) > size:
+                    break
+                out += self._entry_of(directory, fd, name) + record
+        return bytes(out)
+
+    def _entry_of(self, directory: Node, fd: int, name: bytes) -> bytes:
+        if name in (b".", b".."):
+            return bytes(_ENTRY_BYTES)
+        try:
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            return self.entry(self.find(directory, fd, name, status), status)
+        except FileNotFoundError:
+            return bytes(_ENTRY_BYTES)  # node 0: the kernel takes the name alone
+
+    def statfs(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        status = os.fstatvfs(self._readable)
+        return wire.STATFS_OUT.pack(
+            status.f_blocks,
+            status.f_bfree,
+            status.f_bavail,
+            status.f_files,
+            status.f_ffree,
+            status.f_bsize,
+            status.f_namemax,
+            status.f_frsize,
+            0,
+        )
+
+    # --- what a copy needs (ops.Tree) -------------------------------------------------------------------
+
+    def object(self, inode: int) -> AbstractContextManager[object]:
+        return self.stripe(inode)
+
+    def id_of(self, inode: int) -> int | None:
+        node = self.table.by_inode.get(inode)
+        if node is None:
+            return None
+        self.bind(node)
+        return node.id
+
+
+class Trees:
+    """All replicated directories of a mirror, as `ops.Tree`."""
+
+    def __init__(self, volumes: list[Files]) -> None:
+        self._volumes = volumes
+
+    def root(self, volume: int) -> int:
+        return self._volumes[volume].root_fd
+
+    def namespace(self, volume: int) -> AbstractContextManager[object]:
+        return self._volumes[volume].names
+
+    def object(self, volume: int, inode: int) -> AbstractContextManager[object]:
+        return self._volumes[volume].object(inode)
+
+    def id_of(self, volume: int, inode: int) -> int | None:
+        return self._volumes[volume].id_of(inode)
+
+    def new_id(self, volume: int) -> int:
+        with self._volumes[volume].names:
+            return self._volumes[volume].table.new_id()
+
+
+_ENTRY_BYTES = wire.ENTRY.size + wire.ATTR.size
+
+
+def _dirent(inode: int, position: int, kind: int, name: bytes) -> bytes:
+    return wire.DIRENT.pack(inode, position, len(name), kind) + name + bytes(-len(name) % 8)

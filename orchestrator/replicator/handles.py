@@ -1,0 +1,314 @@
+"""What the kernel holds of one volume: nodes and open files, kept in a journal that outlives the process."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from struct import Struct
+from typing import Final
+
+from orchestrator.host import disk
+from orchestrator.replicator.ops import ROOT
+
+_RECORD: Final = Struct("<cQQH")
+_OUTCOMES_MAX = 4096  # far more than the kernel keeps in flight at once
+_JOURNAL_BYTES_MAX = 64 << 20  # then rewritten; a busy volume writes some 50 bytes an operation
+
+
+class Node:
+    """One object that the kernel (or the stream) knows by id; `with node as fd` lends an O_PATH one."""
+
+    __slots__ = (
+        "bound",
+        "fd",
+        "fresh_names",
+        "id",
+        "inode",
+        "key",
+        "kind",
+        "local",
+        "lookups",
+        "names",
+        "opens",
+        "orphan",
+        "table",
+        "users",
+    )
+
+    def __init__(self, table: Table, number: int, key: bytes, inode: int, kind: int, local: bool) -> None:
+        self.table = table
+        self.id = number
+        self.key = key
+        self.inode = inode
+        self.kind = kind
+        """The type bits of the mode."""
+        self.local = local
+        """Excluded: never replicated."""
+        self.names: set[tuple[int, bytes]] = set()
+        self.fresh_names: set[int] = set()
+        """Directories in which it got a name since its last durable point."""
+        self.lookups = 0
+        self.opens = 0
+        self.bound = 0
+        self.orphan = False
+        """Its last name is gone; a hidden link keeps it while it is open."""
+        self.fd = -1
+        self.users = 0
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.kind)
+
+    def __enter__(self) -> int:
+        table = self.table
+        with table.descriptors:
+            if self.fd < 0:
+                self.fd = disk.open_handle(table.mount_fd, self.key, os.O_PATH | os.O_NOFOLLOW)
+                table.note_open(self)
+            self.users += 1
+            return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        with self.table.descriptors:
+            self.users -= 1
+
+
+class OpenFile:
+    """One open file or directory: its own descriptor on the plain tree."""
+
+    __slots__ = ("fd", "flags", "lock", "node", "number")
+
+    def __init__(self, number: int, node: Node, flags: int, fd: int) -> None:
+        self.number, self.node, self.flags, self.fd = number, node, flags, fd
+        self.lock = threading.Lock()
+
+
+class Table:
+    """Nodes by id, key and inode; open files by number. Callers hold the volume's namespace lock."""
+
+    def __init__(self, mount_fd: int, journal_path: str, descriptors_max: int) -> None:
+        self.mount_fd = mount_fd
+        self.descriptors = threading.Lock()
+        self.nodes: dict[int, Node] = {}
+        self.by_key: dict[bytes, Node] = {}
+        self.by_inode: dict[int, Node] = {}
+        self.files: dict[int, OpenFile] = {}
+        self.outcomes: dict[int, bytes] = {}
+        """Replies to operations that must not run twice, by the request's unique number."""
+        self.started = False
+        """The connection had its INIT."""
+        self._next = ROOT
+        self._opened: dict[Node, None] = {}
+        self._descriptors_max = descriptors_max
+        self._path = journal_path
+        self._written = 0
+        self._journal = -1
+
+    # --- beginning --------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read what an earlier process left, if any, and begin a compact journal."""
+        try:
+            with open(self._path, "rb") as file:
+                self._replay(file.read())
+        except FileNotFoundError:
+            pass
+        self._rewrite()
+
+    def _replay(self, raw: bytes) -> None:
+        at = 0
+        reopened: dict[int, tuple[int, int]] = {}
+        while at + _RECORD.size <= len(raw):
+            kind, first, second, length = _RECORD.unpack_from(raw, at)
+            at += _RECORD.size
+            payload = raw[at : at + length]
+            if len(payload) < length:
+                break  # the process died in this very write: its request was not answered
+            at += length
+            if kind == b"O":
+                reopened[first] = (second, int.from_bytes(payload, "little"))
+            elif kind == b"C":
+                reopened.pop(first, None)
+            else:
+                self._apply(kind, first, second, payload)
+        for number, (node_id, flags) in reopened.items():
+            node = self.nodes[node_id]
+            self._install(number, node, flags, disk.open_handle(self.mount_fd, node.key, flags))
+
+    def _apply(self, kind: bytes, first: int, second: int, payload: bytes) -> None:
+        if kind == b"S":
+            self.started, self._next = bool(second), max(self._next, first)
+        elif kind == b"N":
+            mode, local = second >> 1, bool(second & 1)
+            inode, key = int.from_bytes(payload[:8], "little"), payload[8:]
+            self._insert(Node(self, first, key, inode, mode, local))
+        elif kind == b"X":
+            self.outcomes[first] = payload
+        elif (node := self.nodes.get(first)) is None:
+            return
+        elif kind == b"L":
+            node.lookups += second
+        elif kind == b"F":
+            self._count_down(node, second)
+        elif kind == b"+":
+            node.names.add((second, payload))
+        elif kind == b"-":
+            node.names.discard((second, payload))
+        elif kind == b"A":
+            node.orphan = True
+
+    def _rewrite(self) -> None:
+        records = [_RECORD.pack(b"S", self._next, int(self.started), 0)]
+        for node in self.nodes.values():
+            records.append(self._node_record(node))
+            records.append(_RECORD.pack(b"L", node.id, node.lookups, 0))
+            records += [_RECORD.pack(b"+", node.id, up, len(name)) + name for up, name in node.names]
+            if node.orphan:
+                records.append(_RECORD.pack(b"A", node.id, 0, 0))
+        records += [self._file_record(file) for file in self.files.values()]
+        records += [_RECORD.pack(b"X", unique, 0, len(body)) + body for unique, body in self.outcomes.items()]
+        # A second file and a rename: whoever dies between finds one whole journal.
+        with open(self._path + ".new", "wb") as file:
+            file.write(b"".join(records))
+        os.rename(self._path + ".new", self._path)
+        if self._journal >= 0:
+            os.close(self._journal)
+        self._journal = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._written = 0
+
+    # --- journal ----------------------------------------------------------------------------------------
+
+    def _note(self, record: bytes) -> None:
+        os.write(self._journal, record)
+        self._written += len(record)
+        if self._written > _JOURNAL_BYTES_MAX:
+            self._rewrite()
+
+    def note_started(self) -> None:
+        self.started = True
+        self._note(_RECORD.pack(b"S", self._next, 1, 0))
+
+    def note_outcome(self, unique: int, body: bytes) -> None:
+        """Remember the reply before it is given."""
+        self.outcomes[unique] = body
+        if len(self.outcomes) > _OUTCOMES_MAX:
+            del self.outcomes[next(iter(self.outcomes))]
+        self._note(_RECORD.pack(b"X", unique, 0, len(body)) + body)
+
+    @staticmethod
+    def _node_record(node: Node) -> bytes:
+        payload = node.inode.to_bytes(8, "little") + node.key
+        return _RECORD.pack(b"N", node.id, node.kind << 1 | int(node.local), len(payload)) + payload
+
+    @staticmethod
+    def _file_record(file: OpenFile) -> bytes:
+        return _RECORD.pack(b"O", file.number, file.node.id, 4) + file.flags.to_bytes(4, "little")
+
+    # --- nodes ------------------------------------------------------------------------------------------
+
+    def _take_id(self) -> int:
+        self._next += 1
+        return self._next
+
+    def new_id(self) -> int:
+        """An id that neither the kernel nor this journal will give to anything else."""
+        self._take_id()
+        self._note(_RECORD.pack(b"S", self._next, int(self.started), 0))
+        return self._next
+
+    def add(self, key: bytes, inode: int, kind: int, local: bool) -> Node:
+        """The node of this object: the known one, or a new one."""
+        node = self.by_key.get(key)
+        if node is None:
+            number = self._take_id() if self.nodes else ROOT
+            node = Node(self, number, key, inode, kind, local)
+            self._insert(node)
+            self._note(self._node_record(node))
+        return node
+
+    def count_up(self, node: Node) -> None:
+        """The kernel is about to hear of it once more. One too many is harmless, one less is not."""
+        node.lookups += 1
+        self._note(_RECORD.pack(b"L", node.id, 1, 0))
+
+    def count_down(self, node: Node, times: int) -> bool:
+        """The kernel forgot it so many times; True when it was dropped."""
+        self._note(_RECORD.pack(b"F", node.id, times, 0))
+        return self._count_down(node, times)
+
+    def _count_down(self, node: Node, times: int) -> bool:
+        node.lookups -= times
+        if node.lookups > 0 or node.id == ROOT or node.opens:
+            return False
+        self.nodes.pop(node.id, None)
+        if self.by_key.get(node.key) is node:
+            del self.by_key[node.key]
+        if self.by_inode.get(node.inode) is node:
+            del self.by_inode[node.inode]
+        self.close(node)
+        return True
+
+    def named(self, node: Node, parent: int, name: bytes) -> None:
+        if (parent, name) not in node.names:
+            node.names.add((parent, name))
+            self._note(_RECORD.pack(b"+", node.id, parent, len(name)) + name)
+
+    def unnamed(self, node: Node, parent: int, name: bytes) -> None:
+        if (parent, name) in node.names:
+            node.names.discard((parent, name))
+            self._note(_RECORD.pack(b"-", node.id, parent, len(name)) + name)
+
+    def orphaned(self, node: Node) -> None:
+        node.orphan = True
+        self._note(_RECORD.pack(b"A", node.id, 0, 0))
+
+    def _insert(self, node: Node) -> None:
+        self.nodes[node.id] = self.by_key[node.key] = self.by_inode[node.inode] = node
+        self._next = max(self._next, node.id)
+
+    # --- descriptors ------------------------------------------------------------------------------------
+
+    def note_open(self, node: Node) -> None:
+        """Held: `descriptors`. Close the oldest descriptors that nobody uses when there are too many."""
+        self._opened[node] = None
+        if len(self._opened) <= self._descriptors_max:
+            return
+        for old in list(self._opened):
+            if old.users == 0 and old is not node and old.id != ROOT:
+                os.close(old.fd)
+                old.fd = -1
+                del self._opened[old]
+                return
+
+    def close(self, node: Node) -> None:
+        with self.descriptors:
+            if node.fd >= 0 and node.users == 0:
+                os.close(node.fd)
+                node.fd = -1
+                self._opened.pop(node, None)
+
+    # --- open files -------------------------------------------------------------------------------------
+
+    def open_file(self, node: Node, flags: int, fd: int) -> OpenFile:
+        file = self._install(self._take_id(), node, flags, fd)
+        self._note(self._file_record(file))
+        return file
+
+    def _install(self, number: int, node: Node, flags: int, fd: int) -> OpenFile:
+        file = OpenFile(number, node, flags, fd)
+        self.files[number] = file
+        node.opens += 1
+        self._next = max(self._next, number)
+        return file
+
+    def close_file(self, number: int) -> Node:
+        file = self.files.pop(number)
+        file.node.opens -= 1
+        self._note(_RECORD.pack(b"C", number, 0, 0))
+        os.close(file.fd)
+        return file.node
+
+    def forget_journal(self) -> None:
+        """The connection that the journal speaks of has ended."""
+        os.unlink(self._path)

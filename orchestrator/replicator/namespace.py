@@ -1,0 +1,353 @@
+"""Names: looking up, making, linking, renaming, removing; each change locally first, then on the stream."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from orchestrator.host import disk
+from orchestrator.host.fuse import wire
+from orchestrator.host.fuse.session import NO_REPLY, Caller
+from orchestrator.replicator import ops
+from orchestrator.replicator.handles import Node
+from orchestrator.replicator.ops import HIDDEN
+from orchestrator.replicator.volume import Mode, Volume, refusal
+
+ORPHANS = b"orphans"
+
+
+def text(body: memoryview, start: int = 0) -> bytes:
+    """The NUL-terminated name at the end of a request."""
+    return bytes(body[start:]).split(b"\0", 1)[0]
+
+
+class Namespace(Volume):
+    """The operations on names."""
+
+    def orphan_directory(self) -> int:
+        """A descriptor of the hidden directory that keeps unlinked open files."""
+        for path in (HIDDEN, HIDDEN + b"/" + ORPHANS):
+            try:
+                os.mkdir(path, 0o700, dir_fd=self.root_fd)
+            except FileExistsError:
+                pass
+        return disk.open_beneath(self.root_fd, HIDDEN + b"/" + ORPHANS, os.O_PATH | os.O_DIRECTORY)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    def lookup(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        parent, name = self.node(number), text(body)
+        self.check_visible(parent, name, errno.ENOENT)
+        with self.names, parent as fd:
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                if not self.cached_s:
+                    raise
+                return wire.ENTRY.pack(0, 0, self.cached_s, 0, 0, 0) + bytes(wire.ATTR.size)
+            return self.entry(self.find(parent, fd, name, status), status)
+
+    def forget(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        self._forget(number, wire.ID_IN.unpack_from(body)[0])
+        return NO_REPLY
+
+    def forget_many(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        count = wire.XATTR_IN.unpack_from(body)[0]
+        for index in range(count):
+            self._forget(*wire.FORGET_ONE.unpack_from(body, 8 + 16 * index))
+        return NO_REPLY
+
+    def _forget(self, number: int, times: int) -> None:
+        with self.names:
+            node = self.table.nodes.get(number)
+            if node is not None and self.table.count_down(node, times):
+                self._dropped(node)
+
+    def _dropped(self, node: Node) -> None:
+        if node.orphan:
+            self._remove_orphan(node)
+        if node.bound == self.outlet.binding and not node.local and self.mode is Mode.OPEN:
+            self.send(ops.Unbind(self.number, node.id))
+
+    def readlink(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        with self.node(number) as fd:
+            return os.readlink(b"", dir_fd=fd)
+
+    # --- making -----------------------------------------------------------------------------------------
+
+    def make(
+        self,
+        caller: Caller,
+        number: int,
+        name: bytes,
+        act: Callable[[int], None],
+        target: bytes | None = None,
+    ) -> bytes:
+        """Make one object by `act(parent descriptor)`, give it its owner, tell the stream; its entry."""
+        node, status = self.make_node(caller, number, name, act, target)
+        with self.names:
+            return self.entry(node, status)
+
+    def make_node(
+        self,
+        caller: Caller,
+        number: int,
+        name: bytes,
+        act: Callable[[int], None],
+        target: bytes | None = None,
+    ) -> tuple[Node, os.stat_result]:
+        parent = self.node(number)
+        disk.check_name(name)
+        self.check_visible(parent, name, errno.EPERM)
+        self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES))
+        with self.names, parent as fd:
+            self.check_open(caller, parent)
+            self.bind(parent)
+            try:
+                act(fd)
+            except FileExistsError:
+                if not caller.unique & wire.RESENT:
+                    raise  # a resent request may find its own work done
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            status = self._give_owner(fd, name, caller)
+            node = self.find(parent, fd, name, status)
+            if not node.local:
+                self._tell_made(node, parent, name, status, target)
+                node.fresh_names.add(parent.id)
+                self.touch(parent)
+            return node, status
+
+    def _give_owner(self, parent_fd: int, name: bytes, caller: Caller) -> os.stat_result:
+        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        above = os.stat(disk.path_of(parent_fd))
+        group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
+        if (status.st_uid, status.st_gid) == (caller.uid, group):
+            return status
+        os.chown(name, caller.uid, group, dir_fd=parent_fd, follow_symlinks=False)
+        if status.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(status.st_mode):
+            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=parent_fd)  # chown has cleared them
+        return os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+
+    def _tell_made(
+        self, node: Node, parent: Node, name: bytes, status: os.stat_result, target: bytes | None
+    ) -> None:
+        place = (self.number, node.id, parent.id, name)
+        mode, uid, gid = status.st_mode, status.st_uid, status.st_gid
+        if target is not None:
+            self.send(ops.Symlink(*place, target, uid, gid))
+        elif stat.S_ISDIR(mode):
+            self.send(ops.Mkdir(*place, stat.S_IMODE(mode), uid, gid))
+        else:
+            self.send(ops.Create(*place, mode, uid, gid, status.st_rdev))
+        node.bound = self.outlet.binding
+        with node as fd:
+            for key in disk.list_xattrs(fd):  # an inherited ACL, a security label
+                self.send(ops.SetXattr(self.number, node.id, key, disk.get_xattr(fd, key)))
+        self.touch(node)
+
+    def mkdir(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        mode, mask = wire.MKDIR_IN.unpack_from(body)
+        name = text(body, 8)
+        self.apply_umask(mask)
+        return self.make(caller, number, name, lambda fd: os.mkdir(name, mode & 0o7777, dir_fd=fd))
+
+    def mknod(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        mode, device, mask, _ = wire.MKNOD_IN.unpack_from(body)
+        name = text(body, 16)
+        self.apply_umask(mask)
+        rdev = wire.device_of(device)
+        return self.make(caller, number, name, lambda fd: os.mknod(name, mode, rdev, dir_fd=fd))
+
+    def symlink(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        name, target = bytes(body).split(b"\0")[:2]
+        return self.make(caller, number, name, lambda fd: os.symlink(target, name, dir_fd=fd), target)
+
+    def link(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        node, parent, name = self.node(wire.ID_IN.unpack_from(body)[0]), self.node(number), text(body, 8)
+        self.check_visible(parent, name, errno.EPERM)
+        self.before(
+            self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES), self.key(node, ops.ATTRIBUTES)
+        )
+        with self.names, parent as parent_fd, node as fd:
+            self.check_open(caller, parent)
+            if node.orphan:
+                raise refusal(errno.ENOENT)
+            if self.excluded(parent, name) != node.local:
+                raise refusal(errno.EXDEV)
+            self.bind(parent)
+            self.bind(node)
+            try:
+                disk.link(fd, parent_fd, name)
+            except FileExistsError:
+                if not caller.unique & wire.RESENT:
+                    raise
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            self.table.named(node, parent.id, name)
+            if not node.local:
+                self.send(ops.Link(self.number, node.id, parent.id, name))
+                node.fresh_names.add(parent.id)
+                self.touch(parent)
+            return self.entry(node, os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
+
+    # --- removing ---------------------------------------------------------------------------------------
+
+    def unlink(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        return self._remove(caller, number, text(body), False)
+
+    def rmdir(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        return self._remove(caller, number, text(body), True)
+
+    def _remove(self, caller: Caller, number: int, name: bytes, directory: bool) -> bytes:
+        parent = self.node(number)
+        self.check_visible(parent, name, errno.EPERM)
+        self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES))
+        with self.names, parent as fd:
+            self.check_open(caller, parent)
+            self.bind(parent)
+            try:
+                victim = self._victim(parent, fd, name)
+                local = victim.local if victim is not None else self.excluded(parent, name)
+                (os.rmdir if directory else os.unlink)(name, dir_fd=fd)
+            except FileNotFoundError:
+                if not caller.unique & wire.RESENT:
+                    raise
+                return b""
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            if victim is not None:
+                self.table.unnamed(victim, parent.id, name)
+            if not local:
+                operation = ops.Rmdir if directory else ops.Unlink
+                self.send(operation(self.number, parent.id, name))
+                self.touch(parent)
+            return b""
+
+    def _victim(self, parent: Node, fd: int, name: bytes) -> Node | None:
+        """The known node that is about to lose this name; an open file that loses its last gets a refuge."""
+        victim = self.table.by_key.get(disk.handle_of(fd, name))
+        if victim is None or victim.is_directory or not victim.opens or victim.orphan:
+            return victim
+        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_nlink > 1:
+            return victim
+        if not self.bound(victim):
+            self.bind(victim)  # writes through the open file still travel, to the object without a name
+        refuge = self.orphan_directory()
+        try:
+            os.link(name, b"%x" % victim.id, src_dir_fd=fd, dst_dir_fd=refuge, follow_symlinks=False)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(refuge)
+        self.table.orphaned(victim)
+        return victim
+
+    def _remove_orphan(self, node: Node) -> None:
+        refuge = self.orphan_directory()
+        try:
+            os.unlink(b"%x" % node.id, dir_fd=refuge)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(refuge)
+
+    def clear_orphans(self) -> None:
+        """At the start: drop what no open file needs any more."""
+        kept = {b"%x" % node.id for node in self.table.nodes.values() if node.orphan}
+        refuge = self.orphan_directory()
+        try:
+            for name in os.listdir(disk.path_of(refuge)):
+                if os.fsencode(name) not in kept:
+                    os.unlink(name, dir_fd=refuge)
+        finally:
+            os.close(refuge)
+
+    # --- renaming ---------------------------------------------------------------------------------------
+
+    def rename(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        old, new = bytes(body[8:]).split(b"\0")[:2]
+        return self._rename(caller, number, old, wire.ID_IN.unpack_from(body)[0], new, 0)
+
+    def rename2(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        new_parent, flags, _ = wire.RENAME2_IN.unpack_from(body)
+        old, new = bytes(body[16:]).split(b"\0")[:2]
+        return self._rename(caller, number, old, new_parent, new, flags)
+
+    def _rename(
+        self, caller: Caller, number: int, old: bytes, new_number: int, new: bytes, flags: int
+    ) -> bytes:
+        parent, new_parent = self.node(number), self.node(new_number)
+        if flags & ~(disk.RENAME_NOREPLACE | disk.RENAME_EXCHANGE):
+            raise refusal(errno.EINVAL)
+        self.check_visible(parent, old, errno.EPERM)
+        self.check_visible(new_parent, new, errno.EPERM)
+        self.before(
+            *(self.key(up, what) for up in (parent, new_parent) for what in (ops.NAMES, ops.ATTRIBUTES))
+        )
+        with self.names, parent as fd, new_parent as new_fd:
+            self.check_open(caller, parent)
+            self.bind(parent)
+            self.bind(new_parent)
+            try:
+                moved = self.find(parent, fd, old)
+                victim = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
+                disk.rename(fd, old, new_fd, new, flags)
+            except FileNotFoundError:
+                if not caller.unique & wire.RESENT:
+                    raise
+                return b""
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            self._rename_known(moved, victim, parent, old, new_parent, new, flags)
+            if not moved.local:
+                place = (parent.id, old, new_parent.id, new)
+                self.send(ops.Rename(self.number, *place, flags))
+                moved.fresh_names.update((parent.id, new_parent.id))
+                self.touch(parent)
+                self.touch(new_parent)
+            return b""
+
+    def _check_rename(
+        self, moved: Node, new_parent: Node, new_fd: int, new: bytes, flags: int, parent: Node, old: bytes
+    ) -> Node | None:
+        """Refuse to cross the border of what is replicated; the node that has the new name now, if any."""
+        if self.excluded(new_parent, new) != moved.local:
+            raise refusal(errno.EXDEV)
+        if moved.is_directory and not self.moves_directories:
+            raise refusal(errno.EXDEV)
+        if flags & disk.RENAME_EXCHANGE:
+            other = self.find(new_parent, new_fd, new)
+            if self.excluded(parent, old) != other.local or (
+                other.is_directory and not self.moves_directories
+            ):
+                raise refusal(errno.EXDEV)
+            return other
+        try:
+            if disk.handle_of(new_fd, new) == moved.key or flags & disk.RENAME_NOREPLACE:
+                return None  # two names of one object: rename(2) does nothing then
+            return self._victim(new_parent, new_fd, new)
+        except FileNotFoundError:
+            return None
+
+    def _rename_known(
+        self,
+        moved: Node,
+        victim: Node | None,
+        parent: Node,
+        old: bytes,
+        new_parent: Node,
+        new: bytes,
+        flags: int,
+    ) -> None:
+        with new_parent as new_fd:
+            if disk.handle_of(new_fd, new) != moved.key:
+                return
+        if victim is not None:
+            self.table.unnamed(victim, new_parent.id, new)
+            if flags & disk.RENAME_EXCHANGE:
+                self.table.named(victim, parent.id, old)
+        self.table.named(moved, new_parent.id, new)
+        self.table.unnamed(moved, parent.id, old)

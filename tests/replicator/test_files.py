@@ -1,0 +1,322 @@
+"""A real mount over ext4: the application, the plain tree and the stream agree on what was done."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import random
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.host.fuse.mount import mounts_of_ours, open_device
+from orchestrator.replicator import ops
+from orchestrator.replicator.files import Files
+from orchestrator.replicator.ops import ChangeKey, Operation
+from orchestrator.replicator.settings import VolumeSettings
+from tests.support.disks import ext4
+from tests.support.waiting import eventually
+
+
+class Recorder:
+    """An outlet that keeps everything, and answers durable points when it is told to."""
+
+    def __init__(self) -> None:
+        self.binding = 1
+        self.sent: list[Operation] = []
+        self.keys: set[ChangeKey] = set()
+        self.held: list[Callable[[int], None]] = []
+        self.hold = False
+        self._lock = threading.Lock()
+
+    def emit(self, operation: Operation) -> int:
+        with self._lock:
+            self.sent.append(operation)
+            return len(self.sent)
+
+    def before_change(self, keys: Iterable[ChangeKey]) -> None:
+        self.keys.update(keys)
+
+    def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
+        if self.hold:
+            self.held.append(callback)
+        else:
+            callback(0)
+
+
+class Mounted:
+    def __init__(
+        self, tree: Path, journal: Path, exclude: tuple[str, ...] = (), writeback: bool = False
+    ) -> None:
+        self.outlet = Recorder()
+        self.tree = tree
+        self.plain_fd = os.open(tree, os.O_PATH)
+        fds = (open_device(), self.plain_fd, os.open(tree, os.O_RDONLY))
+        settings = VolumeSettings(str(tree), exclude, str(journal))
+        self.files = Files(0, settings, fds, self.outlet, writeback)
+        self.files.start()
+        self.files.open_writes()
+        self.plain = Path(f"/proc/self/fd/{self.plain_fd}")
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    base = tmp_path_factory.mktemp("disk")
+    with ext4(base / "image", base / "at") as at:
+        yield at
+
+
+@pytest.fixture
+def mounted(disk: Path, tmp_path: Path) -> Iterator[Mounted]:
+    tree = disk / f"tree-{os.getpid()}-{tmp_path.name}"
+    tree.mkdir()
+    thing = Mounted(tree, tmp_path / "journal", exclude=("*.tmp",))
+    try:
+        yield thing
+    finally:
+        thing.files.stop()
+
+
+def sent(mounted: Mounted, kind: type) -> list[Operation]:
+    return [operation for operation in mounted.outlet.sent if isinstance(operation, kind)]
+
+
+def test_what_is_written_through_the_mount_is_in_the_plain_tree_and_on_the_stream(mounted: Mounted) -> None:
+    assert mounts_of_ours(str(mounted.tree)) == 1
+    (mounted.tree / "a").write_bytes(b"hello")
+    assert (mounted.plain / "a").read_bytes() == b"hello"
+    made, wrote = sent(mounted, ops.Create)[0], sent(mounted, ops.Write)[0]
+    assert isinstance(made, ops.Create)
+    assert isinstance(wrote, ops.Write)
+    assert (made.parent, made.name, wrote.id, wrote.data) == (ops.ROOT, b"a", made.id, b"hello")
+    inode = os.stat(mounted.plain / "a").st_ino
+    assert (0, inode, ops.DATA, 0) in mounted.outlet.keys
+
+
+def test_an_fsync_returns_only_when_the_other_disks_have_it(mounted: Mounted) -> None:
+    mounted.outlet.hold = True
+    done = threading.Event()
+
+    def work() -> None:
+        with (mounted.tree / "a").open("wb") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    eventually(lambda: mounted.outlet.held)
+    assert not done.wait(0.1)
+    mounted.outlet.held.pop()(0)
+    eventually(done.is_set)
+
+
+def test_a_closed_gate_answers_held_requests_and_new_writes_with_eio(mounted: Mounted) -> None:
+    mounted.outlet.hold = True
+    errors: list[int | None] = []
+    fd = os.open(mounted.tree / "a", os.O_CREAT | os.O_WRONLY)
+
+    def work() -> None:
+        try:
+            os.fsync(fd)
+        except OSError as fault:
+            errors.append(fault.errno)
+
+    threading.Thread(target=work, daemon=True).start()
+    eventually(lambda: mounted.outlet.held)
+    mounted.files.close_writes()
+    mounted.outlet.held.pop()(errno.EIO)
+    eventually(lambda: errors == [errno.EIO])
+    with pytest.raises(OSError) as caught:
+        os.write(fd, b"late")
+    assert caught.value.errno == errno.EIO
+    os.close(fd)
+
+
+def test_an_o_sync_write_is_a_durable_point(mounted: Mounted) -> None:
+    fd = os.open(mounted.tree / "log", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
+    os.write(fd, b"commit")
+    assert [type(operation) for operation in mounted.outlet.sent[-2:]] == [ops.Write, ops.Sync] or sent(
+        mounted, ops.Sync
+    )
+    os.close(fd)
+
+
+def test_a_follower_refuses_changes_and_shows_what_others_wrote(mounted: Mounted) -> None:
+    (mounted.tree / "a").write_bytes(b"old")
+    mounted.files.follow()
+    with pytest.raises(OSError) as caught:
+        (mounted.tree / "b").write_bytes(b"")
+    assert caught.value.errno == errno.EROFS
+    (mounted.plain / "a").write_bytes(b"newer")
+    assert (mounted.tree / "a").read_bytes() == b"newer"
+    mounted.files.open_writes()
+    assert (mounted.tree / "a").read_bytes() == b"newer"
+    (mounted.tree / "a").write_bytes(b"mine")
+
+
+def test_excluded_names_stay_local_and_do_not_cross_the_border(mounted: Mounted) -> None:
+    (mounted.tree / "x.tmp").write_bytes(b"scratch")
+    assert not mounted.outlet.sent
+    with pytest.raises(OSError) as caught:
+        os.rename(mounted.tree / "x.tmp", mounted.tree / "x")
+    assert caught.value.errno == errno.EXDEV
+    assert (mounted.tree / "x.tmp").read_bytes() == b"scratch"
+
+
+def test_an_unlinked_open_file_lives_until_it_is_closed(mounted: Mounted) -> None:
+    fd = os.open(mounted.tree / "gone", os.O_CREAT | os.O_RDWR)
+    os.unlink(mounted.tree / "gone")
+    os.write(fd, b"still here")
+    assert os.fstat(fd).st_nlink == 0
+    assert os.pread(fd, 20, 0) == b"still here"
+    assert os.listdir(mounted.tree) == []
+    os.close(fd)
+    eventually(lambda: os.listdir(mounted.plain / ".hafarm/orphans") == [])
+
+
+def test_links_renames_and_attributes_look_as_below(mounted: Mounted) -> None:
+    tree = mounted.tree
+    (tree / "a").write_bytes(b"1")
+    os.link(tree / "a", tree / "b")
+    os.symlink("a", tree / "s")
+    os.mkdir(tree / "d")
+    os.rename(tree / "b", tree / "d/b")
+    os.chmod(tree / "a", 0o640)
+    os.chown(tree / "a", 1, 2)
+    os.utime(tree / "a", ns=(1_500_000_000_123_456_789, 1_600_000_000_987_654_321))
+    os.setxattr(tree / "a", "user.k", b"v")
+    assert snapshot(tree) == snapshot(mounted.plain)
+    assert os.stat(tree / "d/b").st_ino == os.stat(tree / "a").st_ino
+    assert os.getxattr(tree / "d/b", "user.k") == b"v"
+    assert os.readlink(tree / "s") == "a"
+    assert sent(mounted, ops.Link)
+    assert sent(mounted, ops.Rename)
+    assert sent(mounted, ops.SetXattr)
+
+
+def test_setgid_directories_and_umask_bind(mounted: Mounted) -> None:
+    os.mkdir(mounted.tree / "g")
+    os.chown(mounted.tree / "g", 0, 77)
+    os.chmod(mounted.tree / "g", 0o2775)
+    before = os.umask(0o027)
+    try:
+        (mounted.tree / "g/f").write_bytes(b"")
+        os.mkdir(mounted.tree / "g/d")
+    finally:
+        os.umask(before)
+    file, directory = os.stat(mounted.tree / "g/f"), os.stat(mounted.tree / "g/d")
+    assert (file.st_gid, stat.S_IMODE(file.st_mode)) == (77, 0o640)
+    assert (directory.st_gid, stat.S_IMODE(directory.st_mode)) == (77, 0o2750)
+
+
+def test_a_large_directory_is_listed_once_each(mounted: Mounted) -> None:
+    names = {f"file-{number:05d}" for number in range(1500)}
+    for name in names:
+        os.close(os.open(mounted.tree / name, os.O_CREAT | os.O_WRONLY))
+    listed = os.listdir(mounted.tree)
+    assert len(listed) == len(names)
+    assert set(listed) == names
+
+
+def test_sqlite_commits_and_finds_its_rows_again(mounted: Mounted) -> None:
+    for journal in ("wal", "delete"):
+        base = sqlite3.connect(mounted.tree / f"{journal}.db")
+        base.execute(f"pragma journal_mode={journal}")
+        base.execute("pragma synchronous=full")
+        base.execute("create table t (n integer)")
+        for number in range(30):
+            with base:
+                base.execute("insert into t values (?)", (number,))
+        base.close()
+        again = sqlite3.connect(f"file:{mounted.plain}/{journal}.db?mode=ro&immutable=1", uri=True)
+        assert again.execute("select count(*), sum(n) from t").fetchone() == (30, 435)
+        assert again.execute("pragma integrity_check").fetchone() == ("ok",)
+        again.close()
+
+
+def test_random_operations_leave_the_same_tree_as_on_plain_ext4(mounted: Mounted, disk: Path) -> None:
+    reference = disk / f"reference-{os.getpid()}"
+    reference.mkdir()
+    for seed in range(3):
+        dice, twin = random.Random(seed), random.Random(seed)
+        for _ in range(250):
+            assert step(dice, mounted.tree) == step(twin, reference)
+    assert snapshot(mounted.plain) == snapshot(reference)
+    assert snapshot(mounted.tree) == snapshot(reference)
+
+
+def step(dice: random.Random, tree: Path) -> int | None:
+    """One random operation; the error number that it met."""
+    names = [tree / name for name in ("a", "b", "c", "d/a", "d/b", "d", "e")]
+    one, two = dice.choice(names), dice.choice(names)
+    what, at, length = dice.randrange(13), dice.randrange(20000), dice.randrange(9000)
+    data = dice.randbytes(dice.randrange(1, 5000))
+    acts: list[Callable[[], object]] = [
+        lambda: write_at(one, at, data),
+        lambda: write_at(one, at, data),
+        lambda: os.truncate(one, at),
+        lambda: os.mkdir(one),
+        lambda: os.rmdir(one),
+        lambda: os.unlink(one),
+        lambda: os.rename(one, two),
+        lambda: os.rename(one, two),
+        lambda: os.link(one, two, follow_symlinks=False),
+        lambda: os.symlink("target", one),
+        lambda: os.chmod(one, at & 0o777),
+        lambda: punch(one, at, length + 1),
+        lambda: os.setxattr(one, "user.x", data[:50]),
+    ]
+    try:
+        acts[what]()
+    except OSError as fault:
+        return fault.errno
+    return None
+
+
+def write_at(path: Path, offset: int, data: bytes) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        os.pwrite(fd, data, offset)
+    finally:
+        os.close(fd)
+
+
+def punch(path: Path, offset: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        if libc.fallocate(fd, 3, offset, length):
+            raise OSError(ctypes.get_errno(), "fallocate")
+    finally:
+        os.close(fd)
+
+
+def snapshot(tree: Path) -> list[tuple[object, ...]]:
+    """Everything that a user would miss, our hidden directory left out; times apart."""
+    found: list[tuple[object, ...]] = []
+    for base, directories, files in os.walk(tree):
+        if ".hafarm" in directories:
+            directories.remove(".hafarm")
+        for name in [*directories, *files]:
+            path = Path(base) / name
+            status = os.lstat(path)
+            content: object = None
+            if stat.S_ISREG(status.st_mode):
+                content = path.read_bytes()
+            elif stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            xattrs = sorted((key, os.getxattr(path, key, follow_symlinks=False)) for key in _xattrs(path))
+            links = status.st_nlink
+            found.append((str(path.relative_to(tree)), status.st_mode, status.st_uid, links, content, xattrs))
+    return sorted(found, key=lambda item: str(item[0]))
+
+
+def _xattrs(path: Path) -> list[str]:
+    return os.listxattr(path, follow_symlinks=False)
