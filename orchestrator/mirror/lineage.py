@@ -1,0 +1,183 @@
+"""Which histories a copy contains, and what two copies that meet may do with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Final
+
+from orchestrator.model.errors import CorruptState
+from orchestrator.model.names import NAME_PATTERN, NEVER, Epoch, NodeName, Nonce
+from orchestrator.model.record import Record, Reign
+
+REIGNS_MAX: Final = 64  # older than 64 changes of role means unknown, which means set aside, never merged
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Everything up to this number of this stream (the life of its primary's gate) is on disk."""
+
+    stream: str
+    sequence: int
+
+    def as_list(self) -> list[Any]:
+        return [self.stream, self.sequence]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one copy durably knows of itself; compared by nonces, never by numbers (G2)."""
+
+    reigns: tuple[Reign, ...] = ()
+    """Oldest first; the data of each is contained in this copy."""
+    inconsistent: bool = False
+    """A copy into this tree began and did not end: never a source, never started from."""
+    position: Position | None = None
+    may_adopt: bool = False
+    """The operator ordered that files of unknown history here may be set aside and overwritten."""
+
+    def with_reign(self, reign: Reign) -> Standing:
+        """This copy's data go on under one more reign."""
+        if self.reigns and self.reigns[-1] == reign:
+            return self
+        return replace(self, reigns=(*self.reigns, reign)[-REIGNS_MAX:])
+
+    @property
+    def epoch(self) -> Epoch:
+        return max((reign.epoch for reign in self.reigns), default=NEVER)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "reigns": [reign.as_list() for reign in self.reigns],
+            "inconsistent": self.inconsistent,
+            "position": self.position.as_list() if self.position else None,
+            "may_adopt": self.may_adopt,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Standing:
+        """Read what a file or a peer says; damage is CorruptState, never an empty lineage."""
+        try:
+            reigns = tuple(
+                Reign(Epoch(_number(epoch)), Nonce(_nonce(nonce))) for epoch, nonce in data["reigns"]
+            )
+            where = data["position"]
+            position = None if where is None else Position(_nonce(where[0]), _number(where[1]))
+            flags = data["inconsistent"], data["may_adopt"]
+        except (KeyError, TypeError, ValueError, IndexError) as fault:
+            raise CorruptState("a lineage", f"{type(fault).__name__}: {fault}") from fault
+        if len(reigns) > REIGNS_MAX or not all(isinstance(flag, bool) for flag in flags):
+            raise CorruptState("a lineage", "its fields are not what we write")
+        return cls(reigns, flags[0], position, flags[1])
+
+
+class Verdict(Enum):
+    """What two copies may do with each other; the value is what status and log show."""
+
+    FIRST_START = "first start"
+    UNKNOWN = "unknown files"
+    UNRELATED = "unrelated"
+    IN_SYNC = "in sync"
+    UNPROVEN = "in sync, unproven"
+    """It is in `in_sync`, but its disk may hold a subset of the stream: a bid without it comes first."""
+    TARGET = "target"
+    DIVERGED = "diverged"
+    ROLLED_BACK = "primary rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A verdict and what follows from it."""
+
+    verdict: Verdict
+    copy: bool = False
+    """The joiner is overwritten where it differs, after which it may be taken in."""
+    full: bool = False
+    """Every file is compared, because the logs do not say enough; `why` tells the operator."""
+    set_aside: bool = False
+    """What is overwritten is first kept aside (G4)."""
+    refused: bool = False
+    alarm: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """What a joiner shows at the handshake."""
+
+    node: NodeName
+    standing: Standing
+    empty: bool
+    """Its tree holds no file at all."""
+    resumes: bool
+    """Its replicator never restarted since this stream began, and it stands at a sequence still kept."""
+
+
+def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log_why: str) -> Ruling:
+    """The verdict table: P serves under the record, J follows. `log_why`: why the log does not fit."""
+    theirs = joiner.standing
+    ours_only = _without(primary.reigns, theirs.reigns)
+    theirs_only = _without(theirs.reigns, primary.reigns)
+    if not theirs.reigns:
+        return _without_lineage(joiner)
+    if theirs_only and not ours_only:
+        return Ruling(
+            Verdict.ROLLED_BACK, refused=True, alarm=True, why="the joiner holds more than the primary"
+        )
+    if len(ours_only) == len(primary.reigns):
+        if theirs.may_adopt:
+            return Ruling(
+                Verdict.UNRELATED, copy=True, full=True, set_aside=True, why="adopted by the operator"
+            )
+        return Ruling(Verdict.UNRELATED, refused=True, alarm=True, why="no common reign")
+    if theirs_only:
+        return Ruling(Verdict.DIVERGED, copy=True, full=True, set_aside=True, alarm=True, why="diverged")
+    if joiner.node in record.in_sync:
+        # A copy into a member breaks the prefix (O1) should it have to take over half-way: bid it out first.
+        return Ruling(Verdict.IN_SYNC if joiner.resumes else Verdict.UNPROVEN, why="its replicator restarted")
+    if joiner.resumes and not theirs.inconsistent:
+        return Ruling(Verdict.IN_SYNC)
+    return Ruling(Verdict.TARGET, copy=True, full=not log_fits, why=log_why)
+
+
+def _without_lineage(joiner: Joiner) -> Ruling:
+    if joiner.empty or joiner.standing.inconsistent:
+        return Ruling(Verdict.FIRST_START, copy=True, full=True, why="first start of this node")
+    if joiner.standing.may_adopt:
+        why = "adopted by the operator"
+        return Ruling(Verdict.UNKNOWN, copy=True, full=True, set_aside=True, why=why)
+    return Ruling(
+        Verdict.UNKNOWN, refused=True, alarm=True, why="files of unknown history: adopt or remove them"
+    )
+
+
+def position_fits(baseline: Position | None, theirs: Position | None) -> str:
+    """Empty when the joiner's disk is at least where the log's baseline says; else why it is not (S11)."""
+    if baseline is None:
+        return "the may-differ log has no baseline"
+    if theirs is None:
+        return "the joiner's position is unknown"
+    if baseline.stream != theirs.stream:
+        return "the joiner's position is of another stream than the log's baseline"
+    if theirs.sequence < baseline.sequence:
+        return f"the joiner's disk fell back from position {baseline.sequence} to {theirs.sequence}"
+    return ""
+
+
+def _without(reigns: tuple[Reign, ...], known: tuple[Reign, ...]) -> list[Reign]:
+    nonces = {(reign.nonce, reign.epoch) for reign in known}
+    return [reign for reign in reigns if (reign.nonce, reign.epoch) not in nonces]
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"not a number: {value!r:.40}")
+    return value
+
+
+def _nonce(value: object) -> str:
+    # Nonces are hexadecimal; a name's alphabet and length hold them and nothing that could hurt a log.
+    if not isinstance(value, str) or not NAME_PATTERN.fullmatch(value):
+        raise ValueError(f"not a nonce: {value!r:.40}")
+    return value

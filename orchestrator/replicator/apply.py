@@ -1,0 +1,481 @@
+"""The follower's side: each operation applied beneath the tree's root, in the order of the stream."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from orchestrator.host import disk
+from orchestrator.mirror.differ import Key
+from orchestrator.model.errors import HafarmError
+from orchestrator.replicator import ops
+from orchestrator.replicator.codec import Remove, Sent
+from orchestrator.replicator.quarantine import Quarantine, remove_tree
+
+HANDLES_OPEN_MAX: Final = 4096  # O_PATH descriptors; far below the usual limit of 20,000 open files
+WRITERS_OPEN_MAX: Final = 256  # descriptors open for writing: the files of a large database
+SYNC_THREADS: Final = 8  # fsyncs of different files overlap in the file system's journal; more gained nothing
+
+
+@dataclass(eq=False)
+class ApplyFailed(HafarmError):
+    """This node's disk did not take what the primary's disk took: this copy is no longer equal."""
+
+    code: ClassVar[str] = "HF4003"
+    operation: str
+    number: int
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operation} could not be applied here: {self.why}; "
+            "the primary goes on without this node; free space or repair the disk"
+        )
+
+
+@dataclass(slots=True)
+class _Object:
+    """What an id stands for. Without a handle: the copy has not brought it here yet."""
+
+    fd: int
+    inode: int
+    handle: bytes | None
+
+
+ABSENT: Final = (errno.ENOENT, errno.ESTALE)
+
+
+class Objects:
+    """Id -> descriptor, bounded; what was closed is found again by its handle, never by a name."""
+
+    def __init__(self, roots: Sequence[int]) -> None:
+        self._roots = [
+            os.open(disk.path_of(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for root in roots
+        ]
+        self._known: dict[tuple[int, int], _Object] = {}
+        self._open: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._writers: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+    def close(self) -> None:
+        self.clear()
+        for fd in self._roots:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Another stream begins: ids of the former mean nothing."""
+        for volume, id in list(self._known):
+            self.drop(volume, id)
+
+    def root(self, volume: int) -> int:
+        if volume >= len(self._roots):
+            raise OSError(errno.EINVAL, f"no replicated directory number {volume}")
+        return self._roots[volume]
+
+    def bind(self, volume: int, id: int, parent: int, name: bytes) -> int:
+        """The id is what has this name now; its descriptor. An id without an object is remembered as absent."""
+        if id == ops.ROOT:
+            raise OSError(errno.EINVAL, "the root's id is not given away")
+        self.drop(volume, id)
+        try:
+            fd = disk.open_name(self.get(volume, parent), name)
+        except OSError as fault:
+            if fault.errno in ABSENT:
+                self._known[volume, id] = _Object(-1, 0, None)
+            raise
+        self._known[volume, id] = _Object(fd, os.stat(fd).st_ino, _handle(fd))
+        self._open[volume, id] = None
+        self._shrink()
+        return fd
+
+    def get(self, volume: int, id: int) -> int:
+        """The O_PATH descriptor of an object; ENOENT when it is not here."""
+        if id == ops.ROOT:
+            return self.root(volume)
+        known = self._known.get((volume, id))
+        if known is None:
+            raise OSError(errno.EBADF, f"the stream never introduced the id {id}")
+        if known.fd < 0:
+            if known.handle is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            known.fd = disk.open_handle(self.root(volume), known.handle, os.O_PATH)
+            self._open[volume, id] = None
+            self._shrink()
+        self._open.move_to_end((volume, id))
+        return known.fd
+
+    def inode(self, volume: int, id: int) -> int:
+        self.get(volume, id)
+        return os.stat(self.root(volume)).st_ino if id == ops.ROOT else self._known[volume, id].inode
+
+    def writer(self, volume: int, id: int) -> int:
+        """A descriptor open for writing."""
+        key = (volume, id)
+        fd = self._writers.get(key)
+        if fd is None:
+            fd = disk.reopen(self.get(volume, id), os.O_RDWR | os.O_NONBLOCK)
+            self._writers[key] = fd
+            if len(self._writers) > WRITERS_OPEN_MAX:
+                os.close(self._writers.popitem(last=False)[1])
+        else:
+            self._writers.move_to_end(key)
+        return fd
+
+    def drop(self, volume: int, id: int) -> None:
+        known = self._known.pop((volume, id), None)
+        if known is not None and known.fd >= 0:
+            os.close(known.fd)
+        self._open.pop((volume, id), None)
+        writer = self._writers.pop((volume, id), None)
+        if writer is not None:
+            os.close(writer)
+
+    def _shrink(self) -> None:
+        """Close the coldest descriptor, if its object can be found again without it."""
+        if len(self._open) <= HANDLES_OPEN_MAX:
+            return
+        key = next(iter(self._open))
+        known = self._known[key]
+        if known.handle is None:
+            self._open.move_to_end(key)  # a file system without handles: this one stays open
+            return
+        del self._open[key]
+        os.close(known.fd)
+        known.fd = -1
+
+
+class Applier:
+    """Applies one stream. `before_change` makes may-differ entries durable; `settled` hears of syncs done.
+
+    While a copy runs (`copying`) the tree is not the primary's yet: what is absent is passed over and counted,
+    what is in the way goes aside; the copy brings it all right. Otherwise every error ends the stream.
+    """
+
+    def __init__(self, roots: Sequence[int], before_change: Callable[[Iterable[Key], int], None]) -> None:
+        self.objects = Objects(roots)
+        self.volumes = len(roots)
+        self.copying = False
+        self.passed_over = 0
+        self._aside: list[Quarantine] = []
+        self._before_change = before_change
+        self._syncs = ThreadPoolExecutor(SYNC_THREADS, "sync")
+
+    def close(self) -> None:
+        self._syncs.shutdown(wait=True)
+        self.end_copy()
+        self.objects.close()
+
+    def begin_copy(self, set_aside: str) -> None:
+        """From now on the tree is made equal; `set_aside` names where overwritten files are kept, or is empty."""
+        self.end_copy()
+        self.copying = True
+        self.passed_over = 0
+        if set_aside:
+            self._aside = [Quarantine(self.objects.root(volume), set_aside) for volume in range(self.volumes)]
+
+    def end_copy(self) -> None:
+        self.copying = False
+        for aside in self._aside:
+            aside.close()
+        self._aside = []
+
+    def apply(self, operation: Sent, sequence: int) -> Future[None] | None:
+        """Do it; for a durable point the sync that was begun. ApplyFailed: this copy is no longer equal."""
+        try:
+            keys = self._keys(operation)
+            if keys:
+                self._before_change(keys, sequence)
+            return _DO[type(operation)](self, operation)
+        except OSError as fault:
+            if self.copying and fault.errno in _PASSED_OVER:
+                self.passed_over += 1
+                return None
+            raise ApplyFailed(type(operation).__name__, fault.errno or errno.EIO, str(fault)) from fault
+
+    def sync_all(self) -> None:
+        """Everything applied is on disk on return; OSError when it is not."""
+        for volume in range(self.volumes):
+            disk.sync_filesystem(self.objects.root(volume))
+
+    # --- the operations ------------------------------------------------------------------------------------
+
+    def _bind(self, op: ops.Bind) -> None:
+        self._guard(op.parent, op.name)
+        self.objects.bind(op.volume, op.id, op.parent, op.name)
+
+    def _unbind(self, op: ops.Unbind) -> None:
+        self.objects.drop(op.volume, op.id)
+
+    def _create(self, op: ops.Create) -> None:
+        parent = self._clear(op.volume, op.parent, op.name)
+        if stat.S_ISREG(op.mode):
+            os.close(
+                os.open(op.name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            )
+        elif stat.S_IFMT(op.mode) in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+            os.mknod(op.name, stat.S_IFMT(op.mode) | 0o600, op.rdev, dir_fd=parent)
+        else:
+            raise OSError(errno.EINVAL, f"a file of type {op.mode:o}")
+        self._made(op, op.mode)
+
+    def _mkdir(self, op: ops.Mkdir) -> None:
+        os.mkdir(op.name, 0o700, dir_fd=self._clear(op.volume, op.parent, op.name))
+        self._made(op, op.mode)
+
+    def _symlink(self, op: ops.Symlink) -> None:
+        os.symlink(op.target, op.name, dir_fd=self._clear(op.volume, op.parent, op.name))
+        self._made(op, None)
+
+    def _made(self, op: ops.Create | ops.Mkdir | ops.Symlink, mode: int | None) -> None:
+        fd = self.objects.bind(op.volume, op.id, op.parent, op.name)
+        if self._aside:
+            self._aside[op.volume].made_here(self.objects.inode(op.volume, op.id))
+        disk.chown(fd, op.uid, op.gid)
+        if mode is not None:
+            os.chmod(disk.path_of(fd), stat.S_IMODE(mode))
+
+    def _link(self, op: ops.Link) -> None:
+        target = self.objects.get(op.volume, op.id)
+        disk.link(target, self._clear(op.volume, op.parent, op.name), op.name)
+
+    def _unlink(self, op: ops.Unlink) -> None:
+        self._guard(op.parent, op.name)
+        if self.copying:
+            return self._remove(op)
+        os.unlink(op.name, dir_fd=self.objects.get(op.volume, op.parent))
+        return None
+
+    def _rmdir(self, op: ops.Rmdir) -> None:
+        self._guard(op.parent, op.name)
+        if self.copying:
+            return self._remove(op)
+        os.rmdir(op.name, dir_fd=self.objects.get(op.volume, op.parent))
+        return None
+
+    def _remove(self, op: Remove | ops.Unlink | ops.Rmdir) -> None:
+        self._guard(op.parent, op.name)
+        if not self.copying:
+            raise OSError(errno.EPERM, "only a copy removes a whole tree")
+        self._put_away(op.volume, self.objects.get(op.volume, op.parent), op.name)
+
+    def _rename(self, op: ops.Rename) -> None:
+        self._guard(op.parent, op.name)
+        self._guard(op.new_parent, op.new_name)
+        parent = self.objects.get(op.volume, op.parent)
+        new_parent = self.objects.get(op.volume, op.new_parent)
+        if self.copying and not op.flags & disk.RENAME_EXCHANGE:
+            # The name is taken over on the primary either way; what this node has under it is history.
+            os.stat(op.name, dir_fd=parent, follow_symlinks=False)
+            self._put_away_if_there(op.volume, new_parent, op.new_name)
+        disk.rename(parent, op.name, new_parent, op.new_name, op.flags)
+
+    def _write(self, op: ops.Write) -> None:
+        fd = self.objects.writer(op.volume, op.id)
+        if self._aside:
+            self._aside[op.volume].preserve(fd)
+        done = os.pwrite(fd, op.data, op.offset)
+        while done < len(op.data):
+            done += os.pwrite(fd, op.data[done:], op.offset + done)
+
+    def _set_attr(self, op: ops.SetAttr) -> None:
+        fd = self.objects.get(op.volume, op.id)
+        if op.which & ops.SIZE:
+            writer = self.objects.writer(op.volume, op.id)
+            if self._aside:
+                self._aside[op.volume].preserve(writer)
+            os.ftruncate(writer, op.size)
+        if op.which & (ops.UID | ops.GID):
+            disk.chown(fd, op.uid if op.which & ops.UID else -1, op.gid if op.which & ops.GID else -1)
+        if op.which & ops.MODE:
+            os.chmod(disk.path_of(fd), stat.S_IMODE(op.mode))
+        if op.which & (ops.ATIME | ops.MTIME):
+            atime = op.atime_ns if op.which & ops.ATIME else None
+            disk.set_times(fd, atime, op.mtime_ns if op.which & ops.MTIME else None)
+
+    def _allocate(self, op: ops.Allocate) -> None:
+        writer = self.objects.writer(op.volume, op.id)
+        if self._aside:
+            self._aside[op.volume].preserve(writer)
+        disk.allocate(writer, op.mode, op.offset, op.length)
+
+    def _set_xattr(self, op: ops.SetXattr) -> None:
+        disk.set_xattr(self.objects.get(op.volume, op.id), op.name, op.value)
+
+    def _remove_xattr(self, op: ops.RemoveXattr) -> None:
+        disk.remove_xattr(self.objects.get(op.volume, op.id), op.name)
+
+    def _sync(self, op: ops.Sync) -> Future[None]:
+        flags = os.O_RDONLY | os.O_NONBLOCK
+        fds = [disk.reopen(self.objects.get(op.volume, op.id), flags)]
+        try:
+            for directory in op.directories:
+                fds.append(disk.reopen(self.objects.get(op.volume, directory), flags))
+        except BaseException:
+            _close_all(fds)
+            raise
+        # With the primary's fdatasync a size is durable too; the names need a full fsync of their directories.
+        return self._syncs.submit(_sync_all, fds, op.data_only)
+
+    def _sync_directory(self, op: ops.SyncDirectory) -> Future[None]:
+        fd = disk.reopen(self.objects.get(op.volume, op.id), os.O_RDONLY | os.O_DIRECTORY)
+        return self._syncs.submit(_sync_all, [fd], False)
+
+    # --- names ---------------------------------------------------------------------------------------------
+
+    def _guard(self, parent: int, name: bytes) -> None:
+        disk.check_name(name)
+        if parent == ops.ROOT and name == ops.HIDDEN:
+            raise OSError(errno.EPERM, "the hidden directory is never replicated")
+
+    def _clear(self, volume: int, parent: int, name: bytes) -> int:
+        """The parent's descriptor; while copying, nothing is in the way of this name any more."""
+        self._guard(parent, name)
+        fd = self.objects.get(volume, parent)
+        if self.copying:
+            self._put_away_if_there(volume, fd, name)
+        return fd
+
+    def _put_away_if_there(self, volume: int, parent: int, name: bytes) -> None:
+        try:
+            self._put_away(volume, parent, name)
+        except FileNotFoundError:
+            pass  # the name is free
+
+    def _put_away(self, volume: int, parent: int, name: bytes) -> None:
+        if self._aside:
+            os.stat(name, dir_fd=parent, follow_symlinks=False)
+            self._aside[volume].move(parent, name)
+        else:
+            remove_tree(parent, name)
+
+    def _keys(self, op: Sent) -> list[Key]:
+        """What this operation makes different, in this node's own inode numbers."""
+        volume = op.volume
+        match op:
+            case ops.Write():
+                inode = self.objects.inode(volume, op.id)
+                return _extents(volume, inode, op.offset, len(op.data))
+            case ops.Allocate():
+                return [(volume, self.objects.inode(volume, op.id), ops.DATA, ops.WHOLE)]
+            case ops.SetAttr():
+                inode = self.objects.inode(volume, op.id)
+                resized = [(volume, inode, ops.DATA, ops.WHOLE)] if op.which & ops.SIZE else []
+                return [(volume, inode, ops.ATTRIBUTES, 0), *resized]
+            case ops.SetXattr() | ops.RemoveXattr():
+                return [(volume, self.objects.inode(volume, op.id), ops.ATTRIBUTES, 0)]
+            case ops.Rename():
+                return self._renamed(op)
+            case ops.Link():
+                moved = (volume, self.objects.inode(volume, op.id), ops.ATTRIBUTES, 0)
+                return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0), moved]
+            case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Unlink() | ops.Rmdir() | Remove():
+                return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0)]
+            case _:
+                return []
+
+    def _renamed(self, op: ops.Rename) -> list[Key]:
+        moved = []
+        for id, name in ((op.parent, op.name), (op.new_parent, op.new_name)):
+            directory = self.objects.get(op.volume, id)
+            moved.append((op.volume, os.stat(directory).st_ino, ops.NAMES, 0))
+            try:
+                inode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
+            except FileNotFoundError:
+                continue  # the new name is free
+            moved.append((op.volume, inode, ops.ATTRIBUTES, 0))
+        return moved
+
+
+# What a copy in progress explains: not here yet, or in the way of each other.
+_PASSED_OVER: Final = frozenset(
+    {
+        errno.ENOENT,
+        errno.ESTALE,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+        errno.ENODATA,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENXIO,
+        errno.EBADF,
+    }
+)
+
+_DO: Final[dict[type[Any], Callable[[Applier, Any], Future[None] | None]]] = {
+    ops.Bind: Applier._bind,
+    ops.Unbind: Applier._unbind,
+    ops.Create: Applier._create,
+    ops.Mkdir: Applier._mkdir,
+    ops.Symlink: Applier._symlink,
+    ops.Link: Applier._link,
+    ops.Unlink: Applier._unlink,
+    ops.Rmdir: Applier._rmdir,
+    ops.Rename: Applier._rename,
+    ops.Write: Applier._write,
+    ops.SetAttr: Applier._set_attr,
+    ops.Allocate: Applier._allocate,
+    ops.SetXattr: Applier._set_xattr,
+    ops.RemoveXattr: Applier._remove_xattr,
+    ops.Sync: Applier._sync,
+    ops.SyncDirectory: Applier._sync_directory,
+    Remove: Applier._remove,
+}
+
+
+class Points:
+    """Durable points begun in order and done in any: up to which one all are done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun: OrderedDict[int, bool] = OrderedDict()
+        self.done_to = 0
+
+    def begin(self, sequence: int) -> None:
+        with self._lock:
+            self._begun[sequence] = False
+
+    def done(self, sequence: int) -> int:
+        """This one is on disk; all are, up to the returned one."""
+        with self._lock:
+            self._begun[sequence] = True
+            while self._begun and next(iter(self._begun.values())):
+                self.done_to = self._begun.popitem(last=False)[0]
+            return self.done_to
+
+
+def _extents(volume: int, inode: int, offset: int, length: int) -> list[Key]:
+    first = offset // ops.EXTENT_BYTES
+    last = max(offset + length - 1, offset) // ops.EXTENT_BYTES
+    return [(volume, inode, ops.DATA, extent) for extent in range(first, last + 1)]
+
+
+def _handle(fd: int) -> bytes | None:
+    try:
+        return disk.handle_of(fd, b"")
+    except OSError as fault:
+        if fault.errno in (errno.EOPNOTSUPP, errno.EPERM):
+            return None  # overlayfs and the like: the descriptor stays open
+        raise
+
+
+def _sync_all(fds: list[int], data_only: bool) -> None:
+    try:
+        for number, fd in enumerate(fds):
+            if data_only and number == 0:
+                os.fdatasync(fd)
+            else:
+                os.fsync(fd)
+    finally:
+        _close_all(fds)
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,132 @@
+"""Operations as bytes: one code, fixed numbers, then each text with its length."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchestrator.mirror.frames import OPERATION_BYTES_MAX, WireFault
+from orchestrator.replicator import ops
+
+_LENGTH: Final = struct.Struct("<I")
+DIRECTORIES_MAX: Final = 1024  # a file that got names in more directories since its last sync: none seen
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Only a copy says it: take this name away with all below it, or set it aside where that is ordered."""
+
+    volume: int
+    parent: int
+    name: bytes
+
+
+Sent = ops.Operation | Remove
+
+# For each operation: its code, its numbers in order with their format, its texts.
+_TABLE: Final[tuple[tuple[type[Any], int, str, str, str], ...]] = (
+    (ops.Bind, 1, "HQQ", "volume id parent", "name"),
+    (ops.Unbind, 2, "HQ", "volume id", ""),
+    (ops.Create, 3, "HQQIIIQ", "volume id parent mode uid gid rdev", "name"),
+    (ops.Mkdir, 4, "HQQIII", "volume id parent mode uid gid", "name"),
+    (ops.Symlink, 5, "HQQII", "volume id parent uid gid", "name target"),
+    (ops.Link, 6, "HQQ", "volume id parent", "name"),
+    (ops.Unlink, 7, "HQ", "volume parent", "name"),
+    (ops.Rmdir, 8, "HQ", "volume parent", "name"),
+    (ops.Rename, 9, "HQQI", "volume parent new_parent flags", "name new_name"),
+    (ops.Write, 10, "HQQ", "volume id offset", "data"),
+    (ops.SetAttr, 11, "HQIIIIQqq", "volume id which mode uid gid size atime_ns mtime_ns", ""),
+    (ops.Allocate, 12, "HQIQQ", "volume id mode offset length", ""),
+    (ops.SetXattr, 13, "HQ", "volume id", "name value"),
+    (ops.RemoveXattr, 14, "HQ", "volume id", "name"),
+    (ops.SyncDirectory, 16, "HQ", "volume id", ""),
+    (Remove, 17, "HQ", "volume parent", "name"),
+)
+_SYNC: Final = 15
+_SYNC_HEAD: Final = struct.Struct("<BHQBH")
+_WRITE_HEAD: Final = struct.Struct("<BHQQI")
+
+
+def encode(operation: Sent) -> bytes:
+    """One operation as the payload of a frame."""
+    return _ENCODERS[type(operation)](operation)
+
+
+def decode(payload: bytes) -> Sent:
+    """The operation in a payload; WireFault when it is not exactly one."""
+    if not payload or payload[0] not in _DECODERS:
+        raise WireFault(f"unknown operation {payload[:1].hex() or 'of no bytes'}")
+    try:
+        return _DECODERS[payload[0]](payload)
+    except struct.error as fault:
+        raise WireFault(f"operation {payload[0]} is cut short") from fault
+
+
+def _encode_write(write: ops.Write) -> bytes:
+    head = _WRITE_HEAD.pack(10, write.volume, write.id, write.offset, len(write.data))
+    return head + write.data
+
+
+def _encode_sync(sync: ops.Sync) -> bytes:
+    count = len(sync.directories)
+    assert count <= DIRECTORIES_MAX
+    head = _SYNC_HEAD.pack(_SYNC, sync.volume, sync.id, sync.data_only, count)
+    return head + struct.pack(f"<{count}Q", *sync.directories)
+
+
+def _decode_sync(payload: bytes) -> ops.Sync:
+    _, volume, id, data_only, count = _SYNC_HEAD.unpack_from(payload)
+    if count > DIRECTORIES_MAX or len(payload) != _SYNC_HEAD.size + 8 * count:
+        raise WireFault("a sync of the wrong size")
+    directories = struct.unpack_from(f"<{count}Q", payload, _SYNC_HEAD.size)
+    return ops.Sync(volume, id, bool(data_only), directories)
+
+
+def _encoder(code: int, head: struct.Struct, numbers: list[str], texts: list[str]) -> Callable[[Any], bytes]:
+    def encoded(operation: Any) -> bytes:
+        parts = [head.pack(code, *(getattr(operation, name) for name in numbers))]
+        for name in texts:
+            text = getattr(operation, name)
+            parts.append(_LENGTH.pack(len(text)) + text)
+        return b"".join(parts)
+
+    return encoded
+
+
+def _decoder(
+    kind: type[Any], head: struct.Struct, numbers: list[str], texts: list[str]
+) -> Callable[[bytes], Any]:
+    def decoded(payload: bytes) -> Any:
+        fields: dict[str, Any] = dict(zip(numbers, head.unpack_from(payload)[1:], strict=True))
+        at = head.size
+        for name in texts:
+            length = _LENGTH.unpack_from(payload, at)[0]
+            at += _LENGTH.size
+            if length > OPERATION_BYTES_MAX or at + length > len(payload):
+                raise WireFault(f"{kind.__name__}: {name} is longer than the frame")
+            fields[name] = payload[at : at + length]
+            at += length
+        if at != len(payload):
+            raise WireFault(f"{kind.__name__}: {len(payload) - at} bytes too many")
+        return kind(**fields)
+
+    return decoded
+
+
+_ENCODERS: Final[dict[type[Any], Callable[[Any], bytes]]] = {}
+_DECODERS: Final[dict[int, Callable[[bytes], Sent]]] = {}
+
+
+def _fill() -> None:
+    for kind, code, numbers_format, numbers, texts in _TABLE:
+        head = struct.Struct("<B" + numbers_format)
+        _ENCODERS[kind] = _encoder(code, head, numbers.split(), texts.split())
+        _DECODERS[code] = _decoder(kind, head, numbers.split(), texts.split())
+    _ENCODERS[ops.Write] = _encode_write  # the hot one: the same bytes without the loop
+    _ENCODERS[ops.Sync] = _encode_sync
+    _DECODERS[_SYNC] = _decode_sync
+
+
+_fill()

@@ -1,0 +1,200 @@
+"""The may-differ logs and the lineage of one mirror on this node's disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from orchestrator.host.store import JsonFile, sync_directory, write_durable
+from orchestrator.mirror import differ
+from orchestrator.mirror.differ import IN_USE, Key, MayDiffer
+from orchestrator.mirror.lineage import Position, Standing
+from orchestrator.model.errors import StoreFailed
+from orchestrator.model.names import NodeName
+from orchestrator.model.record import Reign
+
+_SLACK_BATCHES: Final = 4096  # so many appends before the file is written anew without what is gone
+
+
+class History:
+    """The standing of this copy: durable before it is believed."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = JsonFile(os.path.join(folder, "lineage.json"))
+        self._lock = threading.Lock()
+        found = self._file.read()  # CorruptState: no role on doubt
+        self.standing = Standing() if found is None else Standing.from_dict(found)
+
+    def change(self, **fields: object) -> Standing:
+        """Replace these fields durably."""
+        with self._lock:
+            return self._keep(replace(self.standing, **fields))  # type: ignore[arg-type]
+
+    def add_reign(self, reign: Reign) -> Standing:
+        """This copy goes on under one more reign (G1); durable on return."""
+        with self._lock:
+            return self._keep(self.standing.with_reign(reign))
+
+    def _keep(self, standing: Standing) -> Standing:
+        if standing != self.standing:
+            self._file.write(standing.as_dict())
+            self.standing = standing
+        return standing
+
+
+class ChangeLog:
+    """One may-differ log in one file: appends are made durable together, by whichever thread comes first."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = threading.Condition()
+        self._queue: list[bytes] = []
+        self._queued = self._durable = 0
+        self._busy = False
+        self._failed: OSError | None = None
+        self._load()
+
+    def _load(self) -> None:
+        data = b""
+        if os.path.exists(self.path):
+            with open(self.path, "rb") as file:
+                data = file.read()
+        loaded = differ.decode(data)
+        self.log: MayDiffer = loaded.log
+        self.unreadable = loaded.verdict == "unreadable"
+        if self.unreadable:
+            self.log.baseline = None  # what the middle said is unknown: the next meeting compares in full
+        self._write_anew()
+
+    def _write_anew(self) -> None:
+        """The file with nothing in it but what still counts."""
+        records = differ.encode_baseline(self.log.baseline) + differ.encode_add(self.log.stamps)
+        write_durable(self.path, differ.encode_batch(0, records))
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._batch = 1
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def use(self, keys: Iterable[Key]) -> None:
+        """Return when these entries are durable; they stay until `release`."""
+        with self._lock:
+            self._raise_if_failed()
+            keys = list(keys)
+            missing = self.log.missing(keys)
+            self.log.use(keys, IN_USE)
+            # A hot entry may still be on its way to the disk for another thread: wait for that append too.
+            if missing:
+                self._append(differ.encode_add(missing))
+            self._settle(self._queued)
+
+    def release(self, keys: Iterable[Key], sequence: int) -> None:
+        """The changes are in the stream, up to this number at most."""
+        with self._lock:
+            self.log.use([key for key in keys if key in self.log.stamps], sequence)
+
+    def confirmed(self, position: Position) -> None:
+        """Peer and own disk hold everything up to here: cold entries that are older go (S2)."""
+        with self._lock:
+            self._raise_if_failed()
+            self.log.baseline = position
+            gone = self.log.retirable(position.sequence)
+            self.log.retire(gone)
+            self._append(differ.encode_baseline(position) + differ.encode_retire(gone))
+            self._settle(self._queued)
+            if self._batch > _SLACK_BATCHES and not self._busy:
+                os.close(self._fd)
+                self._write_anew()
+
+    def forget_baseline(self) -> None:
+        """From now on only a full compare can tell; durable on return."""
+        with self._lock:
+            self.log.baseline = None
+            self._append(differ.encode_baseline(None))
+            self._settle(self._queued)
+
+    def release_all(self, sequence: int) -> None:
+        """A copy ended at this number: what was to be copied is as good as written then."""
+        with self._lock:
+            for key, stamp in list(self.log.stamps.items()):
+                if stamp == IN_USE:
+                    self.log.stamps[key] = sequence
+
+    def keys(self) -> list[Key]:
+        with self._lock:
+            return list(self.log.stamps)
+
+    def _append(self, records: list[bytes]) -> None:
+        self._queue += records
+        self._queued += 1
+
+    def _settle(self, ticket: int) -> None:
+        """Wait until everything up to this ticket is durable; one waiter writes for all. Lock held."""
+        while self._durable < ticket:
+            self._raise_if_failed()
+            if self._busy:
+                self._lock.wait()
+            else:
+                self._write_queue()
+
+    def _write_queue(self) -> None:
+        records, self._queue = self._queue, []
+        upto, self._busy = self._queued, True
+        data = differ.encode_batch(self._batch, records)
+        self._batch += 1
+        self._lock.release()
+        fault: OSError | None = None
+        try:
+            if os.write(self._fd, data) != len(data):
+                raise OSError(28, "a short append to the may-differ log")
+            os.fdatasync(self._fd)
+        except OSError as failure:
+            fault = failure
+        finally:
+            self._lock.acquire()
+            self._busy = False
+            self._failed = self._failed or fault
+            if fault is None:
+                self._durable = upto
+            self._lock.notify_all()
+
+    def _raise_if_failed(self) -> None:
+        if self._failed is not None:
+            # The file may end in half a batch now: nothing more is believed durable in this life.
+            raise OSError(self._failed.errno, f"the may-differ log {self.path}: {self._failed.strerror}")
+
+
+class ChangeLogs:
+    """The logs towards every other node; a change is noted in all of them before it is made (S1, S8)."""
+
+    def __init__(self, folder: str, others: Iterable[NodeName]) -> None:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        try:
+            self.of = {node: ChangeLog(os.path.join(folder, f"may-differ.{node}")) for node in others}
+            sync_directory(folder)
+        except OSError as fault:
+            raise StoreFailed(where=folder, why=fault.strerror or str(fault)) from fault
+        self._mine = threading.local()
+
+    def before_change(self, keys: Iterable[Key], sequence: int) -> None:
+        """Return when the entries are durable everywhere.
+
+        A thread's entries stay in use until its next call: by then its change is in the stream, or failed;
+        both have happened at or before `sequence`, the stream's end as that call sees it.
+        """
+        keys = list(keys)
+        former: list[Key] = getattr(self._mine, "keys", [])
+        # The same keys again, the common case of a hot file, stay in use without a step between.
+        self._mine.keys = keys
+        gone = [key for key in former if key not in keys]
+        for log in self.of.values():
+            log.use(keys)
+            if gone:
+                log.release(gone, sequence)
+
+    def close(self) -> None:
+        for log in self.of.values():
+            log.close()
