@@ -30,6 +30,7 @@ class Pair:
     now: float = 100.0
     cuts: set[tuple[NodeName, PathName]] = field(default_factory=set)
     """Sender and path of the beats that are lost."""
+    large_pass: bool = True
     frozen: set[NodeName] = field(default_factory=set)
     heard: dict[NodeName, list[tuple[float, Event]]] = field(default_factory=lambda: {A: [], B: []})
     flight: list[tuple[float, NodeName, NodeName, PathName, bytes, str]] = field(default_factory=list)
@@ -58,7 +59,7 @@ class Pair:
         if heart.next_deadline() <= self.now:
             heart.advance(Instant(self.now))
         for peer, path, beat in heart.beats_to_send():
-            if (name, path) not in self.cuts:
+            if (name, path) not in self.cuts and (self.large_pass or not beat.padded):
                 self.flight.append((self.now + 0.001, name, peer, path, encode(beat), beat.boot))
         self.heard[name] += [(self.now, event) for event in heart.events_received()]
 
@@ -117,6 +118,17 @@ def test_an_isolated_holder_is_silent_before_its_peer_gives_it_up(pair: Pair) ->
     while not pair.events(B, PeerLost):
         pair.run(0.001)
     assert not pair.holds(A)
+
+
+def test_a_path_that_swallows_large_frames_is_named_and_no_peer_is_accused(pair: Pair) -> None:
+    assert not pair.hearts[A].path_reports()[B, LAN].black_hole
+    pair.large_pass = False
+    pair.run(3.0)
+    assert pair.hearts[A].path_reports()[B, LAN].black_hole
+    assert not pair.events(A, PeerSuspected)
+    pair.large_pass = True
+    pair.run(1.0)
+    assert not pair.hearts[A].path_reports()[B, LAN].black_hole
 
 
 def test_nobody_else_in_sync_needs_no_contact(pair: Pair) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from orchestrator.host.netns import Network, run
+from tests.support.waiting import eventually
 
 SCRIPT = """
 import time
@@ -33,3 +37,37 @@ assert man.remove()
 def test_an_address_is_held_no_longer_than_it_was_renewed_for(kind: str) -> None:
     script = SCRIPT.format(kind=kind)
     subprocess.run(["unshare", "--net", sys.executable, "-c", script], check=True, timeout=60)
+
+
+HOLD = """
+import sys, time
+from orchestrator.host.nft import DeadMan, Library
+DeadMan(Library(), ["2001:2::91"]).renew(time.time(), {"2001:2::91": float(sys.argv[1])})
+"""
+
+
+def test_a_neighbour_solicitation_is_answered_only_while_the_address_is_held() -> None:
+    net = Network(f"hn{os.getpid()}", {"node": ("2001:2::91/64",), "client": ("2001:2::9/64",)})
+    try:
+        net.create()
+        for seconds, answered in (("0", False), ("60", True), ("0", False)):
+            run(*net.inside("node", sys.executable, "-c", HOLD, seconds))
+            run("ip", "-n", net.namespace("client"), "neigh", "flush", "all")
+            ask = "import socket; socket.socket(10, 2).sendto(b'', ('2001:2::91', 9))"
+            run(*net.inside("client", sys.executable, "-c", ask))
+            assert _resolved(net) == answered
+    finally:
+        net.destroy()
+
+
+def _resolved(net: Network) -> bool:
+    """Wait until the kernel knows or gave up: three solicitations, a second apart."""
+    found = ""
+
+    def decided() -> bool:
+        nonlocal found
+        found = run("ip", "-n", net.namespace("client"), "-6", "neigh", "show", "2001:2::91")
+        return "lladdr" in found or "FAILED" in found
+
+    eventually(decided, 20)
+    return "lladdr" in found
