@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -12,3 +13,11 @@ def eventually(predicate: Callable[[], object], timeout_s: float = 10.0) -> None
     while not predicate():
         assert time.monotonic() < end, f"not true within {timeout_s} s"
         time.sleep(0.01)
+
+
+async def until(predicate: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """The same inside a loop, which goes on meanwhile."""
+    end = time.monotonic() + timeout_s
+    while not predicate():
+        assert time.monotonic() < end, f"not true within {timeout_s} s"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,338 @@
+"""One mirror's application: start, watch, stop, and find it again after the agent died."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.host.cgroup import group, kill_all
+from orchestrator.host.checks import Checks
+from orchestrator.host.process import (
+    Process,
+    boot_id,
+    ending,
+    open_log,
+    spawn_logged,
+    started_at,
+    tail,
+    trusted,
+)
+from orchestrator.model.config import MirrorConfig
+from orchestrator.model.errors import HafarmError, ProcessUnreachable
+from orchestrator.model.events import ApplicationFailed, ApplicationStarted, ApplicationStopped, ModuleEvent
+from orchestrator.model.names import NEVER, Epoch, NodeName
+
+EMPTY_POLL_S = 0.1
+"""Between two looks whether a group is empty: fast against any take-over, cheap beside any application."""
+LOCK_TIMEOUT_S = 5.0
+"""An agent that was killed lets go of its lock at once; longer means that two agents run."""
+
+
+class Application:
+    """The hands of StartApplication and StopApplication for one module, its checks included."""
+
+    def __init__(
+        self,
+        module: MirrorConfig,
+        node: NodeName,
+        run_dir: str,
+        log_dir: str,
+        on_event: Callable[[ModuleEvent], None],
+    ) -> None:
+        self._module = module
+        self._node = node
+        self._home = Path(run_dir) / module.name
+        self._logs = Path(log_dir) / module.name
+        self._on_event = on_event
+        self._group = group(f"{module.name}/app")
+        self._turn = 0
+        """Which order is the newest; an older one that wakes up later does nothing any more."""
+        self._script: Process | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._lock = -1
+        self.checks = Checks(module.name, module.checks, on_event)
+
+    @property
+    def certain(self) -> bool:
+        """Whether stop can promise that nothing lives: needs cgroups."""
+        return self._group.certain
+
+    # --- orders -----------------------------------------------------------------------------------------
+
+    async def adopt(self) -> bool:
+        """Take back what an earlier agent left: True when the application runs, and is watched again."""
+        await self._hold_lock()
+        match self._recall():
+            case {"phase": "running", **rest} if self._lives(rest):
+                self._watch(rest.get("pid"), Path(rest["log"]) if rest["log"] else None)
+            case {"phase": "starting", **rest} if await self._script_left_something(rest):
+                self._remember("running", None, Path(rest["log"]), watched=True, epoch=rest["epoch"])
+                self._watch(None, Path(rest["log"]))
+            case {"phase": "stopping", **rest}:
+                # The stop was asked for: it gets its time, then it is made true.
+                await self._end_of_script(rest, self._module.run.stop_timeout_s)
+                await self._clear()
+                return False
+            case _:
+                await self._clear()
+                return False
+        self.checks.start(self._variables(self._epoch_of_record()))
+        return True
+
+    async def start(self, epoch: Epoch) -> None:
+        """Emits ApplicationStarted or ApplicationFailed."""
+        turn = await self._begin()
+        try:
+            await self._clear()
+            why = await self._run_start(epoch)
+        except (HafarmError, OSError) as fault:
+            why = str(fault)
+        if turn != self._turn:
+            return
+        if why:
+            self._on_event(ApplicationFailed(self._module.name, why))
+            return
+        self.checks.start(self._variables(epoch))
+        self._on_event(ApplicationStarted(self._module.name))
+
+    async def stop(self, force: bool) -> None:
+        """Emits ApplicationStopped once nothing lives; ProcessUnreachable when something cannot be killed."""
+        turn = await self._begin()
+        clean = not self._group.pids() if force else await self._stop_gently(turn)
+        if turn != self._turn:
+            return
+        await self._clear()
+        if turn == self._turn:
+            self._on_event(ApplicationStopped(self._module.name, clean))
+
+    def detach(self) -> None:
+        """The agent ends, the application goes on: watch no more, let go of the lock."""
+        self._turn += 1
+        self._unwatch()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # --- start ------------------------------------------------------------------------------------------
+
+    async def _run_start(self, epoch: Epoch) -> str:
+        """What went wrong, or nothing."""
+        run = self._module.run
+        if run.scripts:
+            return await self._run_start_script(epoch)
+        if not run.command:
+            self._remember("running", None, None, watched=False, epoch=epoch)
+            return ""
+        log = open_log(self._logs, "command")
+        process = spawn_logged(run.command, self._group, log, run.user, self._variables(epoch))
+        self._remember("running", process.pid, log, watched=True, epoch=epoch)
+        self._watcher = asyncio.create_task(self._watch_process(process, log))
+        return ""
+
+    async def _run_start_script(self, epoch: Epoch) -> str:
+        ended, status, log = await self._run_script(
+            "start_prim", "starting", epoch, self._module.run.start_timeout_s
+        )
+        if not ended or status != 0:
+            await kill_all(self._group)
+            how = ending(status) if ended else f"took longer than {self._module.run.start_timeout_s:g} s"
+            return _with_tail(f"start_prim {how}", log)
+        # Nothing left in the group: the script had others run it (a service manager); the checks watch it.
+        watched = bool(self._group.pids())
+        self._remember("running", None, log, watched=watched, epoch=epoch)
+        if watched:
+            self._watch(None, log)
+        return ""
+
+    async def _run_script(
+        self, name: str, phase: str, epoch: Epoch, limit_s: float
+    ) -> tuple[bool, int | None, Path]:
+        """Run one script to its end: whether it ended in time, its status, its log."""
+        script = trusted(Path(self._module.run.scripts) / name)
+        log = open_log(self._logs, name)
+        process = spawn_logged([str(script)], self._group, log, self._module.run.user, self._variables(epoch))
+        self._script = process
+        self._remember(phase, process.pid, log, watched=True, epoch=epoch)
+        try:
+            ended, status = await process.wait_for(limit_s)
+            if not ended:
+                process.kill_session()
+                await process.wait()
+            return ended, status, log
+        finally:
+            process.close()
+            if self._script is process:
+                self._script = None
+
+    # --- stop -------------------------------------------------------------------------------------------
+
+    async def _stop_gently(self, turn: int) -> bool:
+        """Ask, and wait until nothing lives or the time is over; whether it ended in its time."""
+        deadline = asyncio.get_running_loop().time() + self._module.run.stop_timeout_s
+        asked = True
+        if self._module.run.scripts:
+            asked = await self._ask_by_script()
+        else:
+            self._group.signal(signal.SIGTERM)
+        while self._group.pids() and turn == self._turn:
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(EMPTY_POLL_S / 10)
+        return asked
+
+    async def _ask_by_script(self) -> bool:
+        epoch = self._epoch_of_record()
+        try:
+            ended, status, _ = await self._run_script(
+                "stop_prim", "stopping", epoch, self._module.run.stop_timeout_s
+            )
+        except (HafarmError, OSError):
+            # Without a usable stop script SIGTERM is the gentlest that is left; `clean` says False.
+            self._group.signal(signal.SIGTERM)
+            return False
+        return ended and status == 0
+
+    # --- watching ---------------------------------------------------------------------------------------
+
+    def _watch(self, pid: int | None, log: Path | None) -> None:
+        if pid is not None:
+            assert log is not None, "a command has a log"
+            self._watcher = asyncio.create_task(self._watch_process(Process(pid), log))
+        elif self._group.pids():
+            self._watcher = asyncio.create_task(self._watch_group(log))
+
+    async def _watch_process(self, process: Process, log: Path) -> None:
+        try:
+            status = await process.wait()
+        finally:
+            process.close()
+        self._died(_with_tail(f"the command {ending(status)}", log))
+
+    async def _watch_group(self, log: Path | None) -> None:
+        while self._group.pids():  # noqa: ASYNC110 - a v1 hierarchy tells nobody that it is empty
+            await asyncio.sleep(EMPTY_POLL_S)
+        self._died(_with_tail("all its processes ended", log))
+
+    def _died(self, why: str) -> None:
+        self._watcher = None
+        self._on_event(ApplicationFailed(self._module.name, why))
+
+    def _unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    # --- what was, and what is left ---------------------------------------------------------------------
+
+    async def _begin(self) -> int:
+        """A new order overtakes the one under way: its script is ended, its checks and watch are over."""
+        self._turn += 1
+        turn = self._turn
+        self._unwatch()
+        if self._script is not None:
+            self._script.kill_session()
+        await self.checks.stop()
+        await self._hold_lock()
+        return turn
+
+    async def _clear(self) -> None:
+        """Nothing of the application lives, and nothing says that it does."""
+        await kill_all(self._group)
+        self._group.remove()
+        self._record.unlink(missing_ok=True)
+
+    def _lives(self, record: dict[str, Any]) -> bool:
+        if record["pid"] is not None:
+            return bool(started_at(record["pid"]) == record["started_at"])
+        return not record["watched"] or bool(self._group.pids())
+
+    async def _script_left_something(self, record: dict[str, Any]) -> bool:
+        """Its status went with the agent that ran it; what it left running is the evidence."""
+        ended = await self._end_of_script(record, self._module.run.start_timeout_s)
+        return ended and bool(self._group.pids())
+
+    async def _end_of_script(self, record: dict[str, Any], limit_s: float) -> bool:
+        if started_at(record["pid"]) != record["started_at"]:
+            return True
+        process = Process(record["pid"])
+        try:
+            return (await process.wait_for(limit_s))[0]
+        finally:
+            process.close()
+
+    @property
+    def _record(self) -> Path:
+        return self._home / "application.json"
+
+    def _remember(
+        self, phase: str, pid: int | None, log: Path | None, *, watched: bool, epoch: Epoch
+    ) -> None:
+        """Lives in the run directory: it is about this boot, and a rename is whole for every reader."""
+        facts = {
+            "boot_id": boot_id(),
+            "phase": phase,
+            "pid": pid,
+            "started_at": None if pid is None else started_at(pid),
+            "log": "" if log is None else str(log),
+            "watched": watched,
+            "epoch": epoch,
+        }
+        draft = self._record.with_suffix(".new")
+        draft.write_text(json.dumps(facts))
+        draft.rename(self._record)
+
+    def _recall(self) -> dict[str, Any]:
+        """The record of this boot; empty where there is none."""
+        try:
+            facts = json.loads(self._record.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) and facts.get("boot_id") == boot_id() else {}
+
+    def _epoch_of_record(self) -> Epoch:
+        return Epoch(self._recall().get("epoch", NEVER))
+
+    def _variables(self, epoch: Epoch) -> dict[str, str]:
+        ours = {
+            "HAFARM_MODULE": self._module.name,
+            "HAFARM_NODE": self._node,
+            "HAFARM_ROLE": "PRIM",
+            "HAFARM_EPOCH": str(epoch),
+        }
+        return {**self._module.run.environment, **ours}
+
+    async def _hold_lock(self) -> None:
+        """Only one agent runs a module's scripts; the kernel frees the lock with its process."""
+        if self._lock >= 0:
+            return
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self._home / "application.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT_S
+        while not _locked(lock):
+            if asyncio.get_running_loop().time() > deadline:
+                os.close(lock)
+                raise ProcessUnreachable(
+                    what=f"the application of {self._module.name}",
+                    why="another agent on this node holds its lock; end one of them",
+                )
+            await asyncio.sleep(EMPTY_POLL_S)
+        self._lock = lock
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _with_tail(text: str, log: Path | None) -> str:
+    said = tail(log) if log is not None else ""
+    return f"{text}: {said}" if said else text
