@@ -112,9 +112,10 @@ class Files(Contents):
 
     # --- life -------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Serve read-only; mount if no earlier process of this keeper did."""
+    def start(self, mode: Mode = Mode.READ_ONLY) -> None:
+        """Serve in this mode; mount if no earlier process of this keeper did."""
         resume = self.table.started
+        self.mode = mode
         self.start_syncers()
         if not resume:
             mount.mount(self._device, self.path)

@@ -1,0 +1,95 @@
+"""Holds what must outlive a replicator: devices, directories, the gate's life and its facts. Nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from orchestrator.host.fuse import mount
+from orchestrator.model.errors import HafarmError, Unsupported
+from orchestrator.replicator.settings import Settings, load
+
+STOPPED, GAVE_UP = 0, 3
+"""How a replicator ends when it is not to be started again: asked to, or it cannot take its mount back."""
+_RESTART_S = (
+    0.0,
+    0.1,
+    0.5,
+    2.0,
+)  # the first at once: it is felt; the last for ever: a replicator that cannot run
+_LONG_LIFE_S = 10.0  # a replicator that lived so long is restarted at once again
+
+
+def main() -> int:
+    """`python -m orchestrator.replicator.keeper SETTINGS.json`; returns when it has left its parent."""
+    path = sys.argv[1]
+    try:
+        settings = load(path)
+        lock = _only_one(settings)
+        held = [_hold(volume.path, volume.journal) for volume in settings.volumes]
+    except (HafarmError, OSError) as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    if os.fork():
+        return 0
+    os.setsid()  # no signal to the agent's group or session reaches us
+    os.chdir("/")
+    for stream in (0, 1, 2):  # the agent's pipes must end when the agent does
+        os.dup2(os.open(os.devnull, os.O_RDWR), stream)
+    _watch(path, held, lock)
+    return 0
+
+
+def _only_one(settings: Settings) -> int:
+    run = Path(settings.socket).parent
+    run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(run / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as fault:
+        raise Unsupported(
+            what=f"module {settings.module}", why="its keeper already runs", fix="stop it first"
+        ) from fault
+    return lock
+
+
+def _hold(path: str, journal: str) -> list[int]:
+    """Uncover what a dead keeper left covered, then open device and directory."""
+    while mount.mounts_of_ours(path):
+        mount.unmount(path)
+    Path(journal).unlink(missing_ok=True)  # it spoke of a connection that has ended
+    if inside := mount.mounts_inside(path):
+        raise Unsupported(
+            what=path, why=f"{inside[0]} is mounted inside it", fix="unmount it or replicate elsewhere"
+        )
+    return [
+        mount.open_device(),
+        os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
+        os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+    ]
+
+
+def _watch(path: str, held: list[list[int]], lock: int) -> None:
+    facts = os.memfd_create("gate")
+    given = {"volumes": held, "facts": facts, "life": secrets.token_hex(16), "keeper": os.getpid()}
+    fds = [facts, *(fd for volume in held for fd in volume)]
+    command = [sys.executable, "-m", "orchestrator.replicator.main", path, json.dumps(given)]
+    failures = 0
+    while True:
+        born = time.monotonic()
+        code = subprocess.Popen(command, pass_fds=fds).wait()
+        if code in (STOPPED, GAVE_UP):
+            break
+        failures = 1 if time.monotonic() - born > _LONG_LIFE_S else failures + 1
+        time.sleep(_RESTART_S[min(failures - 1, len(_RESTART_S) - 1)])
+    os.close(lock)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
