@@ -1,0 +1,107 @@
+"""The register of a witness process, as the agent reaches it: one warm connection, one round trip a bid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import aiohttp
+
+from orchestrator.cluster.register import BidResult
+from orchestrator.host.tls import client_context, peer_name
+from orchestrator.model.errors import CorruptState, RegisterRefused, RegisterUnreachable
+from orchestrator.model.names import ClusterName, ModuleName
+from orchestrator.model.record import Outcome, Record
+
+
+class WitnessRegister:
+    """A witness at `url` (https://HOST:PORT), for one cluster. Nothing is retried: a bid may have landed."""
+
+    def __init__(self, url: str, cluster: ClusterName, bundle: str, timeout_s: float) -> None:
+        self.url = url.rstrip("/")
+        self.rtt_s: float | None = None
+        """Of the newest answer."""
+        self._cluster = cluster
+        self._context = client_context(bundle)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def read(self, module: ModuleName) -> Record | None:
+        """The record that stands. Raises RegisterRefused or RegisterUnreachable."""
+        answer = await self._ask("GET", module, None)
+        return self._record(answer.get("record"))
+
+    async def swap(self, expected: Record | None, record: Record) -> BidResult:
+        """One bid; UNKNOWN when it may have landed. Raises RegisterRefused when it cannot have."""
+        body = {"expected": expected.as_dict() if expected else None, "record": record.as_dict()}
+        try:
+            answer = await self._ask("PUT", record.module, body)
+        except RegisterUnreachable:
+            return BidResult(Outcome.UNKNOWN)
+        outcome = Outcome(answer.get("outcome", "unknown"))
+        return BidResult(outcome, self._record(answer.get("current")))
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _ask(self, method: str, module: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        session = self._open()
+        begun = time.monotonic()
+        try:
+            async with session.request(
+                method,
+                f"{self.url}/v1/{self._cluster}/{module}",
+                data=json.dumps(body) if body else None,
+                server_hostname=f"witness.{self._cluster}",
+            ) as response:
+                self._check_witness(response)
+                answer: dict[str, Any] = await response.json(content_type=None)
+        except aiohttp.ClientConnectorCertificateError as fault:
+            raise RegisterRefused(self.url, f"its certificate is not of this cluster ({fault})") from fault
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as fault:
+            raise RegisterUnreachable(self.url, str(fault) or type(fault).__name__) from fault
+        except asyncio.CancelledError:
+            raise
+        self.rtt_s = time.monotonic() - begun
+        if response.status == 503:
+            raise RegisterUnreachable(self.url, self._why(answer))
+        if response.status != 200:
+            raise RegisterRefused(self.url, self._why(answer))
+        return answer
+
+    def _check_witness(self, response: aiohttp.ClientResponse) -> None:
+        """A node of the cluster must not pass for its witness."""
+        connection = response.connection
+        transport = connection.transport if connection else None
+        tls = transport.get_extra_info("ssl_object") if transport else None
+        if tls is None:
+            return  # the answer is complete and the connection already back in its pool: it was checked there
+        peer = peer_name(tls)
+        if not peer.witness or peer.cluster != self._cluster:
+            raise RegisterRefused(
+                self.url, f"{peer.name} of cluster {peer.cluster} is not this cluster's witness"
+            )
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(ssl=self._context, limit=8, keepalive_timeout=300)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        return self._session
+
+    def _record(self, data: Any) -> Record | None:
+        if data is None:
+            return None
+        try:
+            return Record.from_dict(data)
+        except (CorruptState, TypeError) as fault:
+            raise RegisterRefused(self.url, f"its answer is no record: {fault}") from fault
+
+    @staticmethod
+    def _why(answer: dict[str, Any]) -> str:
+        error = answer.get("error")
+        return str(error.get("message", error)) if isinstance(error, dict) else str(answer)[:200]

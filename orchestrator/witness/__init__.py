@@ -1,0 +1,1 @@
+"""The witness: a register that grants, for many clusters, anywhere but on a node of them."""
