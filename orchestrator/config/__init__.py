@@ -1,0 +1,1 @@
+"""hafarm.yaml: read with marks, checked strictly, turned into the model's plain values."""
