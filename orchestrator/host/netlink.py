@@ -1,0 +1,190 @@
+"""Links, addresses and preferred sources of this kernel, through netlink."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from typing import Any
+
+from orchestrator.model.errors import AddressRefused
+
+Interface = IPv4Interface | IPv6Interface
+
+IFF_UP = 0x1
+IFF_LOWER_UP = 0x10000
+IFA_F_NODAD = 0x02
+FOREVER = 0xFFFFFFFF
+MAIN_TABLE = 254
+CHANGE_GROUPS = 0x1 | 0x10 | 0x100
+"""RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One network interface."""
+
+    index: int
+    name: str
+    mac: bytes
+    up: bool
+    carrier: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An address on an interface."""
+
+    index: int
+    address: Interface
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is needed to write a route again with another preferred source."""
+
+    family: int
+    destination: str
+    """Empty: the default route."""
+    index: int
+    priority: int | None
+    gateway: str | None
+    scope: int
+    protocol: int
+    source: str | None
+
+
+class Netlink:
+    """One conversation with the kernel; what it refuses is AddressRefused."""
+
+    def __init__(self) -> None:
+        # Late: pyroute2 takes a third of a second and 10 MB that a node without addresses does not need.
+        from pyroute2.iproute.linux import AsyncIPRoute
+
+        kernel: Any = AsyncIPRoute
+        self._kernel = kernel()
+
+    async def open(self) -> None:
+        await self._kernel.setup_endpoint()
+
+    def close(self) -> None:
+        self._kernel.close()
+
+    async def links(self) -> dict[str, Link]:
+        """All interfaces by name."""
+        found = {}
+        async for message in await self._kernel.link("dump"):
+            name, flags = str(message.get_attr("IFLA_IFNAME")), int(message["flags"])
+            mac = bytes.fromhex(str(message.get_attr("IFLA_ADDRESS") or "").replace(":", ""))
+            up = bool(flags & IFF_UP)
+            found[name] = Link(int(message["index"]), name, mac, up, up and bool(flags & IFF_LOWER_UP))
+        return found
+
+    async def addresses(self) -> list[Placed]:
+        """All addresses; IFA_LOCAL first, because on a point-to-point link IFA_ADDRESS is the other end."""
+        found = []
+        async for message in await self._kernel.addr("dump"):
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if text:
+                found.append(Placed(int(message["index"]), ip_interface(f"{text}/{message['prefixlen']}")))
+        return found
+
+    async def add(self, place: Placed, preferred: bool) -> None:
+        """Put an address on an interface; one that is there already is fine."""
+        more: dict[str, int] = {}
+        if place.address.version == 6:
+            # No duplicate address detection: it takes a second, and the lease guards. Deprecated unless it
+            # is to be a source, else the kernel may choose it for new outgoing connections.
+            more = {"flags": IFA_F_NODAD, "preferred_lft": FOREVER if preferred else 0, "valid_lft": FOREVER}
+        await self._write("replace", place, more)
+
+    async def remove(self, place: Placed) -> None:
+        """Take an address away; one that is gone already is fine."""
+        await self._write("del", place, {})
+
+    async def _write(self, command: str, place: Placed, more: dict[str, int]) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        try:
+            await self._kernel.addr(
+                command,
+                index=place.index,
+                address=str(place.address.ip),
+                prefixlen=place.address.network.prefixlen,
+                **more,
+            )
+        except NetlinkError as fault:
+            if command == "del" and fault.code in (99, 19):  # EADDRNOTAVAIL, ENODEV: it is gone.
+                return
+            raise AddressRefused(str(place.address), f"the kernel refuses: {fault}") from fault
+
+    async def routes(self, index: int, version: int) -> list[Route]:
+        """The main table's routes through one interface."""
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        found = []
+        async for message in await self._kernel.route("dump", family=family):
+            table = message.get_attr("RTA_TABLE") or message["table"]
+            if table == MAIN_TABLE and message.get_attr("RTA_OIF") == index:
+                found.append(_route(message, index))
+        return found
+
+    async def write_route(self, route: Route) -> None:
+        """Write the route, in the place of one with the same destination and priority."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        optional = {"priority": route.priority, "gateway": route.gateway, "prefsrc": route.source}
+        try:
+            await self._kernel.route(
+                "replace",
+                family=route.family,
+                dst=route.destination or "default",
+                oif=route.index,
+                scope=route.scope,
+                proto=route.protocol,
+                **{name: value for name, value in optional.items() if value is not None},
+            )
+        except NetlinkError as fault:
+            where = route.destination or "default"
+            raise AddressRefused(str(route.source), f"no source for the route {where}: {fault}") from fault
+
+
+def _route(message: Any, index: int) -> Route:
+    destination = message.get_attr("RTA_DST")
+    return Route(
+        family=int(message["family"]),
+        destination=f"{destination}/{message['dst_len']}" if destination else "",
+        index=index,
+        priority=message.get_attr("RTA_PRIORITY"),
+        gateway=message.get_attr("RTA_GATEWAY"),
+        scope=int(message["scope"]),
+        protocol=int(message["proto"]),
+        source=message.get_attr("RTA_PREFSRC"),
+    )
+
+
+class Changes:
+    """Tells that some link or address changed; what changed is asked, so that no lost message matters."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, CHANGE_GROUPS))
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    def _read(self) -> None:
+        try:
+            while self._socket.recv(65536):
+                pass
+        except BlockingIOError:
+            pass
+        except OSError:
+            pass  # ENOBUFS: messages were lost, which is a change as well.
+        self._on_change()
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
