@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
-from orchestrator.model.errors import AddressRefused
+from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 
 Interface = IPv4Interface | IPv6Interface
 
@@ -18,6 +18,8 @@ IFF_LOWER_UP = 0x10000
 IFA_F_NODAD = 0x02
 FOREVER = 0xFFFFFFFF
 MAIN_TABLE = 254
+DUMPS_MAX = 10
+"""A list takes a millisecond to read; ten changes in a row mean that something flaps all the time."""
 CHANGE_GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 
@@ -75,7 +77,7 @@ class Netlink:
     async def links(self) -> dict[str, Link]:
         """All interfaces by name."""
         found = {}
-        async for message in await self._kernel.link("dump"):
+        for message in await self._dump("link"):
             name, flags = str(message.get_attr("IFLA_IFNAME")), int(message["flags"])
             mac = bytes.fromhex(str(message.get_attr("IFLA_ADDRESS") or "").replace(":", ""))
             up = bool(flags & IFF_UP)
@@ -85,11 +87,26 @@ class Netlink:
     async def addresses(self) -> list[Placed]:
         """All addresses; IFA_LOCAL first, because on a point-to-point link IFA_ADDRESS is the other end."""
         found = []
-        async for message in await self._kernel.addr("dump"):
+        for message in await self._dump("addr"):
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             if text:
                 found.append(Placed(int(message["index"]), ip_interface(f"{text}/{message['prefixlen']}")))
         return found
+
+    async def _dump(self, what: str, **choice: int) -> list[Any]:
+        """A whole list: one that changed while it was read is read again, DUMPS_MAX times."""
+        from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+
+        for _ in range(DUMPS_MAX):
+            try:
+                return [message async for message in await getattr(self._kernel, what)("dump", **choice)]
+            except NetlinkDumpInterrupted:
+                continue
+            except NetlinkError as fault:
+                raise ProcessUnreachable(f"the kernel's list of {what}", str(fault)) from fault
+        raise ProcessUnreachable(
+            f"the kernel's list of {what}", f"it changed {DUMPS_MAX} times while it was read"
+        )
 
     async def add(self, place: Placed, preferred: bool) -> None:
         """Put an address on an interface; one that is there already is fine."""
@@ -124,7 +141,7 @@ class Netlink:
         """The main table's routes through one interface."""
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         found = []
-        async for message in await self._kernel.route("dump", family=family):
+        for message in await self._dump("route", family=family):
             table = message.get_attr("RTA_TABLE") or message["table"]
             if table == MAIN_TABLE and message.get_attr("RTA_OIF") == index:
                 found.append(_route(message, index))

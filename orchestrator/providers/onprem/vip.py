@@ -10,7 +10,7 @@ from typing import Final
 
 from orchestrator.host.netlink import Changes, Interface, Link, Netlink, Placed, Route
 from orchestrator.model.config import VipConfig
-from orchestrator.model.errors import AddressRefused
+from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 from orchestrator.model.events import LinkLost, LinkRestored
 from orchestrator.model.names import Epoch, ModuleName
 from orchestrator.providers.onprem.announce import Address, Wire, frames, probe
@@ -218,7 +218,10 @@ class OnPrem:
             await self._changed.wait()
             self._changed.clear()
             async with self._one_at_a_time:
-                await self._look()
+                try:
+                    await self._look()
+                except ProcessUnreachable:
+                    self._changed.set()  # The kernel's lists could not be read whole: look again.
             await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
