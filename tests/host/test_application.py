@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.host.application import Application
-from orchestrator.host.cgroup import group
+from orchestrator.host.cgroup import group, kill_all
 from orchestrator.model.config import CheckConfig, MirrorConfig, RunConfig
 from orchestrator.model.events import (
     ApplicationFailed,
@@ -69,8 +69,8 @@ def living() -> list[int]:
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     yield Lab(tmp_path)
-    for pid in living():
-        os.kill(pid, signal.SIGKILL)
+    asyncio.run(kill_all(group(f"{SHOP}/app")))
+    group(f"{SHOP}/app").remove()
 
 
 def test_a_command_that_obeys_is_stopped_cleanly_and_nothing_lives(lab: Lab) -> None:
