@@ -81,7 +81,7 @@ def bid(turn: Turn, expected: Record | None, record: Record) -> None:
     if mirror.held is not None:
         widened = mirror.required | record.in_sync
         if widened != mirror.required:
-            turn.set(required=widened)
+            turn.set(required=widened, widening=widened - mirror.required)
             lease(turn)
             turn.do(WidenRequired(mirror.module, widened))
     elif not mirror.muted:
@@ -149,7 +149,7 @@ def register_silent(turn: Turn) -> None:
 
 def bid_answered(turn: Turn, bid: Record, outcome: Outcome, current: Record | None) -> None:
     """What became of a bid; nothing is concluded that a record does not prove."""
-    turn.set(bidding=False)
+    turn.set(bidding=False, widening=frozenset())
     match outcome:
         case Outcome.WON:
             turn.set(register=Register.ANSWERS, check_at=turn.at_the_latest(HEALTH_PERIOD_S))
@@ -191,6 +191,9 @@ def _resolve(turn: Turn, record: Record) -> None:
     if not pending:
         turn.set(bid_since=None, force=False)
     held = mirror.held
+    if held is None and len(pending) < len(mirror.bids):
+        # The tag has moved past every bid of this life, those of a former agent too: none can land any more.
+        turn.set(required=_pending_sets(turn.mirror))
     if held is not None and record.epoch > held.epoch and may_open(mirror, record):
         turn.set(held=record, taking=True, required=record.in_sync | _pending_sets(turn.mirror))
         for name in held.in_sync - record.in_sync:

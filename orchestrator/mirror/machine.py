@@ -16,7 +16,7 @@ from orchestrator.mirror.state import Mirror, Peer, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.decision import Decision
-from orchestrator.model.effects import Announce
+from orchestrator.model.effects import Announce, ReleaseAddresses, StopApplication
 from orchestrator.model.events import (
     AddressesClaimed,
     AddressesRefused,
@@ -266,6 +266,8 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
     soon = turn.at_the_latest(mirror.timings.retry_s)
     turn.tell("HF1003", f"{effect} failed: {why}")
     match effect:
+        case "CloseGate":
+            _stop_without_the_gate(turn)
         case "StoreModule":
             turn.set(stored=False, retry_at=soon)
             _what_was_dropped(turn)
@@ -278,9 +280,25 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
             turn.set(retry_at=soon)
 
 
+def _stop_without_the_gate(turn: Turn) -> None:
+    """A gate that does not answer acknowledges nothing; what stands on it ends all the same."""
+    module = turn.mirror.module
+    if turn.mirror.held is None:
+        turn.do(StopApplication(module, force=True), ReleaseAddresses(module))
+
+
 def _what_was_dropped(turn: Turn) -> None:
     """A bid or a reign behind the failed effect never left: it is decided anew."""
     mirror = turn.mirror
+    if mirror.bidding and mirror.widening:
+        # The gate refused the newcomers, and the bid that names them was not sent.
+        unsent = mirror.bids[-1]
+        turn.set(bids=mirror.bids[:-1], required=mirror.required - mirror.widening, widening=frozenset())
+        for name in unsent.in_sync & mirror.widening:
+            turn.peer(name, ready=None)
+        if not turn.mirror.bids:
+            turn.set(bid_since=None)
+        mirror = turn.mirror
     turn.set(bidding=False, halting=False)
     if mirror.held is None:
         turn.set(following=None)

@@ -166,6 +166,8 @@ class Mirror:
     taking: bool = False
     required: frozenset[NodeName] = frozenset()
     """R1: `held.in_sync` and the sets of all unresolved bids."""
+    widening: frozenset[NodeName] = frozenset()
+    """Members that `required` takes in for a bid that is on its way; the gate may still refuse them."""
     following: Record | None = None
     failed: str = ""
     """Why this node's volume cannot serve; cleared by the operator's start."""

@@ -56,7 +56,12 @@ class StopReplicator:
 
 @dataclass(frozen=True, slots=True)
 class WidenRequired:
-    """Waited for: the gate's `required` and the lease take these members in, before a bid leaves (R1)."""
+    """Waited for: the gate's `required` and the lease take these members in, before a bid leaves (R1).
+
+    Fails, so that the bid behind it is not sent, for a newcomer that is not ready any more: its stream is
+    down, or it has not confirmed every point that was acknowledged so far. From `MemberReady` on the gate
+    waits for the joiner's disk as for a member's, as long as its stream stands.
+    """
 
     module: ModuleName
     members: frozenset[NodeName]

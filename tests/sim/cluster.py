@@ -1,0 +1,319 @@
+"""A whole cluster of the real machines, its register, its clients and its operator."""
+
+from __future__ import annotations
+
+from orchestrator.cluster.heart import Heart
+from orchestrator.model.config import PRESETS, ClusterConfig, DirectoryConfig, MirrorConfig, NodeConfig
+from orchestrator.model.events import OperatorAsked
+from orchestrator.model.names import ClusterName, ModuleName, NodeName, RequestId
+from orchestrator.model.orders import Leave, Order, Promote, Restart, Resync, Start, Stop, Swap
+from orchestrator.model.record import Record
+from orchestrator.model.timings import derive
+from tests.sim.ghost import Ghost
+from tests.sim.host import Host
+from tests.sim.register import WITNESS, Register
+from tests.sim.replica import EXTENTS, Session
+from tests.sim.world import Violation, World
+
+MODULE = ModuleName("shop")
+NAMES = (NodeName("a"), NodeName("b"), NodeName("c"))
+CONVERGED_S = 120.0
+"""After everything is healed: detection, two bids, a copy, one rest of 30 s after a spent restart budget."""
+
+
+class Cluster:
+    """Two or three nodes with one mirror, at the `cloud` preset."""
+
+    def __init__(
+        self, seed: int, nodes: int, overlap: str = "brief", jumping: bool = True, jitter: bool = True
+    ) -> None:
+        self.names = NAMES[:nodes]
+        mirror = MirrorConfig(MODULE, self.names, (DirectoryConfig("/srv/shop"),), overlap=overlap)  # type: ignore[arg-type]
+        members = tuple(NodeConfig(name, {}) for name in self.names)
+        timing = PRESETS["cloud"]
+        self.config = ClusterConfig(ClusterName("sim"), members, (mirror,), timing=timing, preset="cloud")
+        self.timings = derive(timing)
+        # Three T after the last disturbance every verdict has fallen; the start grace is as long.
+        self.world = World(seed, self.timings.start_grace_s + self.timings.detection_s, jumping, jitter)
+        self.ghost = Ghost(self.world, EXTENTS)
+        self.register = Register(self.world)
+        self.register.changed = self._record_changed
+        self.hosts = {str(name): Host(self, name, MODULE) for name in self.names}
+        self.world.check = self._check
+        self.requests = 0
+        self.asked: dict[RequestId, tuple[Host, int, Order, bool]] = {}
+        self.acknowledged = 0
+        self.first: Host | None = None
+
+    # --- invariants ---------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        record = self.register.record
+        if record is not None:
+            holds = self.ghost.holds
+            for name in record.in_sync:
+                holds(name, self.hosts[name].volume.disk)
+
+    def _record_changed(self, record: Record) -> None:
+        history = self.register.history
+        if len(history) < 2:
+            return
+        before = history[-2]
+        if record.epoch <= before.epoch:
+            raise Violation(f"epoch {record.epoch} after {before.epoch}")
+        if record.primary not in before.in_sync and not record.forced:
+            raise Violation(f"{record.primary} was not in sync {sorted(before.in_sync)} and became primary")
+
+    def exclusive(self) -> None:
+        """At most one node may acknowledge."""
+        able = [name for name, host in self.hosts.items() if host.keeper and host.keeper.can_acknowledge()]
+        if len(able) > 1:
+            raise Violation(f"{able} can acknowledge, each without the other")
+
+    def one_answers(self) -> None:
+        """At most one node answers for the address."""
+        if sum(host.claimed for host in self.hosts.values()) > 1:
+            answering = [name for name, host in self.hosts.items() if host.answers()]
+            if len(answering) > 1:
+                raise Violation(f"{answering} answer for the address at once")
+
+    def logged(self) -> None:
+        """An extent that differs between two nodes is in one of their may-differ logs."""
+        for one in self.names:
+            for two in self.names:
+                if one < two:
+                    self._logged(self.hosts[one], self.hosts[two])
+
+    def _logged(self, one: Host, two: Host) -> None:
+        mine, theirs = one.volume, two.volume
+        for extent in range(EXTENTS):
+            same = mine.memory[extent] == theirs.memory[extent] and mine.disk[extent] == theirs.disk[extent]
+            if same or extent in mine.logs[two.name] or extent in theirs.logs[one.name]:
+                continue
+            raise Violation(
+                f"extent {extent} differs between {one.name} ({mine.memory[extent]}/{mine.disk[extent]}) and "
+                f"{two.name} ({theirs.memory[extent]}/{theirs.disk[extent]}) and is in neither log"
+            )
+
+    # --- what the hosts tell ------------------------------------------------------------------------------
+
+    def adjust(self, heart: Heart) -> None:
+        """A place where a test plants other lease times."""
+
+    def started(self, host: Host) -> None:
+        self.world.counts["application started"] += 1
+
+    def told(self, host: Host) -> None:
+        self.acknowledged += 1
+
+    def held_failed(self, host: Host) -> None:
+        self.world.counts["gate closed"] += 1
+
+    def crashed_between_effects(self, host: Host) -> None:
+        """The armed crash: the agent is killed, or the power fails, between two effects of one decision."""
+        power, host.crash_power = host.crash_power, False
+        host.crash_in = None
+        self.world.counts["crash between effects"] += 1
+        if power:
+            self.world.fault("power cut", host.name)
+            host.power_off()
+            self.world.after(1.0 + 10 * self.world.random.random(), None, self.revive, host)
+        else:
+            self.world.fault("agent crash", host.name)
+            host.kill_agent()
+            self.world.after(0.2 + 3 * self.world.random.random(), None, self.revive, host)
+
+    def revive(self, host: Host) -> None:
+        """Power and processes are back."""
+        if host.powered and host.node is not None and host.heart is not None:
+            return
+        self.world.fault("restart", host.name)
+        if not host.powered:
+            host.power_on()
+            return
+        if host.heart is None:
+            host.start_pulse()
+        if host.node is None:
+            host.start_agent()
+
+    # --- the wires ----------------------------------------------------------------------------------------
+
+    def cut(self, source: str, target: str) -> None:
+        self.world.cuts.add((source, target))
+        self.watch_streams()
+
+    def unplugged(self, host: Host) -> None:
+        self.world.disturb()
+        self.watch_streams()
+
+    def watch_streams(self) -> None:
+        """A stream whose wire or other end is gone is silent: after T each side gives it up."""
+        for host in self.hosts.values():
+            if host.keeper is not None:
+                for session in host.keeper.sessions.values():
+                    self.world.after(self.timings.detection_s, None, self._silent, session)
+                if host.keeper.incoming is not None:
+                    self.world.after(self.timings.detection_s, None, self._silent, host.keeper.incoming)
+
+    def _silent(self, session: Session) -> None:
+        source, target = session.source.host, session.target.host
+        wires = ((source.name, target.name), (target.name, source.name))
+        dead = not session.source.alive or not session.target.alive or source.frozen or target.frozen
+        if not dead and not any(wire in self.world.cuts for wire in wires):
+            return
+        if session.alive and session.source.alive and not source.frozen:
+            session.source.member_lost(target.name, "silent on its stream")
+        if session.target.alive and not target.frozen:
+            session.target.source_ended(session)
+
+    # --- clients and operator -----------------------------------------------------------------------------
+
+    def client(self) -> None:
+        """The application writes, and now and then waits for its disk, wherever it runs."""
+        chance = self.world.random
+        self.world.after(0.15 + 0.3 * chance.random(), None, self.client, beat=True)
+        for host in self.hosts.values():
+            keeper = host.keeper
+            if host.application and not host.frozen and keeper is not None and host.mount == keeper.life:
+                keeper.write(chance.randrange(EXTENTS), chance.random() < 0.7)
+
+    def order(self, host: Host, order: Order, refused: bool = False) -> None:
+        """An operator's request; `refused`: it must not be accepted."""
+        if host.node is None or host.frozen or host.agent_frozen:
+            return
+        self.requests += 1
+        request = RequestId(f"r{self.requests}")
+        self.world.note(f"operator {host.name} {order}")
+        self.world.counts["order " + type(order).__name__] += 1
+        self.world.disturb()
+        self.asked[request] = (host, host.agent_life, order, refused)
+        host.tell(OperatorAsked(request, MODULE, order))
+
+    def answered(self, request: RequestId, code: str) -> None:
+        if request not in self.asked:
+            raise Violation(f"request {request} was answered twice")
+        host, _, order, refused = self.asked.pop(request)
+        self.world.note(f"answer {host.name} {type(order).__name__} {code or 'accepted'}")
+        self.world.counts["refused " + code if code else "accepted"] += 1
+        if refused and not code:
+            raise Violation(f"{host.name} accepted {order}, which had to be refused")
+
+    def random_order(self) -> None:
+        """Something an operator may do on any day, wise or not."""
+        chance = self.world.random
+        host = chance.choice(list(self.hosts.values()))
+        if host.node is None:
+            return
+        mirror = host.node.mirrors[MODULE]
+        serves = mirror.held is not None
+        drawn = chance.random()
+        if drawn < 0.45:
+            self.order(host, Swap(), refused=not serves)
+        elif drawn < 0.55:
+            self.order(host, Restart(), refused=not serves)
+        elif drawn < 0.65:
+            self.order(host, Start(first=True), refused=host.stored[0] > 0)
+        elif drawn < 0.75:
+            self.order(host, Leave())
+            self.world.after(5.0 + 10 * chance.random(), None, self.order, host, Start())
+        elif drawn < 0.85:
+            self.order(host, Stop())
+            self.world.after(5.0 + 10 * chance.random(), None, self.order, host, Start())
+        elif drawn < 0.95:
+            self.order(host, Promote(), refused=serves and not mirror.offline)
+        else:
+            self.order(host, Resync(), refused=mirror.life is None)
+
+    def unanswered(self) -> None:
+        for request, (host, life, order, _) in self.asked.items():
+            if host.agent_life == life:
+                raise Violation(f"{host.name} never answered request {request}: {order}")
+
+    # --- the beginning and the end of an episode ----------------------------------------------------------
+
+    def begin(self) -> None:
+        """Everybody is switched on; the operator makes the first record; all copies become equal."""
+        for host in self.hosts.values():
+            host.power_on()
+        self.client()
+        self.world.run(self.world.now + 12.0)
+        hosts = list(self.hosts.values())
+        self.order(hosts[0], Start(first=True))
+        for host in hosts[1:]:
+            self.order(host, Start())
+        self.converge()
+
+    def heal(self) -> None:
+        """No more faults: all wires, disks, machines and the register work, the operator wants the module."""
+        world = self.world
+        world.cuts.clear()
+        world.loss = world.late = 0.0
+        self.register.down = False
+        self.register.slow_s = self.register.lossy = 0.0
+        for host in self.hosts.values():
+            host.disk_bad = host.store_bad = False
+            host.disk_slow_s = host.application_bad = host.address_bad = 0.0
+            host.crash_in = None
+            if host.frozen:
+                host.thaw()
+            if host.agent_frozen:
+                host.resume_agent()
+            self.revive(host)
+        world.disturb()
+
+    def nudge(self) -> None:
+        """The operator starts what is stopped, and what failed on a disk that is repaired now."""
+        for host in self.hosts.values():
+            if host.node is not None:
+                mirror = host.node.mirrors[MODULE]
+                if not mirror.wanted or mirror.failed:
+                    self.order(host, Start())
+
+    def converge(self) -> None:
+        """Exactly one primary, everybody else in sync, within the bound; or it is a fault of ours."""
+        world = self.world
+        until = world.now + CONVERGED_S
+        nudged = 0
+        while self.not_converged():
+            if world.now >= until:
+                raise Violation(
+                    f"not converged {CONVERGED_S:.0f} s after all was healed: {self.not_converged()}"
+                )
+            if world.now > until - CONVERGED_S + 4 + 30 * nudged:
+                nudged += 1
+                self.nudge()
+            world.disturb()
+            world.run(world.now + 1.0)
+        self.unanswered()
+        before = self.acknowledged
+        world.disturb()
+        world.run(world.now + 6.0)
+        if self.acknowledged == before:
+            raise Violation("converged, and yet no write is acknowledged")
+
+    def not_converged(self) -> str:
+        """What is missing to a healthy mirror; empty: nothing."""
+        roles = sorted(host.role for host in self.hosts.values())
+        if roles != ["PRIM"] + ["SECOND"] * (len(self.names) - 1):
+            return f"roles {roles}, record {self.register.record}"
+        record = self.register.record
+        assert record is not None
+        if record.in_sync != frozenset(self.names):
+            return f"in sync {sorted(record.in_sync)}"
+        for name, host in self.hosts.items():
+            serves = name == record.primary
+            if (
+                host.application is not serves
+                or host.claimed is not serves
+                or (serves and not host.answers())
+            ):
+                return f"{name}: application {host.application}, address {host.claimed}, primary {serves}"
+        return ""
+
+
+def link(one: str, two: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Both directions of one wire."""
+    return (one, two), (two, one)
+
+
+__all__ = ["MODULE", "WITNESS", "Cluster", "link"]

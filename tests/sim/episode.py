@@ -1,0 +1,76 @@
+"""One seed: a cluster begins, is struck for some simulated hours, is healed, and must come together."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from tests.sim.cluster import Cluster
+from tests.sim.faults import Storm
+from tests.sim.world import Violation
+
+STRUCK_S = 6 * 3600.0
+"""Of one episode: some twenty bursts, then everything must heal."""
+
+
+@dataclass
+class Outcome:
+    """What became of one seed."""
+
+    seed: int
+    simulated_s: float
+    events: int
+    faults: int
+    role_changes: int
+    trace: int
+    acknowledged: int
+    counts: dict[str, int]
+    violation: str = ""
+    log: list[str] = field(default_factory=list)
+
+
+def build(seed: int, **how: bool) -> Cluster:
+    """The cluster that this seed draws."""
+    chance = random.Random(seed * 7919)
+    nodes = 2 if chance.random() < 0.7 else 3
+    overlap = "none" if chance.random() < 0.2 else "brief"
+    cluster = Cluster(seed, nodes, overlap, **how)
+    for host in cluster.hosts.values():
+        host.set_rate(1 + 0.01 * (2 * chance.random() - 1))
+    return cluster
+
+
+def play(seed: int, log: bool = False, cluster: Cluster | None = None) -> Outcome:
+    """Run one seed to its end, or to the first violation."""
+    cluster = cluster or build(seed)
+    world = cluster.world
+    if log:
+        world.log = []
+    violation = ""
+    try:
+        cluster.begin()
+        until = world.now + STRUCK_S
+        Storm(cluster).burst(until)
+        world.run(until)
+        cluster.heal()
+        cluster.converge()
+    except Violation as found:
+        violation = str(found)
+        world.note(f"VIOLATION {found}")
+    except AssertionError as found:
+        violation = f"assertion: {found!r}"
+        world.note(f"VIOLATION {violation}")
+        if log:
+            raise
+    return Outcome(
+        seed,
+        world.now,
+        world.events,
+        world.faults,
+        world.counts["role changes"],
+        world.trace,
+        cluster.acknowledged,
+        dict(world.counts),
+        violation,
+        world.log or [],
+    )

@@ -1,0 +1,223 @@
+"""What goes wrong: bursts of faults, each with its end, and quiet stretches between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.sim.cluster import Cluster, link
+from tests.sim.host import Host
+from tests.sim.register import WITNESS
+
+BURST_S = 12.0
+"""Faults of one burst fall into so short a time that each meets the others' consequences."""
+QUIET_S = 900.0
+"""The mean quiet stretch between two bursts."""
+
+
+class Storm:
+    """Draws faults for one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.world = cluster.world
+        self.kinds: tuple[tuple[Callable[[Host], None], int], ...] = (
+            (self._power_cut, 8),
+            (self._agent_crash, 8),
+            (self._crash_between_effects, 10),
+            (self._keeper_crash, 6),
+            (self._replicator_restart, 4),
+            (self._pulse_crash, 4),
+            (self._pause, 5),
+            (self._agent_pause, 3),
+            (self._cut_peer, 8),
+            (self._cut_one_way, 8),
+            (self._isolate, 5),
+            (self._cut_witness, 6),
+            (self._disk_error, 3),
+            (self._store_error, 3),
+            (self._clock, 3),
+            (self._register_outage, 4),
+            (self._register_trouble, 6),
+        )
+        self.draws = [kind for kind, weight in self.kinds for _ in range(weight)]
+
+    def burst(self, until: float) -> None:
+        """Some faults within seconds, then quiet."""
+        chance = self.world.random
+        if self.world.now >= until:
+            return
+        for _ in range(chance.randint(1, 9)):
+            self.world.after(BURST_S * chance.random(), None, self._strike)
+        if chance.random() < 0.5:
+            self.world.after(BURST_S * chance.random(), None, self.cluster.random_order)
+        if chance.random() < 0.3:
+            self.world.after(BURST_S * chance.random(), None, self._trouble)
+        self.world.much_later(2 * BURST_S + chance.expovariate(1 / QUIET_S), None, self.burst, until)
+
+    def _strike(self) -> None:
+        host = self.world.random.choice(list(self.cluster.hosts.values()))
+        self.world.random.choice(self.draws)(host)
+
+    def _later(self, longest_s: float, end: Callable[..., None], *args: object) -> None:
+        """The end of a fault: mostly soon, sometimes only after a long while."""
+        chance = self.world.random
+        if chance.random() < 0.9:
+            self.world.after(0.05 + longest_s * chance.random(), None, end, *args)
+        else:
+            self.world.much_later(600 * chance.random(), None, end, *args)
+
+    def _trouble(self) -> None:
+        """Not faults of a machine: a bad wire, a bad application, a refused address, an operator."""
+        chance, host = self.world.random, self.world.random.choice(list(self.cluster.hosts.values()))
+        self.world.disturb()
+        drawn = chance.random()
+        if drawn < 0.4:
+            self.world.loss, self.world.late = 0.3 * chance.random(), 0.1 * chance.random()
+            self.world.after(10.0 * chance.random(), None, self._calm)
+        elif drawn < 0.7:
+            host.application_dies()
+        elif drawn < 0.85:
+            host.application_bad = 0.7
+            self.world.after(10.0, None, self._well, host)
+        else:
+            host.address_bad = 0.7
+            self.world.after(10.0, None, self._well, host)
+
+    def _calm(self) -> None:
+        self.world.loss = self.world.late = 0.0
+
+    def _well(self, host: Host) -> None:
+        host.application_bad = host.address_bad = 0.0
+
+    # --- machines and processes ---------------------------------------------------------------------------
+
+    def _power_cut(self, host: Host) -> None:
+        if host.powered:
+            self.world.fault("power cut", host.name)
+            host.power_off()
+            self._later(10.0, self.cluster.revive, host)
+
+    def _agent_crash(self, host: Host) -> None:
+        if host.node is not None:
+            self.world.fault("agent crash", host.name)
+            host.kill_agent()
+            self._later(8.0, self.cluster.revive, host)
+
+    def _crash_between_effects(self, host: Host) -> None:
+        if host.node is not None:
+            host.crash_in = self.world.random.randint(1, 10)
+            host.crash_power = self.world.random.random() < 0.4
+
+    def _keeper_crash(self, host: Host) -> None:
+        if host.keeper is not None:
+            self.world.fault("keeper crash", host.name)
+            host.kill_keeper()
+
+    def _replicator_restart(self, host: Host) -> None:
+        if host.keeper is not None:
+            self.world.fault("replicator crash", host.name)
+            host.keeper.reset("the replicator ended")
+            self.world.after(0.3, host, host.replicator_back, host.keeper)
+
+    def _pulse_crash(self, host: Host) -> None:
+        if host.heart is not None:
+            self.world.fault("pulse crash", host.name)
+            host.kill_pulse()
+            self._later(3.0, self.cluster.revive, host)
+
+    def _pause(self, host: Host) -> None:
+        if host.powered and not host.frozen:
+            self.world.fault("pause", host.name)
+            host.freeze()
+            self.cluster.watch_streams()
+            self.world.after(6.0 * self.world.random.random(), host, lambda: None)
+            self.world.after(6.0 * self.world.random.random(), None, self._thaw, host, host.boot)
+
+    def _thaw(self, host: Host, boot: int) -> None:
+        if host.boot == boot and host.frozen:
+            self.world.disturb()
+            host.thaw()
+
+    def _agent_pause(self, host: Host) -> None:
+        if host.node is not None and not host.agent_frozen:
+            self.world.fault("agent pause", host.name)
+            host.agent_frozen = True
+            self.world.after(6.0 * self.world.random.random(), None, self._agent_thaw, host, host.agent_life)
+
+    def _agent_thaw(self, host: Host, life: int) -> None:
+        if host.agent_life == life and host.agent_frozen:
+            host.resume_agent()
+
+    # --- wires --------------------------------------------------------------------------------------------
+
+    def _cut(self, kind: str, wires: tuple[tuple[str, str], ...]) -> None:
+        self.world.fault(kind, str(wires))
+        for wire in wires:
+            self.cluster.cut(*wire)
+        self._later(8.0, self._heal, wires)
+
+    def _heal(self, wires: tuple[tuple[str, str], ...]) -> None:
+        self.world.fault("heal")
+        self.world.cuts.difference_update(wires)
+
+    def _other(self, host: Host) -> str:
+        return self.world.random.choice([name for name in self.cluster.hosts if name != host.name])
+
+    def _cut_peer(self, host: Host) -> None:
+        self._cut("cut", link(host.name, self._other(host)))
+
+    def _cut_one_way(self, host: Host) -> None:
+        self._cut("one-way cut", (link(host.name, self._other(host))[self.world.random.randrange(2)],))
+
+    def _isolate(self, host: Host) -> None:
+        others = [name for name in self.cluster.hosts if name != host.name] + [WITNESS]
+        self._cut("isolation", tuple(wire for name in others for wire in link(host.name, name)))
+
+    def _cut_witness(self, host: Host) -> None:
+        wires = link(host.name, WITNESS)
+        drawn = self.world.random.randrange(3)
+        self._cut("cut from the register", wires if drawn == 2 else (wires[drawn],))
+
+    # --- disks, clocks, the register ----------------------------------------------------------------------
+
+    def _disk_error(self, host: Host) -> None:
+        self.world.fault("disk error", host.name)
+        host.disk_bad = True
+        self._later(5.0, self._repair, host)
+
+    def _repair(self, host: Host) -> None:
+        host.disk_bad = host.store_bad = False
+        host.disk_slow_s = 0.0
+        self.world.disturb()
+        self.world.after(2.0, None, self.cluster.nudge)
+
+    def _store_error(self, host: Host) -> None:
+        self.world.fault("state disk error", host.name)
+        host.store_bad = True
+        host.disk_slow_s = self.world.random.random()
+        self._later(5.0, self._repair, host)
+
+    def _clock(self, host: Host) -> None:
+        self.world.fault("clock change", host.name)
+        host.set_rate(1 + 0.01 * (2 * self.world.random.random() - 1))
+
+    def _register_outage(self, host: Host) -> None:
+        if not self.cluster.register.down:
+            self.world.fault("register outage")
+            self.cluster.register.down = True
+            self._later(10.0, self._register_back)
+
+    def _register_back(self) -> None:
+        self.cluster.register.down = False
+        self.world.disturb()
+
+    def _register_trouble(self, host: Host) -> None:
+        register, chance = self.cluster.register, self.world.random
+        if not register.lossy:
+            self.world.fault("register slow and lossy")
+            register.slow_s, register.lossy = 3.0 * chance.random(), 0.5 * chance.random()
+            self._later(15.0, self._register_well)
+
+    def _register_well(self) -> None:
+        self.cluster.register.slow_s = self.cluster.register.lossy = 0.0
+        self.world.disturb()
