@@ -197,6 +197,8 @@ class Heart:
     def lease(self, module: ModuleName, epoch: Epoch, members: frozenset[NodeName]) -> None:
         """Answer the module's addresses while each of these members vouches (none: while we live)."""
         self._grants[module] = Grant(epoch, members - {self._me})
+        # At once: a newcomer that does not vouch may bid as soon as the bid that names it has landed.
+        self._renew(self._now)
 
     def end_lease(self, module: ModuleName) -> None:
         self._grants.pop(module, None)

@@ -117,7 +117,7 @@ class Session:
         self.target = target
         self.start = start
         self.applied = start
-        self.durable = start
+        self.durable = start if copying is not None else target.synced_seq
         self.frames: deque[Frame] = deque()
         self.copying = copying
         """Extents still to be copied; None: in sync, nothing was to be copied."""
@@ -326,7 +326,8 @@ class Keeper:
         if not self.open:
             return
         sessions = [self.sessions.get(name) for name in self.required if name != self.host.name]
-        bound = min((s.durable if s is not None else -1 for s in sessions), default=self.seq)
+        # Somebody required who is being copied to lacks what was written before its stream began.
+        bound = min((s.durable if s is not None and s.ready else -1 for s in sessions), default=self.seq)
         # A joiner that is ready is waited for before it is required: nothing may pass it by until the bid.
         bound = min([bound, *(s.durable for s in self.sessions.values() if s.ready)])
         for point in [point for point in self.points if point.local and point.seq <= bound]:
@@ -424,7 +425,8 @@ class Keeper:
         position = (other.stream, other.seq)
         continues = not diverged and name in self.record.in_sync
         if continues and position == self.base and self._keeps(1):
-            start = 0
+            # It stands where this node stood when both were equal on disk.
+            start = other.synced_seq = 0
         elif continues and other.stream == self.stream and self._keeps(other.seq + 1):
             start = other.seq
         elif name in self.record.in_sync:
@@ -460,7 +462,7 @@ class Keeper:
         other.incoming = session
         other.stream = self.stream
         other.seq = session.start
-        other.synced_seq = session.start
+        other.synced_seq = session.durable
         other.waiting.clear()
         other.offered = None
         self.world.note(f"stream {self.host.name}-{other.host.name} {session.copying}")
@@ -479,6 +481,9 @@ class Keeper:
             self._push(session, frame)
         if session.copying is not None:
             self.world.after(0.01, self.host, self._copy, session)
+        else:
+            # A sync that broke off with the former connection is asked again.
+            self.emit(Frame("sync"))
         self.host.cluster.exclusive()
 
     def _copy(self, session: Session) -> None:
@@ -557,7 +562,7 @@ class Keeper:
         session.durable = max(session.durable, durable)
         while session.frames and session.frames[0].seq <= session.durable:
             session.frames.popleft()
-        if not session.frames or session.frames[-1].kind != "sync" and session.applied >= self.seq:
+        if not session.frames or (session.frames[-1].kind != "sync" and session.applied >= self.seq):
             session.asked_at = None
         self._retire(session)
         self._forget_kept()
