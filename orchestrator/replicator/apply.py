@@ -79,7 +79,7 @@ class Objects:
         return self._roots[volume]
 
     def bind(self, volume: int, id: int, parent: int, name: bytes) -> int:
-        """The id is what has this name now; its descriptor. An id without an object is remembered as absent."""
+        """The id is what has this name now; its descriptor. An id without an object is kept as absent."""
         if id == ops.ROOT:
             raise OSError(errno.EINVAL, "the root's id is not given away")
         self.drop(volume, id)
@@ -153,8 +153,8 @@ class Objects:
 class Applier:
     """Applies one stream. `before_change` makes may-differ entries durable; `settled` hears of syncs done.
 
-    While a copy runs (`copying`) the tree is not the primary's yet: what is absent is passed over and counted,
-    what is in the way goes aside; the copy brings it all right. Otherwise every error ends the stream.
+    While a copy runs (`copying`) the tree is not the primary's yet: what is absent is passed over and
+    counted, what is in the way goes aside; the copy brings it all right. Else every error ends the stream.
     """
 
     def __init__(self, roots: Sequence[int], before_change: Callable[[Iterable[Key], int], None]) -> None:
@@ -172,7 +172,7 @@ class Applier:
         self.objects.close()
 
     def begin_copy(self, set_aside: str) -> None:
-        """From now on the tree is made equal; `set_aside` names where overwritten files are kept, or is empty."""
+        """From now on the tree is made equal; `set_aside` names the folder for what is lost, or is ''."""
         self.end_copy()
         self.copying = True
         self.passed_over = 0
@@ -202,6 +202,9 @@ class Applier:
         """Everything applied is on disk on return; OSError when it is not."""
         for volume in range(self.volumes):
             disk.sync_filesystem(self.objects.root(volume))
+
+    def begin_sync_all(self) -> Future[None]:
+        return self._syncs.submit(self.sync_all)
 
     # --- the operations ------------------------------------------------------------------------------------
 
@@ -319,7 +322,7 @@ class Applier:
         except BaseException:
             _close_all(fds)
             raise
-        # With the primary's fdatasync a size is durable too; the names need a full fsync of their directories.
+        # fdatasync makes a new size durable too; the names need a full fsync of their directories.
         return self._syncs.submit(_sync_all, fds, op.data_only)
 
     def _sync_directory(self, op: ops.SyncDirectory) -> Future[None]:
@@ -372,8 +375,8 @@ class Applier:
             case ops.Rename():
                 return self._renamed(op)
             case ops.Link():
-                moved = (volume, self.objects.inode(volume, op.id), ops.ATTRIBUTES, 0)
-                return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0), moved]
+                linked = (volume, self.objects.inode(volume, op.id), ops.DATA, ops.WHOLE)
+                return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0), linked]
             case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Unlink() | ops.Rmdir() | Remove():
                 return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0)]
             case _:
@@ -385,10 +388,12 @@ class Applier:
             directory = self.objects.get(op.volume, id)
             moved.append((op.volume, os.stat(directory).st_ino, ops.NAMES, 0))
             try:
-                inode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # the new name is free
-            moved.append((op.volume, inode, ops.ATTRIBUTES, 0))
+            # Under its new name it is compared as a whole, a directory with all below it.
+            what = ops.NAMES if stat.S_ISDIR(status.st_mode) else ops.DATA
+            moved.append((op.volume, status.st_ino, what, ops.WHOLE))
         return moved
 
 
@@ -445,9 +450,19 @@ class Points:
         """This one is on disk; all are, up to the returned one."""
         with self._lock:
             self._begun[sequence] = True
-            while self._begun and next(iter(self._begun.values())):
+            while self._begun and self._begun[next(iter(self._begun))]:
                 self.done_to = self._begun.popitem(last=False)[0]
             return self.done_to
+
+    def all_done_before(self, sequence: int) -> bool:
+        """No earlier point is still on its way."""
+        with self._lock:
+            return all(done for begun, done in self._begun.items() if begun < sequence)
+
+    def reached(self, applied: int) -> int:
+        """Up to here every durable point is done: between points there is nothing to wait for."""
+        with self._lock:
+            return min(self._begun, default=applied + 1) - 1
 
 
 def _extents(volume: int, inode: int, offset: int, length: int) -> list[Key]:

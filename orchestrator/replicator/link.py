@@ -1,0 +1,148 @@
+"""One encrypted connection between two replicators: frames in, frames out, a bound on every wait."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from orchestrator.host.tls import peer_name
+from orchestrator.mirror.frames import Decoder, Frame, HandshakeRejected, Kind, WireFault
+from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import ClusterName, ModuleName, NodeName
+
+FORWARD, BACK, BULK = "forward", "back", "bulk"
+
+_READ_BYTES: Final = 1 << 18  # several frames of a busy stream at once; more gained nothing
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """Who this replicator is and where the others are."""
+
+    cluster: ClusterName
+    module: ModuleName
+    node: NodeName
+    port: int
+    listen: Sequence[str]
+    """This node's addresses on the replication paths."""
+    peers: Mapping[NodeName, Sequence[tuple[str, str]]]
+    """For each other node: (own address, its address) in order of preference."""
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    silence_s: float = 0.5
+    """T: a stream without a life sign for so long is dead."""
+    ack_timeout_s: float = 5.0
+    copy_bytes_per_s: int = 0
+    ports: Mapping[NodeName, int] = field(default_factory=dict)
+    """Where a peer listens on another port than this node; empty: the same."""
+
+
+@dataclass(eq=False)
+class ConnectionLost(HafarmError):
+    """The connection ended, or its other side was silent for too long."""
+
+    code: ClassVar[str] = "HF4004"
+    why: str
+
+    def __str__(self) -> str:
+        return f"the replication connection ended: {self.why}; it is dialled again"
+
+
+class Connection:
+    """Frames over one TLS session, which one thread at a time reads or writes: OpenSSL shares none."""
+
+    def __init__(self, tls: ssl.SSLSocket, allowed: frozenset[Kind]) -> None:
+        self._tls = tls
+        self._decoder = Decoder(allowed)
+        self._ready: list[Frame] = []
+
+    def send(self, data: bytes, timeout_s: float | None = None) -> None:
+        try:
+            self._tls.settimeout(timeout_s)
+            self._tls.sendall(data)
+        except OSError as fault:
+            raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+
+    def receive(self, timeout_s: float | None) -> list[Frame]:
+        """At least one frame; ConnectionLost when nothing whole came for so long."""
+        if self._ready:
+            frames, self._ready = self._ready, []
+            return frames
+        while True:
+            try:
+                self._tls.settimeout(timeout_s)
+                data = self._tls.recv(_READ_BYTES)
+            except TimeoutError as fault:
+                raise ConnectionLost(f"silent for {timeout_s} s") from fault
+            except OSError as fault:
+                raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+            if not data:
+                raise ConnectionLost("closed by the other side")
+            frames = self._decoder.receive_data(data)
+            if frames:
+                return frames
+
+    def receive_one(self, kind: Kind, timeout_s: float) -> dict[str, Any]:
+        """The next frame, which must be of this kind; a refusal is raised as what it is."""
+        first, *self._ready = self.receive(timeout_s)
+        if first.kind is Kind.REFUSED:
+            refusal = first.json()
+            raise HandshakeRejected(str(refusal.get("reason")), str(refusal.get("why")))
+        if first.kind is not kind:
+            raise WireFault(f"{first.kind.name} instead of {kind.name}")
+        return first.json()
+
+    def close(self) -> None:
+        """End it at once, whatever another thread does with it."""
+        try:
+            self._tls.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # already gone
+        self._tls.close()
+
+
+def dial(settings: LinkSettings, peer: NodeName, allowed: frozenset[Kind], timeout_s: float) -> Connection:
+    """Connect to a peer over the first path that answers; its certificate must be that node's."""
+    last: OSError | None = None
+    port = settings.ports.get(peer, settings.port)
+    for own, address in settings.peers[peer]:
+        try:
+            plain = socket.create_connection((address, port), timeout_s, (own, 0))
+        except OSError as fault:
+            last = fault
+            continue
+        return _secured(settings, peer, plain, allowed)
+    raise ConnectionLost(f"no path to {peer}: {last}")
+
+
+def _secured(
+    settings: LinkSettings, peer: NodeName, plain: socket.socket, allowed: frozenset[Kind]
+) -> Connection:
+    try:
+        tune(plain)
+        tls = settings.client.wrap_socket(plain, server_hostname=peer)
+    except OSError as fault:
+        plain.close()
+        raise ConnectionLost(f"TLS with {peer}: {fault}") from fault
+    shown = certified(tls)
+    if shown != (settings.cluster, peer):
+        tls.close()
+        raise HandshakeRejected("foreign", f"{peer} shows the certificate of {shown}")
+    return Connection(tls, allowed)
+
+
+def certified(tls: ssl.SSLSocket) -> tuple[str, str]:
+    """(cluster, node) as the other side's certificate says; a witness is no node."""
+    peer = peer_name(tls)
+    return ("", "a witness") if peer.witness else (peer.cluster, peer.name)
+
+
+def tune(plain: socket.socket) -> None:
+    """Small frames leave at once; a dead peer's socket does not linger."""
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
+    # 10 s: far above any T; our own life signs decide, this only frees the socket.

@@ -1,0 +1,160 @@
+"""The primary's stream: numbered frames kept until every attached receiver has applied them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.mirror import frames
+from orchestrator.mirror.frames import Kind
+from orchestrator.model.names import NodeName
+
+WINDOW_BYTES: Final = 64 << 20  # half a second of a 1 Gbit/s link, or a burst of a busy database
+WINDOW_FRAMES: Final = 10_000  # small operations: what a receiver applies in about a second
+_BATCH_BYTES: Final = 1 << 20  # one system call's worth of frames
+
+
+@dataclass(slots=True)
+class _Receiver:
+    sent: int
+    """The last sequence number handed to its connection."""
+    applied: int
+    connected: bool = True
+
+
+class Outbox:
+    """Numbers what is emitted and hands it to each receiver in order; a full window holds the emitter."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.last = 0
+        self.binding = 1
+        self._frames: deque[tuple[int, bytes, NodeName | None]] = deque()
+        self._bytes = 0
+        self._receivers: dict[NodeName, _Receiver] = {}
+        self._stopped = False
+
+    def put(self, kind: Kind, payload: bytes, only: NodeName | None = None, wait: bool = True) -> int:
+        """Append one frame (`only`: the others skip its number); its sequence number."""
+        with self.changed:
+            while wait and self._is_full() and not self._stopped:
+                self.changed.wait(1.0)
+            self.last += 1
+            if self._receivers:
+                self._keep(kind, payload, only)
+                self.changed.notify_all()
+            return self.last
+
+    def _keep(self, kind: Kind, payload: bytes, only: NodeName | None) -> None:
+        self._frames.append((self.last, frames.encode(kind, payload, self.last), only))
+        self._bytes += len(payload)
+
+    def _is_full(self) -> bool:
+        if self._bytes < WINDOW_BYTES and len(self._frames) < WINDOW_FRAMES:
+            return False
+        # A receiver without a connection is kept only as long as there is room for what it missed.
+        for node in [node for node, receiver in self._receivers.items() if not receiver.connected]:
+            del self._receivers[node]
+        self._trim()
+        return self._bytes >= WINDOW_BYTES or len(self._frames) >= WINDOW_FRAMES
+
+    def attach(self, node: NodeName) -> int:
+        """A receiver that knows nothing begins after the returned number; every id is bound anew for it."""
+        with self.changed:
+            self.binding += 1
+            self._receivers[node] = _Receiver(self.last, self.last)
+            self._trim()
+            return self.last
+
+    def can_resume(self, node: NodeName, applied: int) -> bool:
+        with self.changed:
+            receiver = self._receivers.get(node)
+            return receiver is not None and receiver.applied <= applied <= self.last
+
+    def resume(self, node: NodeName, applied: int) -> bool:
+        """The same receiver goes on after this number; False when what it missed is no longer kept."""
+        with self.changed:
+            receiver = self._receivers.get(node)
+            if receiver is None or not receiver.applied <= applied <= self.last:
+                return False
+            receiver.applied = receiver.sent = applied
+            receiver.connected = True
+            self._trim()
+            return True
+
+    def disconnect(self, node: NodeName) -> None:
+        """Its connection broke: what it did not apply is kept while there is room."""
+        with self.changed:
+            if node in self._receivers:
+                self._receivers[node].connected = False
+                self.changed.notify_all()
+
+    def detach(self, node: NodeName) -> None:
+        """Nothing is kept for this receiver any more."""
+        with self.changed:
+            self._receivers.pop(node, None)
+            self._trim()
+            self.changed.notify_all()
+
+    def take(self, node: NodeName, timeout_s: float) -> bytes | None:
+        """The next frames for this receiver; empty after the timeout; None when it is detached."""
+        with self.changed:
+            if not self._has_news(node) and not self._stopped:
+                self.changed.wait_for(lambda: self._stopped or self._has_news(node), timeout_s)
+            receiver = self._receivers.get(node)
+            if receiver is None or self._stopped:
+                return None
+            return self._collect(node, receiver)
+
+    def _has_news(self, node: NodeName) -> bool:
+        receiver = self._receivers.get(node)
+        return receiver is None or not receiver.connected or receiver.sent < self.last
+
+    def _collect(self, node: NodeName, receiver: _Receiver) -> bytes | None:
+        if not receiver.connected:
+            return None
+        parts: list[bytes] = []
+        size = 0
+        if self._frames:
+            start = receiver.sent + 1 - self._frames[0][0]
+            assert start >= 0, "frames that a receiver needs were dropped"
+            while start < len(self._frames) and size < _BATCH_BYTES:
+                sequence, frame, only = self._frames[start]
+                if only is not None and only != node:
+                    frame = frames.encode(Kind.SKIP, b"", sequence)
+                parts.append(frame)
+                size += len(frame)
+                receiver.sent = sequence
+                start += 1
+        return b"".join(parts)
+
+    def applied(self, node: NodeName, sequence: int) -> None:
+        """This receiver has applied all up to here: nobody needs to keep it for that one."""
+        with self.changed:
+            receiver = self._receivers.get(node)
+            if receiver is not None and receiver.applied < sequence <= receiver.sent:
+                receiver.applied = sequence
+                self._trim()
+                self.changed.notify_all()
+
+    def wait_applied(self, node: NodeName, behind_max: int, alive: Callable[[], bool]) -> bool:
+        """Wait until this receiver is at most so many numbers behind; False when it is gone."""
+        with self.changed:
+            while alive() and node in self._receivers and not self._stopped:
+                if self.last - self._receivers[node].applied <= behind_max:
+                    return True
+                self.changed.wait(0.5)
+            return False
+
+    def stop(self) -> None:
+        with self.changed:
+            self._stopped = True
+            self.changed.notify_all()
+
+    def _trim(self) -> None:
+        needed = min((receiver.applied for receiver in self._receivers.values()), default=self.last)
+        while self._frames and self._frames[0][0] <= needed:
+            self._bytes -= len(self._frames.popleft()[1]) - frames.HEADER_BYTES

@@ -1,0 +1,527 @@
+"""The primary's side of the replication: one ordered stream to every other node, and the gate it feeds."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from orchestrator.host import disk
+from orchestrator.mirror import frames
+from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
+from orchestrator.mirror.gate import Gate
+from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
+from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import NodeName, Nonce
+from orchestrator.model.record import Record
+from orchestrator.replicator import codec
+from orchestrator.replicator.copy import Copier, CopyPlan
+from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
+from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.ops import ChangeKey, Operation, Tree
+from orchestrator.replicator.outbox import Outbox
+from orchestrator.replicator.trees import Excluded
+from orchestrator.replicator.verify import Verifier
+
+Tell = Callable[[dict[str, Any]], None]
+
+FLUSH_EVERY_S: Final = 5.0
+"""Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
+
+ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
+
+_REPLIES: Final = frozenset(
+    {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
+)
+
+
+class Primary:
+    """The outlet of the files, and everything behind it up to the other nodes' disks."""
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        history: History,
+        logs: ChangeLogs,
+        tree: Tree,
+        volumes: int,
+        tell: Tell,
+        excluded: Excluded = lambda volume, path: False,
+    ) -> None:
+        self.settings = settings
+        self.history = history
+        self.logs = logs
+        self.tree = tree
+        self.volumes = volumes
+        self.tell = tell
+        self.excluded = excluded
+        self.copy_bytes_per_s = settings.copy_bytes_per_s
+        self._watchers: list[set[ChangeKey]] = []
+        self.stream = secrets.token_hex(16)
+        self.outbox = Outbox()
+        self.record: Record | None = None
+        self._gate: Gate[Callable[[int], None]] = Gate(settings.node)
+        self._lock = threading.Lock()
+        self._links = {peer: PeerLink(self, peer) for peer in settings.peers}
+        self._stop = threading.Event()
+        self._flusher = threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True)
+        self._flushed = 0
+        self._flushing = threading.Lock()
+
+    # --- the outlet ----------------------------------------------------------------------------------------
+
+    @property
+    def binding(self) -> int:
+        return self.outbox.binding
+
+    def emit(self, operation: Operation) -> int:
+        return self.outbox.put(Kind.OPERATION, codec.encode(operation))
+
+    def before_change(self, keys: Iterable[ChangeKey]) -> None:
+        keys = list(keys)
+        self.logs.before_change(keys, self.outbox.last)
+        for watcher in self._watchers:
+            watcher.update(keys)
+
+    def watch_changes(self, into: set[ChangeKey]) -> Callable[[], None]:
+        """Note every key that is changed from now on, until the returned function is called."""
+        self._watchers = [*self._watchers, into]
+
+        def forget() -> None:
+            self._watchers = [watcher for watcher in self._watchers if watcher is not into]
+
+        return forget
+
+    def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
+        with self._lock:
+            if not self._gate.is_open:
+                number = errno.EIO
+            elif self._gate.hold(sequence, callback):
+                number = 0
+            else:
+                return
+        callback(number)
+
+    # --- what the agent orders -----------------------------------------------------------------------------
+
+    @property
+    def required(self) -> frozenset[NodeName]:
+        return self._gate.required
+
+    @property
+    def is_open(self) -> bool:
+        return self._gate.is_open
+
+    def widen(self, members: Iterable[NodeName]) -> None:
+        """Need these members' disks too, from now on (R2)."""
+        with self._lock:
+            self._gate.widen(members)
+
+    def take_reign(self, record: Record) -> None:
+        """Serve under this proved record: durable in the lineage first (G1), then told to the others."""
+        assert record.primary == self.settings.node
+        first = self.record is None
+        self.history.add_reign(record.reign)
+        self.record = record
+        self.outbox.put(Kind.RECORD, json.dumps(record.as_dict()).encode(), wait=False)
+        with self._lock:
+            settled = self._gate.serve(record.in_sync)
+        for callback in settled:
+            callback(0)
+        if first:
+            self._flusher.start()
+            for link in self._links.values():
+                link.start()
+
+    def close_gate(self, drain_s: float = 0.0) -> frozenset[NodeName]:
+        """Acknowledge nothing more. With a time to drain: first let the members hold all; those that do."""
+        equal = self._drain(drain_s) if drain_s else frozenset()
+        with self._lock:
+            refused = self._gate.close()
+        for callback in refused:
+            callback(errno.EIO)
+        return equal
+
+    def stop(self) -> None:
+        """End every connection and thread; the gate is closed before."""
+        self.close_gate()
+        self._stop.set()
+        self.outbox.stop()
+        for link in self._links.values():
+            link.stop()
+        for link in self._links.values():
+            link.join()
+
+    def compare_in_full(self) -> None:
+        """Drop what the logs know: each connected peer is compared file by file."""
+        for peer, log in self.logs.of.items():
+            log.forget_baseline()
+            self._links[peer].end_session("a full compare was ordered")
+
+    def verify(self, peer: NodeName) -> list[str]:
+        """The names that differ on this peer, compared in place; nothing is changed."""
+        return self._links[peer].verify()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream,
+            "sequence": self.outbox.last,
+            "required": sorted(self._gate.required),
+            "open": self._gate.is_open,
+            "held": self._gate.held,
+            "peers": {peer: link.status() for peer, link in self._links.items()},
+        }
+
+    # --- what the links report -----------------------------------------------------------------------------
+
+    def acknowledged(self, peer: NodeName, progress: Acknowledged) -> None:
+        """A member told how far it is."""
+        self.outbox.applied(peer, progress.applied)
+        with self._lock:
+            settled = self._gate.confirm(peer, progress.points)
+        for callback in settled:
+            callback(0)
+
+    def oldest_held(self) -> int:
+        """How many points wait; a link uses it to know whether its peer is asked for anything."""
+        return self._gate.held
+
+    def lost(self, peer: NodeName, why: str) -> None:
+        if self._gate.is_open and peer in self._gate.required:
+            self.tell({"event": "member_lost", "peer": peer, "why": why})
+
+    # --- durable positions ---------------------------------------------------------------------------------
+
+    def _flush_now_and_then(self) -> None:
+        while not self._stop.wait(FLUSH_EVERY_S):
+            if self.outbox.last > self._flushed:
+                try:
+                    self.flush()
+                except OSError as fault:
+                    self.tell({"event": "volume_failed", "why": str(fault)})
+                    return
+
+    def flush(self) -> int:
+        """This disk holds everything up to the returned number, and each receiver is asked to follow."""
+        with self._flushing:
+            position = self.outbox.last
+            for volume in range(self.volumes):
+                plain = disk.reopen(self.tree.root(volume), 0)
+                try:
+                    disk.sync_filesystem(plain)
+                finally:
+                    os.close(plain)
+            self.history.change(position=Position(self.stream, position))
+            self._flushed = self.outbox.put(Kind.FLUSH, b"")
+            return self._flushed
+
+    def _drain(self, timeout_s: float) -> frozenset[NodeName]:
+        target = self.flush()
+        deadline = time.monotonic() + timeout_s
+        links = {peer: link for peer, link in self._links.items() if peer in self._gate.required}
+        while time.monotonic() < deadline:
+            waiting = [link for link in links.values() if link.is_up and link.flushed < target]
+            if not waiting:
+                break
+            with self.outbox.changed:
+                self.outbox.changed.wait(0.02)
+        return frozenset(peer for peer, link in links.items() if link.is_up and link.flushed >= target)
+
+
+class PeerLink:
+    """The stream to one other node: dialled again for ever, judged at every handshake (G5)."""
+
+    def __init__(self, primary: Primary, peer: NodeName) -> None:
+        self._primary = primary
+        self._settings = primary.settings
+        self.peer = peer
+        self.is_up = False
+        self.flushed = 0
+        self._points_at = (0, 0.0)
+        self._life = Nonce("")
+        self._verdict = ""
+        self._stopped = threading.Event()
+        self._connections: list[Connection] = []
+        self._bulk: Connection | None = None
+        self._bulk_lock = threading.Lock()
+        self._copy_target = 0
+        self._copier: Copier | None = None
+        self._why = "not connected yet"
+        self._broken_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"link {peer}", daemon=True)
+
+    def start(self) -> None:
+        self._broken_at = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.end_session("stopped")
+
+    def join(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def end_session(self, why: str) -> None:
+        """End the connections; the loop dials anew."""
+        self._why = why
+        for connection in self._connections:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "up": self.is_up,
+            "flushed": self.flushed,
+            "verdict": self._verdict,
+            "why": self._why,
+            "copy": self._copier.progress() if self._copier else None,
+        }
+
+    # --- one session after the other -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._session()
+            except HandshakeRejected as refusal:
+                self._why = str(refusal)
+                if refusal.reason not in ("not-following", "busy"):
+                    self._tell("handshake_refused", verdict=refusal.reason)
+            except (HafarmError, OSError) as fault:
+                self._why = str(fault)
+            finally:
+                self._end()
+            self._give_up_when_late()
+            self._stopped.wait(min(0.2, self._settings.silence_s / 4))
+
+    def _end(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+        self._bulk = None
+        if self._copier is not None:
+            self._copier.cancel()
+            self._copier = None
+        if self.is_up:
+            self.is_up = False
+            self._broken_at = time.monotonic()
+            self._primary.outbox.disconnect(self.peer)
+            self._tell("stream_down", why=self._why)
+
+    def _give_up_when_late(self) -> None:
+        """Silent for T: the member is told lost, once for each break."""
+        if self._broken_at is not None and time.monotonic() - self._broken_at >= self._settings.silence_s:
+            self._broken_at = None
+            self._primary.lost(self.peer, self._why)
+
+    def _session(self) -> None:
+        session = secrets.token_hex(16)
+        back, _ = self._open(session, BACK)
+        bulk, _ = self._open(session, BULK)
+        forward, welcome = self._open(session, FORWARD)
+        ruling, resumes = self._judge(welcome)
+        self._verdict = ruling.verdict.value
+        if ruling.refused or ruling.verdict is Verdict.UNPROVEN:
+            self._refuse(forward, ruling)
+            return
+        start = self._begin(forward, ruling, resumes, int(welcome["applied"]))
+        self._bulk = bulk
+        self._serve(forward, back, ruling, start)
+
+    def _open(self, session: str, channel: str) -> tuple[Connection, dict[str, Any]]:
+        settings = self._settings
+        record = self._primary.record
+        assert record is not None
+        timeout_s = max(settings.silence_s, 0.5)
+        connection = dial(settings, self.peer, _REPLIES, timeout_s)
+        self._connections.append(connection)
+        identity = Identity(settings.cluster, settings.module, settings.node, channel)
+        hello = identity.as_dict() | {
+            "session": session,
+            "stream": self._primary.stream,
+            "record": record.as_dict(),
+        }
+        connection.send(frames.encode_json(Kind.HELLO, hello), timeout_s)
+        # The joiner may have to ask its agent about a newer record: it answers within its own bound.
+        welcome = connection.receive_one(Kind.WELCOME, timeout_s + ADMISSION_S)
+        frames.read_identity(welcome)
+        return connection, welcome
+
+    def _judge(self, welcome: dict[str, Any]) -> tuple[Ruling, bool]:
+        primary = self._primary
+        assert primary.record is not None
+        try:
+            standing = Standing.from_dict(welcome["standing"])
+            applied, empty = welcome["applied"], welcome["empty"]
+            self._life = Nonce(str(welcome["life"]))
+        except KeyError as fault:
+            raise WireFault(f"a WELCOME without {fault}") from fault
+        if not isinstance(applied, int) or not isinstance(empty, bool):
+            raise WireFault("a WELCOME with other fields than ours")
+        resumes = welcome.get("stream") == primary.stream and primary.outbox.can_resume(self.peer, applied)
+        log = primary.logs.of[self.peer]
+        why = "the may-differ log is unreadable" if log.unreadable else ""
+        why = why or position_fits(log.log.baseline, standing.position)
+        joiner = Joiner(self.peer, standing, empty, resumes)
+        ruling = judge(primary.record, primary.history.standing, joiner, not why, why)
+        return ruling, ruling.verdict is Verdict.IN_SYNC
+
+    def _refuse(self, forward: Connection, ruling: Ruling) -> None:
+        forward.send(
+            frames.encode_json(Kind.VERDICT, {"act": "refuse", "verdict": ruling.verdict.value}), 1.0
+        )
+        if ruling.verdict is Verdict.UNPROVEN:
+            self._broken_at = None
+            self._primary.outbox.detach(self.peer)
+            self._primary.lost(self.peer, ruling.why)
+        else:
+            self._tell("handshake_refused", verdict=ruling.verdict.value)
+        self._why = f"{ruling.verdict.value}: {ruling.why}"
+        self._stopped.wait(0.5)  # the answer is a bid, or an operator: asking faster changes nothing
+
+    def _begin(self, forward: Connection, ruling: Ruling, resumes: bool, applied: int) -> int:
+        outbox = self._primary.outbox
+        if resumes and not outbox.resume(self.peer, applied):
+            raise ConnectionLost("what the peer missed is no longer kept")
+        start = applied if resumes else outbox.attach(self.peer)
+        act = "resume" if resumes else "copy"
+        verdict = {"act": act, "verdict": ruling.verdict.value, "after": start}
+        forward.send(frames.encode_json(Kind.VERDICT, verdict), max(self._settings.silence_s, 0.5))
+        return start
+
+    def _serve(self, forward: Connection, back: Connection, ruling: Ruling, start: int) -> None:
+        self.is_up = True
+        self._broken_at = None
+        self._points_at = (0, time.monotonic())
+        self._tell("stream_up")
+        if ruling.copy:
+            self._start_copy(ruling)
+        else:
+            self._tell_ready_if_joining()
+        reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
+        reader.start()
+        try:
+            self._send_on(forward)
+        finally:
+            back.close()
+            reader.join(10)
+
+    def _send_on(self, forward: Connection) -> None:
+        idle_s = self._settings.silence_s / 4
+        alive = frames.encode(Kind.ALIVE)
+        while not self._stopped.is_set():
+            data = self._primary.outbox.take(self.peer, idle_s)
+            if data is None:
+                raise ConnectionLost(self._why)
+            # A receiver that takes nothing for so long shows in its acknowledgements before.
+            forward.send(data or alive, self._settings.ack_timeout_s)
+
+    def _read_back(self, back: Connection, forward: Connection) -> None:
+        try:
+            while True:
+                for frame in back.receive(self._settings.silence_s):
+                    self._heard(frame)
+                self._check_progress()
+        except (HafarmError, OSError) as fault:
+            if self.is_up and not self._stopped.is_set():
+                self._why = str(fault)
+        finally:
+            self._primary.outbox.disconnect(self.peer)
+            forward.close()
+
+    def _heard(self, frame: frames.Frame) -> None:
+        if frame.kind is Kind.ACKNOWLEDGED:
+            self._progressed(Acknowledged.decode(frame.payload))
+        elif frame.kind is Kind.FAILED:
+            failure = frame.json()
+            self._primary.outbox.detach(self.peer)
+            self._broken_at = None
+            self._primary.lost(self.peer, str(failure.get("why")))
+            raise ConnectionLost(str(failure.get("why")))
+        elif frame.kind is not Kind.ALIVE:
+            raise WireFault(f"{frame.kind.name} on the way back")
+
+    def _progressed(self, progress: Acknowledged) -> None:
+        if progress.applied > self._primary.outbox.last:
+            raise WireFault("it acknowledges what was never sent")
+        if progress.points > self._points_at[0] or not self._primary.oldest_held():
+            self._points_at = (progress.points, time.monotonic())
+        self._primary.acknowledged(self.peer, progress)
+        if progress.flushed > self.flushed:
+            self.flushed = progress.flushed
+            self._flushed_to(progress.flushed)
+
+    def _flushed_to(self, flushed: int) -> None:
+        log = self._primary.logs.of[self.peer]
+        if self._copier is None:
+            log.confirmed(Position(self._primary.stream, flushed))
+        elif self._copy_target and flushed >= self._copy_target:
+            log.release_all(self._copy_target)
+            log.confirmed(Position(self._primary.stream, flushed))
+            log.unreadable = False
+            self._copier, self._copy_target = None, 0
+            self._tell_ready_if_joining()
+
+    def _check_progress(self) -> None:
+        if self._primary.oldest_held() and self.peer in self._primary.required:
+            waited_s = time.monotonic() - self._points_at[1]
+            if waited_s > self._settings.ack_timeout_s:
+                self._primary.outbox.detach(self.peer)
+                raise ConnectionLost(f"acknowledged nothing for {waited_s:.1f} s while asked")
+
+    # --- the copy ------------------------------------------------------------------------------------------
+
+    def _start_copy(self, ruling: Ruling) -> None:
+        primary = self._primary
+        assert primary.record is not None
+        log = primary.logs.of[self.peer]
+        if ruling.full:
+            log.forget_baseline()
+        tag = f"{int(time.time())}-{primary.record.epoch}" if ruling.set_aside else ""
+        begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why}
+        primary.outbox.put(Kind.COPY_BEGIN, json.dumps(begin).encode(), self.peer, wait=False)
+        plan = CopyPlan(ruling.full, ruling.why)
+        self._copy_target = 0
+        self.flushed = 0
+        self._copier = Copier(primary, self.peer, self.ask, plan, self._copied, self._copy_failed)
+        self._copier.start()
+
+    def _copied(self) -> None:
+        """Everything to copy is in the stream; what follows is the barrier (S9) and the lineage (G3)."""
+        primary = self._primary
+        reigns = [reign.as_list() for reign in primary.history.standing.reigns]
+        done = json.dumps({"reigns": reigns}).encode()
+        primary.flush()
+        self._copy_target = primary.outbox.put(Kind.COPY_DONE, done, self.peer)
+
+    def _copy_failed(self, why: str) -> None:
+        self._primary.outbox.detach(self.peer)
+        self.end_session(why)
+
+    def ask(self, request: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
+        """One question to the peer's tree over the bulk connection, and its answer."""
+        with self._bulk_lock:
+            bulk = self._bulk
+            if bulk is None:
+                raise ConnectionLost(self._why)
+            bulk.send(frames.encode_json(Kind.ASK, request), timeout_s)
+            answer = bulk.receive_one(Kind.ANSWER, timeout_s)
+        if "error" in answer:
+            raise OSError(int(answer.get("number", errno.EIO)), str(answer["error"]))
+        return answer
+
+    def verify(self) -> list[str]:
+        return Verifier(self._primary, self.ask).differing()
+
+    def _tell_ready_if_joining(self) -> None:
+        record = self._primary.record
+        if record is not None and self.peer not in record.in_sync:
+            self._tell("member_ready", life=self._life)
+
+    def _tell(self, event: str, **facts: object) -> None:
+        self._primary.tell({"event": event, "peer": self.peer, **facts})

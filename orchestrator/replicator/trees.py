@@ -1,0 +1,157 @@
+"""What one side's tree holds: listings, block hashes, may-differ entries by path; to compare two trees."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from orchestrator.host import disk
+from orchestrator.mirror.differ import Key
+from orchestrator.replicator.ops import HIDDEN
+
+BLOCK_BYTES: Final = 256 << 10  # small enough to spare the wire, large enough to keep hashing fast
+BLOCKS_MAX: Final = 256  # one answer covers 64 MiB: a fraction of a second of hashing
+NAMES_MAX: Final = 10_000  # entries in one answer, some 2 MiB
+_ZEROS: Final = bytes(BLOCK_BYTES)
+
+Entry = dict[str, Any]
+Excluded = Callable[[int, bytes], bool]
+"""(volume, path): local to each node, never compared."""
+
+
+def open_path(root: int, path: bytes, flags: int) -> int:
+    """Open a relative path beneath the root; the empty one is the root itself."""
+    if not path:
+        return disk.reopen(root, flags | os.O_DIRECTORY)
+    return disk.open_beneath(root, path, flags)
+
+
+def join(path: bytes, name: bytes) -> bytes:
+    return path + b"/" + name if path else name
+
+
+def list_names(root: int, path: bytes) -> list[bytes]:
+    """The names in a directory, sorted; without our hidden one."""
+    fd = open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = sorted(os.fsencode(name) for name in os.listdir(fd))
+    finally:
+        os.close(fd)
+    return [name for name in names if path or name != HIDDEN]
+
+
+def describe(root: int, path: bytes) -> Entry:
+    """What one object is, without its data."""
+    fd = open_path(root, path, os.O_PATH | os.O_NOFOLLOW) if path else os.dup(root)
+    try:
+        return describe_fd(fd)
+    finally:
+        os.close(fd)
+
+
+def describe_fd(fd: int) -> Entry:
+    status = os.stat(fd)
+    entry: Entry = {
+        "mode": status.st_mode,
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+        "inode": status.st_ino,
+        "links": status.st_nlink,
+        "mtime_ns": status.st_mtime_ns,
+        "size": status.st_size if stat.S_ISREG(status.st_mode) else 0,
+        "rdev": status.st_rdev,
+    }
+    if stat.S_ISLNK(status.st_mode):
+        entry["target"] = os.readlink(b"", dir_fd=fd).hex()
+    else:
+        entry["xattrs"] = xattr_digests(fd)
+    return entry
+
+
+def xattr_digests(fd: int) -> dict[str, str]:
+    try:
+        names = disk.list_xattrs(fd)
+    except OSError:
+        return {}  # a kind of object or file system without extended attributes
+    return {name.hex(): _digest(disk.get_xattr(fd, name)) for name in sorted(names)}
+
+
+def list_entries(root: int, path: bytes, after: bytes) -> tuple[dict[bytes, Entry], bool]:
+    """The objects in a directory whose names follow `after`, bounded; False: there are more."""
+    fd = open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = [name for name in list_names(root, path) if name > after]
+        entries: dict[bytes, Entry] = {}
+        for name in names[:NAMES_MAX]:
+            try:
+                child = disk.open_name(fd, name)
+            except FileNotFoundError:
+                continue  # taken away meanwhile
+            try:
+                entries[name] = describe_fd(child)
+            finally:
+                os.close(child)
+        return entries, len(names) <= NAMES_MAX
+    finally:
+        os.close(fd)
+
+
+def hash_blocks(fd: int, first: int, count: int) -> list[str]:
+    """A digest for each block that begins before the end of the file; of nothing but zeros: empty."""
+    digests: list[str] = []
+    for block in range(first, first + min(count, BLOCKS_MAX)):
+        data = os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES)
+        if not data:
+            break
+        digests.append("" if data == _ZEROS[: len(data)] else _digest(data))
+    return digests
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def walk(root: int, volume: int, excluded: Excluded) -> Iterator[tuple[bytes, int, bool]]:
+    """Every object below the root: (path, inode, is a directory), a directory before what it holds."""
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue  # taken away meanwhile: its directory's names are in the log
+        try:
+            with os.scandir(fd) as found:
+                children = [
+                    (os.fsencode(item.name), item.inode(), item.is_dir(follow_symlinks=False))
+                    for item in found
+                ]
+        finally:
+            os.close(fd)
+        for name, inode, is_directory in sorted(children, reverse=True):
+            child = join(path, name)
+            if child == HIDDEN or excluded(volume, child):
+                continue
+            yield child, inode, is_directory
+            if is_directory:
+                pending.append(child)
+
+
+def locate(roots: list[int], keys: Iterable[Key], excluded: Excluded) -> list[tuple[int, bytes, int, int]]:
+    """The paths that these entries have in this tree: (volume, path, what, extent)."""
+    wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for volume, inode, what, extent in keys:
+        wanted.setdefault((volume, inode), []).append((what, extent))
+    located = []
+    for volume, root in enumerate(roots):
+        if not any(found == volume for found, _ in wanted):
+            continue
+        for what, extent in wanted.get((volume, os.stat(root).st_ino), ()):
+            located.append((volume, b"", what, extent))
+        for path, inode, _ in walk(root, volume, excluded):
+            for what, extent in wanted.get((volume, inode), ()):
+                located.append((volume, path, what, extent))
+    return located

@@ -1,0 +1,176 @@
+"""The stream between two nodes, over real sockets and real files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.replicator.pair import LYON, PARIS, Pair, picture, record
+from tests.support.waiting import eventually
+
+LIFE = secrets.token_hex(16)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.stop()
+
+
+def joined(pair: Pair) -> Pair:
+    """Paris serves, Lyon has copied everything and is in sync."""
+    alone, both = record(1, LIFE, {PARIS}), record(2, LIFE, {PARIS, LYON})
+    pair.start_follower(alone)
+    primary = pair.start_primary(alone)
+    eventually(lambda: pair.said("member_ready") != [], 10)
+    primary.widen({LYON})
+    primary.take_reign(both)
+    return pair
+
+
+def durable(pair: Pair, sequence: int) -> list[int]:
+    answered: list[int] = []
+    assert pair.primary is not None
+    pair.primary.when_durable(sequence, answered.append)
+    return answered
+
+
+def test_a_new_node_copies_everything_and_is_then_ready(pair: Pair) -> None:
+    tree = pair.trees[PARIS]
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "b" / "big").write_bytes(os.urandom(3 << 20))
+    (tree / "a" / "odd \udcff name").write_bytes(b"x")
+    os.link(tree / "a" / "b" / "big", tree / "again")
+    os.symlink("a/b/big", tree / "pointer")
+    os.mkfifo(tree / "fifo")
+    os.setxattr(tree / "again", "user.kind", b"\x00\x01")
+    with open(tree / "sparse", "wb") as file:
+        file.seek(8 << 20)
+        file.write(b"end")
+    os.chown(tree / "a", 12, 34)
+    os.chmod(tree / "a", 0o2755)
+    joined(pair)
+    assert picture(pair.trees[LYON], times=True) == picture(tree, times=True)
+    assert (pair.trees[LYON] / "sparse").stat().st_blocks < 2048, "the hole was filled"
+
+
+def test_a_synced_write_is_acknowledged_once_it_is_on_the_other_disk(pair: Pair) -> None:
+    joined(pair)
+    assert pair.live is not None
+    pair.live.create("file")
+    pair.live.write("file", 0, b"hello")
+    answered = durable(pair, pair.live.sync("file"))
+    eventually(lambda: answered == [0], 10)
+    assert (pair.trees[LYON] / "file").read_bytes() == b"hello"
+
+
+def test_a_write_is_held_while_a_required_member_is_away_and_released_by_proof(pair: Pair) -> None:
+    joined(pair)
+    assert pair.live is not None
+    assert pair.primary is not None
+    pair.stop_follower()
+    pair.live.create("file")
+    answered = durable(pair, pair.live.sync("file"))
+    eventually(lambda: pair.said("member_lost") != [], 10)
+    assert answered == []
+    pair.primary.take_reign(record(3, LIFE, {PARIS}))
+    assert answered == [0]
+
+
+def test_a_closed_gate_answers_every_held_write_with_an_error(pair: Pair) -> None:
+    joined(pair)
+    assert pair.live is not None
+    assert pair.primary is not None
+    pair.stop_follower()
+    pair.live.create("file")
+    answered = durable(pair, pair.live.sync("file"))
+    pair.primary.close_gate()
+    assert answered == [errno.EIO]
+
+
+def test_a_cut_connection_resumes_and_nothing_is_lost_or_doubled(pair: Pair) -> None:
+    joined(pair)
+    assert pair.live is not None
+    assert pair.primary is not None
+    pair.live.create("log")
+    for number in range(300):
+        pair.live.write("log", number * 8, b"%07d\n" % number)
+        if number % 60 == 30:
+            pair.primary._links[LYON].end_session("cut by the test")
+    answered = durable(pair, pair.live.sync("log"))
+    eventually(lambda: answered == [0], 20)
+    assert pair.said("member_lost") == []
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
+def test_a_returner_copies_only_what_changed(pair: Pair) -> None:
+    (pair.trees[PARIS] / "old").write_bytes(os.urandom(8 << 20))
+    joined(pair)
+    assert pair.live is not None
+    assert pair.primary is not None
+    pair.primary.flush()
+    eventually(lambda: pair.primary is not None and pair.primary._links[LYON].flushed > 0, 10)
+    pair.stop_follower()
+    eventually(lambda: pair.said("member_lost") != [], 10)
+    pair.primary.take_reign(record(3, LIFE, {PARIS}))
+    pair.live.create("new")
+    pair.live.write("new", 0, b"while away")
+    pair.live.write("old", 5 << 20, b"changed")
+    pair.told.clear()
+    pair.start_follower(record(3, LIFE, {PARIS}))
+    pair.primary.settings.ports[LYON] = pair.port  # type: ignore[index]
+    eventually(lambda: pair.said("member_ready") != [], 20)
+    last = pair.said("progress")[-1]
+    assert not last["full"]
+    assert last["sent"] < 1 << 20
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
+def test_live_writes_go_on_during_a_copy_and_both_trees_end_equal(pair: Pair) -> None:
+    tree = pair.trees[PARIS]
+    for number in range(60):
+        (tree / f"d{number % 7}").mkdir(exist_ok=True)
+        (tree / f"d{number % 7}" / f"f{number}").write_bytes(os.urandom(100_000))
+    alone = record(1, LIFE, {PARIS})
+    primary = pair.start_primary(alone)
+    live = pair.live
+    assert live is not None
+    stop = threading.Event()
+
+    def busy() -> None:
+        round = 0
+        while not stop.is_set():
+            round += 1
+            name = f"d{round % 7}/f{round % 60 - (round % 60 - round) % 7}"
+            if (tree / name).exists():
+                live.write(name, round % 90_000, os.urandom(50))
+                live.rename(name, f"moved{round % 5}")
+            live.create(f"new{round}")
+            live.write(f"new{round}", 0, b"n%d" % round)
+            if round > 20:
+                live.unlink(f"new{round - 15}")
+            stop.wait(0.002)
+
+    worker = threading.Thread(target=busy)
+    worker.start()
+    try:
+        pair.start_follower(alone)
+        primary.settings.ports[LYON] = pair.port  # type: ignore[index]
+        eventually(lambda: pair.said("member_ready") != [], 40)
+    finally:
+        stop.set()
+        worker.join()
+    answered: list[int] = []
+    primary.widen({LYON})
+    live.create("last")
+    primary.when_durable(live.sync("last"), answered.append)
+    eventually(lambda: answered == [0], 10)
+    assert picture(pair.trees[LYON]) == picture(tree)
+    assert primary.verify(LYON) == []
