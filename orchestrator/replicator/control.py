@@ -24,17 +24,19 @@ class Control:
         self._requests = requests
         self._lock = threading.Lock()
         self._agents: set[socket.socket] = set()
-        if os.path.exists(path):
-            os.unlink(path)
+        self._path = path
+
+    def start(self) -> None:
+        """Listen only now: who reaches the socket finds the directories covered."""
+        if os.path.exists(self._path):
+            os.unlink(self._path)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            self._listener.bind(path)
+            self._listener.bind(self._path)
         finally:
             os.umask(mask)
         self._listener.listen(8)  # one agent, and a person with a tool
-
-    def start(self) -> None:
         threading.Thread(target=self._accept, name="control", daemon=True).start()
 
     def tell(self, event: str, **fields: Any) -> None:

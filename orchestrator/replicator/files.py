@@ -112,9 +112,14 @@ class Files(Contents):
 
     # --- life -------------------------------------------------------------------------------------------
 
+    @property
+    def resumes(self) -> bool:
+        """An earlier process of this keeper has mounted and begun."""
+        return self.table.started
+
     def start(self, mode: Mode = Mode.READ_ONLY) -> None:
         """Serve in this mode; mount if no earlier process of this keeper did."""
-        resume = self.table.started
+        resume = self.resumes
         self.mode = mode
         self.start_syncers()
         if not resume:
@@ -125,6 +130,7 @@ class Files(Contents):
     def _started(self) -> None:
         with self.names:
             self.table.note_started()
+        mount.raise_read_ahead(self.path)
 
     def _settle_loop(self) -> None:
         while not self._ended.wait(_SETTLE_S):

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import mount
+from orchestrator.host.reach import processes_inside
 from orchestrator.model.errors import Unsupported
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
@@ -34,6 +35,8 @@ class Replicator:
         self.settings = settings
         self.life = Nonce(given["life"])
         self.ended = threading.Event()
+        self.reached: dict[str, list[str]] = {}
+        """Who had files open below a directory before it was covered: what they write is not replicated."""
         self._orders = threading.Lock()
         self._facts = FactsFile(given["facts"])
         os.makedirs(settings.state_directory, mode=0o700, exist_ok=True)
@@ -53,8 +56,16 @@ class Replicator:
             self._outlet.serve(facts.required)
         for files in self.volumes:
             files.volume_failed = self._volume_failed
+            if not files.resumes:
+                self._warn_of_reach(files.path)
             files.start(Mode.OPEN if facts.is_open else Mode.READ_ONLY)
         self._control.start()
+
+    def _warn_of_reach(self, path: str) -> None:
+        found = processes_inside(path)
+        self.reached[path] = found
+        for line in found:
+            log.warning("reaches the plain files of %s behind the mount: %s", path, line)
 
     def _requests(self) -> dict[str, Any]:
         return {
@@ -87,7 +98,10 @@ class Replicator:
             "failed": any(files.failed for files in self.volumes),
             "lineage": [reign.as_list() for reign in self._history.standing.reigns],
             "inconsistent": self._history.standing.inconsistent,
-            "volumes": [{"path": files.path, "mode": files.mode.value} for files in self.volumes],
+            "volumes": [
+                {"path": files.path, "mode": files.mode.value, "reached_by": self.reached.get(files.path, [])}
+                for files in self.volumes
+            ],
             "peers": {},
         }
 

@@ -47,25 +47,32 @@ def unmount(path: str, lazily: bool = True) -> bool:
 
 def mounts_of_ours(path: str) -> int:
     """How many of our mounts cover exactly this path; nothing is touched, so that a dead one cannot hang."""
-    wanted = os.path.realpath(os.path.dirname(path)) + "/" + os.path.basename(path.rstrip("/"))
+    wanted = _point(path)
     return sum(point == wanted and kind == TYPE for point, kind in _mount_points())
 
 
 def mounts_inside(path: str) -> list[str]:
     """Other mounts below `path`."""
-    return [point for point, _ in _mount_points() if point.startswith(path.rstrip("/") + "/")]
+    return [point for point, _ in _mount_points() if point.startswith(_point(path) + "/")]
 
 
 def raise_read_ahead(path: str) -> None:
     """Best effort: let the kernel read further ahead on this mount."""
+    wanted = _point(path)
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
-        if _plain(fields[4]) == path:
+        if _plain(fields[4]) == wanted and fields[fields.index("-") + 1] == TYPE:
             knob = Path(f"/sys/class/bdi/{fields[2]}/read_ahead_kb")
             try:
                 knob.write_text(str(_READ_AHEAD_KIB))
             except OSError:
                 pass  # sysfs is read-only in some containers; only speed is lost
+
+
+def _point(path: str) -> str:
+    """The path as mountinfo names it; its last part is not looked at, since a dead mount there would hang."""
+    folder, name = os.path.split(path.rstrip("/"))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _mount_points() -> list[tuple[str, str]]:
