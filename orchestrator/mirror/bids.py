@@ -169,6 +169,9 @@ def learn(turn: Turn, record: Record, proved: bool) -> None:
     mirror = turn.mirror
     known = mirror.record
     assert not is_stale(mirror, record)
+    if not mirror.stored:
+        # The epoch is known and not durable yet: nothing is done under it before it is.
+        store(turn)
     if known is not None and record.epoch < known.epoch:
         return
     if known is not None and record.epoch == known.epoch and mirror.proved and not proved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from dataclasses import dataclass, field
 
 from tests.sim.cluster import Cluster
@@ -58,10 +59,9 @@ def play(seed: int, log: bool = False, cluster: Cluster | None = None) -> Outcom
         violation = str(found)
         world.note(f"VIOLATION {found}")
     except AssertionError as found:
-        violation = f"assertion: {found!r}"
+        at = traceback.extract_tb(found.__traceback__)[-1]
+        violation = f"assertion {found} in {at.name}: {at.line}"
         world.note(f"VIOLATION {violation}")
-        if log:
-            raise
     return Outcome(
         seed,
         world.now,

@@ -32,6 +32,8 @@ class Ghost:
         """The application on this node overwrites a value; gives the new one."""
         self.serial += 1
         line = self.line[extent]
+        if self.world.log is not None:
+            self.world.say(f"{node} writes {self.serial} over {over} in extent {extent}")
         if node == self.owner and line[-1] == over:
             line.append(self.serial)
             self.known[extent].add(self.serial)

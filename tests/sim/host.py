@@ -215,7 +215,8 @@ class Host:
 
     def _pump(self, advance: bool = False) -> None:
         heart = self.heart
-        assert heart is not None
+        if heart is None:
+            return
         if advance:
             heart.advance(Instant(self.heart_now()))
         for peer, path, beat in heart.beats_to_send():
@@ -225,6 +226,8 @@ class Host:
             if not isinstance(event, PeerSaid):
                 self.world.disturb()
             self.tell(event)
+        if self.heart is not heart:
+            return  # What the agent did with the news ended in a power cut.
         due = heart.next_deadline()
         if advance or due < self.heart_due:
             self.heart_due = due

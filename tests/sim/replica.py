@@ -554,7 +554,7 @@ class Keeper:
 
     def confirmed(self, session: Session, applied: int, durable: int) -> None:
         """A member says how far it has applied, and how far it has synced."""
-        if not session.alive:
+        if not session.alive or not self.alive:
             return
         if applied > session.applied or durable > session.durable:
             session.asked_at = self.world.at
