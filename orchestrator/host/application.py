@@ -63,6 +63,12 @@ class Application:
         """Whether stop can promise that nothing lives: needs cgroups."""
         return self._group.certain
 
+    @property
+    def running(self) -> bool:
+        """Started, and not seen to die since."""
+        record = self._recall()
+        return record.get("phase") == "running" and (self._watcher is not None or not record["watched"])
+
     # --- orders -----------------------------------------------------------------------------------------
 
     async def adopt(self) -> bool:

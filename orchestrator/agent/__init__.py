@@ -1,0 +1,1 @@
+"""The process that carries the node: it gathers events, lets the machines decide, and acts."""

@@ -1,0 +1,279 @@
+"""One node's agent: everything is joined here, and nothing is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from typing import Any
+
+from aiohttp import web
+
+from orchestrator.agent import api, status
+from orchestrator.agent.control import Neighbours
+from orchestrator.agent.hands import Hands
+from orchestrator.agent.journal import Journal
+from orchestrator.agent.loop import Loop
+from orchestrator.agent.operations import Operations
+from orchestrator.agent.pulse import PulseClient
+from orchestrator.agent.replicator import ReplicatorClient
+from orchestrator.agent.settings import AgentSettings
+from orchestrator.cluster.orders import States, Step, order_as_dict
+from orchestrator.host.application import Application
+from orchestrator.host.tls import server_context
+from orchestrator.model.config import ClusterConfig, MirrorConfig
+from orchestrator.model.errors import CorruptState, HafarmError, ProcessUnreachable
+from orchestrator.model.events import ModuleLoaded, OperatorAsked
+from orchestrator.model.names import NEVER, Epoch, ModuleName, NodeName, RequestId
+from orchestrator.model.orders import Order
+from orchestrator.model.report import Role
+from orchestrator.model.timings import derive
+from orchestrator.node import Node
+from orchestrator.providers.onprem.register import WitnessRegister
+from orchestrator.providers.onprem.vip import OnPrem
+
+ANSWER_TIMEOUT_S = 15.0
+"""An order is answered at once, or after one read of the register; longer means that its disk hangs."""
+VERIFY_TIMEOUT_S = 600.0
+
+
+class Agent:
+    """Crash-only: whatever it holds is found again by the next one."""
+
+    def __init__(self, settings: AgentSettings, config: ClusterConfig) -> None:
+        self.me = NodeName(settings.node)
+        self.config = config
+        self.settings = settings
+        for folder in (settings.run_dir, settings.log_dir, os.path.join(settings.state_dir, "modules")):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        self.timings_now = derive(config.timing)
+        self.journal = Journal(os.path.join(settings.state_dir, "events.jsonl"), self.me)
+        self.register = WitnessRegister(
+            config.witness.url, config.name, settings.bundle, self.timings_now.register_timeout_s
+        )
+        self.loop = Loop(Node.create(self.me, config, self.timings_now), self._stepped)
+        self.pulse = PulseClient(
+            config, self.me, settings.run_dir, settings.log_dir, settings.bundle, self.loop.post
+        )
+        self.neighbours = Neighbours(config, settings.bundle)
+        self.modules = {module.name: module for module in config.modules if self.me in module.nodes}
+        self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
+        self.loop.hands = self.hands
+        self.operations = Operations(self._states, self._give, lambda: self._changed)
+        self._changed = asyncio.Event()
+        self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}
+        self._roles: dict[ModuleName, Role] = {}
+        self._runners: list[web.AppRunner] = []
+
+    def _make_hands(self, module: MirrorConfig) -> Hands:
+        settings = self.settings
+        places = {
+            "state_dir": settings.state_dir,
+            "run_dir": settings.run_dir,
+            "log_dir": settings.log_dir,
+            "bundle": settings.bundle,
+        }
+        hands: Hands
+        replicator = ReplicatorClient(
+            self.config,
+            module,
+            self.me,
+            places,
+            on_event=lambda message: hands.replicator_said(message),
+            on_up=lambda status: hands.replicator_up(status),
+            on_lost=lambda why: hands.replicator_lost(why),
+        )
+        hands = Hands(
+            module,
+            self.me,
+            settings.state_dir,
+            self.register,
+            self.pulse,
+            replicator,
+            Application(module, self.me, settings.run_dir, settings.log_dir, self.loop.post),
+            OnPrem(module.name, module.vip, lambda event: hands.provider_said(event)),
+            self.journal,
+            self._answered,
+            self.loop.post,
+        )
+        return hands
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Take back what runs and serve until `over` is set; then let go of everything."""
+        work = [asyncio.create_task(hands.work()) for hands in self.hands.values()]
+        try:
+            await self.pulse.start()
+            for name, hands in self.hands.items():
+                self._load(name, hands)
+                await hands.take_back()
+            work.append(asyncio.create_task(self.loop.run()))
+            await self._serve()
+            ending = asyncio.create_task(over.wait())
+            done, _ = await asyncio.wait([ending, *work], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a loop that ended by a fault ends the agent: the next one takes over
+        finally:
+            for task in work:
+                task.cancel()
+            await self._close()
+
+    def _load(self, name: ModuleName, hands: Hands) -> None:
+        try:
+            known = hands.load()
+        except CorruptState as fault:
+            self.journal.tell(name, fault.code, str(fault))
+            return
+        epoch, wanted = known if known is not None else (NEVER, False)
+        self.loop.step(ModuleLoaded(name, Epoch(epoch), wanted))
+
+    async def _serve(self) -> None:
+        local = web.AppRunner(api.local(self), access_log=None, shutdown_timeout=0.5)
+        await local.setup()
+        path = os.path.join(self.settings.run_dir, "agent.sock")
+        mask = os.umask(0o177)
+        try:
+            await web.UnixSite(local, path).start()
+        finally:
+            os.umask(mask)
+        self._runners.append(local)
+        distant = web.AppRunner(
+            api.neighbourly(self, self.config.name), access_log=None, shutdown_timeout=0.5
+        )
+        await distant.setup()
+        self._runners.append(distant)
+        context = server_context(self.settings.bundle)
+        for address in self.config.node(self.me).addresses.values():
+            site = web.TCPSite(
+                distant, address, self.config.control_port, ssl_context=context, reuse_address=True
+            )
+            await site.start()
+
+    async def _close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        for hands in self.hands.values():
+            await hands.close()
+        await self.pulse.close()
+        await self.neighbours.close()
+        await self.register.close()
+
+    async def leave(self) -> None:
+        """Stop every module here by plan, then say goodbye: an orderly end of the node."""
+        for name in self.modules:
+            from orchestrator.model.orders import Leave
+
+            code, text = await self.order_here(name, Leave())
+            if code:
+                self.journal.tell(name, code, f"the node's orderly end goes on without it: {text}")
+                continue
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S * 4):
+                    while self.loop.node.mirrors[name].role is not Role.STOP:
+                        await self._changed.wait()
+            except TimeoutError:
+                self.journal.tell(name, "HF1230", "not stopped within its time")
+        await self.pulse.goodbye()
+
+    def _stepped(self) -> None:
+        """After each step: whoever waits for a state looks again; changes of role go to the log."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for name, mirror in self.loop.node.mirrors.items():
+            if self._roles.get(name, Role.STOP) is not mirror.role:
+                before = self._roles.get(name, Role.STOP)
+                self._roles[name] = mirror.role
+                self.journal.tell(
+                    name, "HF1100", f"{before.value} to {mirror.role.value}, epoch {mirror.epoch}"
+                )
+
+    # --- orders ---------------------------------------------------------------------------------------------
+
+    def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None:
+        found = self.modules.get(module)
+        return found.nodes if found else None
+
+    def _states(self, module: ModuleName) -> States:
+        return status.states(self.loop.node.mirrors[module])
+
+    async def _give(self, module: ModuleName, step: Step) -> tuple[str, str]:
+        if step.node == self.me:
+            return await self.order_here(module, step.order)
+        path = f"/api/v1/modules/{module}/orders"
+        answer = await self.neighbours.call(
+            step.node, "POST", path, order_as_dict(step.order), ANSWER_TIMEOUT_S + 5
+        )
+        if "error" in answer:
+            return str(answer["error"]["code"]), str(answer["error"]["message"])
+        return str(answer["code"]), str(answer["text"])
+
+    async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
+        """Ask this node's machine; its answer, with an empty code when it accepts."""
+        request = RequestId(secrets.token_hex(8))
+        self._answers[request] = asyncio.get_running_loop().create_future()
+        self.loop.post(OperatorAsked(request, module, order))
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._answers[request]
+        except TimeoutError:
+            return "HF1233", "this node gave no answer in time: see its events"
+        finally:
+            self._answers.pop(request, None)
+
+    def _answered(self, request: RequestId, code: str, text: str) -> None:
+        waiting = self._answers.get(request)
+        if waiting is not None and not waiting.done():
+            waiting.set_result((code, text))
+
+    async def verify(self, module: ModuleName) -> Any:
+        """Compare both sides, at the primary."""
+        mirror = self.loop.node.mirrors[module]
+        for name, state in status.states(mirror).items():
+            if state is not None and state.role in status.SERVING:
+                if name == self.me:
+                    return await self.verify_here(module)
+                path = f"/api/v1/modules/{module}/verify"
+                answer = await self.neighbours.call(name, "POST", path, {}, VERIFY_TIMEOUT_S + 5)
+                return answer["result"]
+        raise ProcessUnreachable("the primary", "no node serves this module now")
+
+    async def verify_here(self, module: ModuleName) -> Any:
+        return await self.hands[module].replicator.ask("verify", VERIFY_TIMEOUT_S)
+
+    # --- telling --------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        modules = [
+            status.module_status(mirror, self.modules[name], self.hands[name])
+            for name, mirror in self.loop.node.mirrors.items()
+        ]
+        return status.cluster_status(
+            self.config, self.me, modules, await self._pulse_status(), self._witness()
+        )
+
+    async def _pulse_status(self) -> Any:
+        try:
+            return await self.pulse.status()
+        except HafarmError:
+            return {}
+
+    def _witness(self) -> dict[str, Any]:
+        silent = any(mirror.register.value == "silent" for mirror in self.loop.node.mirrors.values())
+        rtt = self.register.rtt_s
+        return {
+            "kind": self.config.witness.kind,
+            "url": self.config.witness.url,
+            "ok": None if rtt is None and not silent else not silent,
+            "rtt_ms": None if rtt is None else round(rtt * 1000, 2),
+        }
+
+    async def timings(self) -> dict[str, Any]:
+        pulse = await self._pulse_status()
+        return {
+            "preset": self.config.preset,
+            "paths": pulse.get("paths", []),
+            "realtime_refused": pulse.get("realtime_refused", []),
+            "register_rtt_s": self.register.rtt_s,
+            "loop_lag_s": self.loop.lag_s,
+        }

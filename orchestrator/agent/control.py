@@ -1,0 +1,56 @@
+"""Agent to agent: orders for another node, over mutual TLS with the nodes' own certificates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+from orchestrator.host.tls import check_peer, client_context
+from orchestrator.model.config import ClusterConfig
+from orchestrator.model.errors import HafarmError, ProcessUnreachable
+from orchestrator.model.names import NodeName
+
+TIMEOUT_S = 10.0
+
+
+class Neighbours:
+    """Calls other nodes' agents; tries their addresses in the file's order."""
+
+    def __init__(self, config: ClusterConfig, bundle: str) -> None:
+        self._config = config
+        self._context = client_context(bundle)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def call(
+        self, node: NodeName, method: str, path: str, body: Any, timeout_s: float = TIMEOUT_S
+    ) -> Any:
+        """One request; ProcessUnreachable when no address answers as that node."""
+        why = "it has no address"
+        for address in self._config.node(node).addresses.values():
+            host = f"[{address}]" if ":" in address else address
+            url = f"https://{host}:{self._config.control_port}{path}"
+            try:
+                return await self._ask(node, method, url, body, timeout_s)
+            except (aiohttp.ClientError, TimeoutError, OSError, HafarmError) as fault:
+                why = str(fault) or type(fault).__name__
+        raise ProcessUnreachable(f"the agent of {node}", why)
+
+    async def _ask(self, node: NodeName, method: str, url: str, body: Any, timeout_s: float) -> Any:
+        if self._session is None or self._session.closed:
+            # A connection of its own for each request: orders are rare, and each checks who answers.
+            connector = aiohttp.TCPConnector(ssl=self._context, force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector)
+        limit = aiohttp.ClientTimeout(total=timeout_s)
+        async with self._session.request(
+            method, url, json=body, timeout=limit, server_hostname=node
+        ) as response:
+            transport = response.connection.transport if response.connection else None
+            tls = transport.get_extra_info("ssl_object") if transport else None
+            if tls is not None:
+                check_peer(tls, self._config.name, node)
+            return await response.json()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()

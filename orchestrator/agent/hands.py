@@ -1,0 +1,341 @@
+"""One module's hands: its effects become deeds, one after another, in the order given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from orchestrator.agent.journal import Journal
+from orchestrator.agent.lines import Refused
+from orchestrator.agent.pulse import PulseClient
+from orchestrator.agent.replicator import ReplicatorClient
+from orchestrator.cluster.register import Register
+from orchestrator.host.application import Application
+from orchestrator.host.store import JsonFile
+from orchestrator.model import effects as do
+from orchestrator.model import events as ev
+from orchestrator.model.config import MirrorConfig
+from orchestrator.model.errors import (
+    HafarmError,
+    ProcessUnreachable,
+    RegisterRefused,
+    RegisterUnreachable,
+    StoreFailed,
+)
+from orchestrator.model.names import NodeName, Nonce, RequestId
+from orchestrator.model.record import Outcome, Record
+from orchestrator.providers.onprem.vip import OnPrem
+from orchestrator.providers.provider import AddressConflict, AddressPutBack, Owner, ProviderEvent
+
+STORE_TIMEOUT_S = 10.0
+"""A disk that takes longer to keep a few hundred bytes is as good as dead."""
+FORCE_TIMEOUT_S = 3.0
+"""A gate that is not closed by then is closed by killing its keeper."""
+RELEASE_TIMEOUT_S = 5.0
+Post = Callable[[ev.Event], None]
+
+
+class Hands:
+    """Carries out what one machine orders, and never decides: what came of it is posted."""
+
+    def __init__(
+        self,
+        module: MirrorConfig,
+        me: NodeName,
+        state_dir: str,
+        register: Register,
+        pulse: PulseClient,
+        replicator: ReplicatorClient,
+        application: Application,
+        provider: OnPrem,
+        journal: Journal,
+        answer: Callable[[RequestId, str, str], None],
+        post: Post,
+    ) -> None:
+        self.module = module
+        self.me = me
+        self.register = register
+        self.pulse = pulse
+        self.replicator = replicator
+        self.application = application
+        self.provider = provider
+        self._journal = journal
+        self._answer = answer
+        self._post = post
+        self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
+        self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- the queue ----------------------------------------------------------------------------------------
+
+    def submit(self, effects: tuple[do.Effect, ...]) -> None:
+        """Queue one decision's effects. A gate that must close at once does not wait for its turn."""
+        for effect in effects:
+            if isinstance(effect, do.CloseGate) and not effect.drain:
+                self._start(self._close_at_once())
+        self._queue.put_nowait(effects)
+
+    async def work(self) -> None:
+        """Until cancelled: one decision after the other."""
+        while True:
+            for effect in await self._queue.get():
+                try:
+                    await self._carry_out(effect)
+                except (HafarmError, OSError, TimeoutError) as fault:
+                    why = str(fault) or type(fault).__name__
+                    self._post(ev.EffectFailed(self.module.name, type(effect).__name__, why))
+                    break
+
+    def _start(self, deed: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(deed)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, effect: do.Effect) -> None:
+        """The one place where an effect becomes a deed."""
+        match effect:
+            case do.StoreModule(_, epoch, wanted):
+                await self._store(epoch, wanted)
+            case do.ReadRegister():
+                self._start(self._read())
+            case do.Bid(_, expected, record):
+                self._start(self._bid(expected, record))
+            case do.Announce(module, state):
+                await self.pulse.announce(module, state)
+            case do.Lease(module, epoch, members):
+                await self.pulse.lease(module, epoch, members, self._addresses())
+            case do.Mute(module):
+                await self.pulse.mute(module)
+            case do.Unmute(module):
+                await self.pulse.unmute(module)
+            case do.ClaimAddresses(_, epoch):
+                self._start(self._claim(epoch))
+            case do.ReleaseAddresses():
+                await self._release()
+            case do.StartApplication(_, epoch):
+                self._start(self._start_application(epoch))
+            case do.StopApplication(_, force):
+                await self._stop_application(force)
+            case do.Answer(request, code, text):
+                self._answer(request, code, text)
+            case do.Tell(module, code, text):
+                self._journal.tell(module, code, text)
+            case _:
+                await self._ask_replicator(effect)
+
+    async def _ask_replicator(self, effect: do.Effect) -> None:
+        ask = self.replicator.ask
+        match effect:
+            case do.StartReplicator():
+                self._start(self.replicator.launch())
+            case do.StopReplicator():
+                self._start(self._stop_replicator())
+            case do.WidenRequired(_, members):
+                await ask("widen_required", members=sorted(members))
+            case do.TakeReign(_, record):
+                self._start(self._take_reign(record))
+            case do.CloseGate(_, drain):
+                await (ask("close_gate", drain=True) if drain else self._close_at_once())
+            case do.Follow(_, record):
+                await ask("follow", record=record.as_dict())
+            case do.AdmitReign(_, record):
+                await ask("admit_reign", record=record.as_dict())
+            case do.AdoptCopy():
+                await ask("adopt_copy")
+            case do.CompareInFull():
+                await ask("compare_in_full")
+            case other:
+                raise AssertionError(f"no hand for {other}")
+
+    # --- disk and register --------------------------------------------------------------------------------
+
+    def load(self) -> tuple[int, bool] | None:
+        """Epoch and wish as this node's disk has them; None: nothing yet. Raises CorruptState."""
+        content = self._file.read()
+        return None if content is None else (int(content["epoch"]), bool(content["wanted"]))
+
+    async def _store(self, epoch: int, wanted: bool) -> None:
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                await asyncio.to_thread(self._file.write, {"epoch": epoch, "wanted": wanted})
+        except TimeoutError as fault:
+            why = f"no answer from the disk within {STORE_TIMEOUT_S:g} s"
+            raise StoreFailed(self._file.path, why) from fault
+
+    async def _read(self) -> None:
+        try:
+            record = await self.register.read(self.module.name)
+        except RegisterUnreachable:
+            self._post(ev.RegisterSilent(self.module.name))
+        except RegisterRefused as fault:
+            self._journal.tell(self.module.name, fault.code, str(fault))
+            self._post(ev.RegisterSilent(self.module.name))
+        else:
+            self._post(ev.RegisterAnswered(self.module.name, record))
+
+    async def _bid(self, expected: Record | None, record: Record) -> None:
+        try:
+            result = await self.register.swap(expected, record)
+        except RegisterRefused as fault:
+            self._journal.tell(self.module.name, fault.code, str(fault))
+            self._post(ev.BidAnswered(self.module.name, record, Outcome.LOST))
+        else:
+            self._post(ev.BidAnswered(self.module.name, record, result.outcome, result.current))
+
+    # --- the gate -----------------------------------------------------------------------------------------
+
+    async def _close_at_once(self) -> None:
+        """Nothing is acknowledged after this, whatever state the replicator is in."""
+        try:
+            await self.replicator.ask("close_gate", FORCE_TIMEOUT_S, drain=False)
+        except (ProcessUnreachable, Refused):
+            await self.replicator.kill()
+
+    async def _take_reign(self, record: Record) -> None:
+        try:
+            await self.replicator.ask("take_reign", record=record.as_dict())
+        except Refused as fault:
+            self._post(ev.VolumeFailed(self.module.name, str(fault)))
+        except ProcessUnreachable:
+            pass  # its keeper starts it again, and then the machine orders it once more
+
+    async def _stop_replicator(self) -> None:
+        await self.replicator.stop()
+        self._post(ev.ReplicatorStopped(self.module.name))
+
+    def replicator_said(self, message: Mapping[str, Any]) -> None:
+        """An event of the replicator, in the machine's words."""
+        event = _translated(self.module.name, message)
+        if event is not None:
+            self._post(event)
+
+    def replicator_up(self, status: Mapping[str, Any]) -> None:
+        """The replicator is reached, for the first time or again."""
+        self._start(self._tell_up(status))
+
+    def replicator_lost(self, why: str) -> None:
+        """Its life is over."""
+        self._post(ev.ReplicatorLost(self.module.name, why))
+
+    async def _tell_up(self, status: Mapping[str, Any], application: bool | None = None) -> None:
+        record = Record.from_dict(status["record"]) if status.get("record") else None
+        is_open = bool(status.get("open"))
+        mine = record is not None and record.primary == self.me
+        held = is_open and await self._has_addresses()
+        running = self.application.running if application is None else application
+        self._post(
+            ev.ReplicatorUp(
+                self.module.name,
+                Nonce(str(status["life"])),
+                record=record if mine else None,
+                required=frozenset(NodeName(name) for name in status.get("required", ())),
+                open=is_open and mine,
+                following=None if mine else record,
+                application=running,
+                addresses=held,
+            )
+        )
+        for peer, known in status.get("peers", {}).items():
+            if known.get("up"):
+                self._post(ev.StreamUp(self.module.name, NodeName(peer)))
+            if known.get("ready"):
+                self._post(ev.MemberReady(self.module.name, NodeName(peer), Nonce(str(known["ready"]))))
+
+    # --- taking back ----------------------------------------------------------------------------------------
+
+    async def take_back(self) -> None:
+        """After a start of the agent: find what runs, touch nothing that is right."""
+        status = await self.replicator.adopt()
+        is_open = bool(status and status.get("open"))
+        running = await self.application.adopt()
+        if running and not is_open:
+            await self.application.stop(force=True)
+            running = False
+        await self.provider.start(held=is_open)
+        if status is not None:
+            await self._tell_up(status, running)
+
+    async def _has_addresses(self) -> bool:
+        with contextlib.suppress(HafarmError, OSError):
+            return await self.provider.observe() is Owner.MINE
+        return False
+
+    # --- addresses and application --------------------------------------------------------------------------
+
+    def _addresses(self) -> list[str]:
+        return [vip.address for vip in self.module.vip]
+
+    async def _claim(self, epoch: Any) -> None:
+        try:
+            await self.provider.claim(epoch)
+        except (HafarmError, OSError) as fault:
+            self._post(ev.AddressesRefused(self.module.name, str(fault)))
+        else:
+            self._post(ev.AddressesClaimed(self.module.name))
+
+    async def _release(self) -> None:
+        await self.pulse.end_lease(self.module.name)
+        async with asyncio.timeout(RELEASE_TIMEOUT_S):
+            await self.provider.release()
+
+    def provider_said(self, event: ProviderEvent) -> None:
+        """A link's fate is the machine's; the rest is for people."""
+        match event:
+            case ev.LinkLost() | ev.LinkRestored():
+                self._post(event)
+            case AddressConflict():
+                self._journal.tell(self.module.name, "HF3003", str(event))
+            case AddressPutBack():
+                self._journal.tell(self.module.name, "HF3004", str(event))
+
+    async def _start_application(self, epoch: Any) -> None:
+        try:
+            await self.application.start(epoch)
+        except (HafarmError, OSError) as fault:
+            self._post(ev.ApplicationFailed(self.module.name, str(fault)))
+
+    async def _stop_application(self, force: bool) -> None:
+        if force:
+            await self.application.stop(force=True)
+        else:
+            self._start(self._stop_gently())
+
+    async def _stop_gently(self) -> None:
+        try:
+            await self.application.stop(force=False)
+        except (HafarmError, OSError) as fault:
+            self._journal.tell(self.module.name, "HF1113", f"the application cannot be stopped: {fault}")
+
+    async def close(self) -> None:
+        """The agent ends, everything else goes on."""
+        self.application.detach()
+        await self.provider.close()
+        await self.replicator.close()
+
+
+def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
+    """A line of the replicator as an event; None for what is only shown."""
+    match message.get("event"):
+        case "reign_taken":
+            return ev.ReignTaken(module, Record.from_dict(message["record"]))
+        case "gate_closed":
+            return ev.GateClosed(module, frozenset(NodeName(name) for name in message["equal"]))
+        case "reign_offered":
+            return ev.ReignOffered(module, Record.from_dict(message["record"]))
+        case "stream_up":
+            return ev.StreamUp(module, NodeName(message["peer"]))
+        case "stream_down":
+            return ev.StreamDown(module, NodeName(message["peer"]), str(message.get("why", "")))
+        case "member_lost":
+            return ev.MemberLost(module, NodeName(message["peer"]), str(message.get("why", "")))
+        case "member_ready":
+            return ev.MemberReady(module, NodeName(message["peer"]), Nonce(str(message["life"])))
+        case "handshake_refused":
+            return ev.HandshakeRefused(module, NodeName(message["peer"]), str(message["verdict"]))
+        case "volume_failed":
+            return ev.VolumeFailed(module, str(message["why"]))
+        case _:
+            return None

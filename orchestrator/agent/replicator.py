@@ -1,0 +1,231 @@
+"""The agent's side of one mirror's keeper and replicator: start, find again, ask, and notice their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from orchestrator.agent.lines import Lines
+from orchestrator.host.fuse import mount
+from orchestrator.host.store import write_durable
+from orchestrator.model.config import ClusterConfig, MirrorConfig
+from orchestrator.model.errors import ProcessUnreachable, StoreFailed
+from orchestrator.model.names import NodeName, PathName
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 30.0
+
+
+class ReplicatorClient:
+    """One module's replicator. `on_up(status)` when it is reached, `on_lost(why)` when its life is over."""
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        module: MirrorConfig,
+        me: NodeName,
+        places: Mapping[str, str],
+        on_event: Callable[[Mapping[str, Any]], None],
+        on_up: Callable[[Mapping[str, Any]], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        """`places`: state_dir, run_dir, log_dir and bundle."""
+        self._config = config
+        self._module = module
+        self._me = me
+        self._places = places
+        self._run = os.path.join(places["run_dir"], module.name)
+        self._socket = os.path.join(self._run, "replicator.sock")
+        self._settings = os.path.join(self._run, "replicator.json")
+        self._on_event = on_event
+        self._on_up = on_up
+        self._on_lost = on_lost
+        self._lines: Lines | None = None
+        self._stopping = False
+        self.progress: Mapping[str, Any] | None = None
+
+    async def adopt(self) -> Mapping[str, Any] | None:
+        """The status of a keeper that lives, or None after the remains of a dead one are cleared away."""
+        if not await asyncio.to_thread(self._keeper_lives):
+            await asyncio.to_thread(self._uncover)
+            return None
+        return await self._reach(START_TIMEOUT_S)
+
+    async def launch(self) -> None:
+        """Start keeper and replicator; ends in `on_up`, or in `on_lost`."""
+        self._stopping = False
+        try:
+            if not await asyncio.to_thread(self._keeper_lives):
+                await asyncio.to_thread(self._start_keeper)
+            status = await self._reach(START_TIMEOUT_S)
+        except (ProcessUnreachable, StoreFailed, OSError) as fault:
+            self._on_lost(str(fault))
+            return
+        self._on_up(status)
+
+    def _start_keeper(self) -> None:
+        os.makedirs(self._run, mode=0o700, exist_ok=True)
+        write_durable(self._settings, json.dumps(self._make_settings(), indent=1).encode())
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.replicator.keeper", self._settings],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            raise ProcessUnreachable(
+                "the replicator", done.stderr.strip()[-500:] or f"exit {done.returncode}"
+            )
+
+    async def _reach(self, timeout_s: float) -> Mapping[str, Any]:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            lines = Lines(self._socket, self._hear, self._end)
+            try:
+                await lines.open()
+                status = await lines.ask("status")
+                self._lines = lines
+                return status
+            except ProcessUnreachable:
+                await lines.close()
+                if not await asyncio.to_thread(self._keeper_lives):
+                    raise ProcessUnreachable("the replicator", f"it gave up, see {self._log}") from None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.02)
+
+    @property
+    def _log(self) -> str:
+        return os.path.join(self._places["log_dir"], f"replicator-{self._module.name}.log")
+
+    def _make_settings(self) -> dict[str, Any]:
+        config, module = self._config, self._module
+        order = module.replication or tuple(config.node(self._me).addresses)
+        return {
+            "cluster": config.name,
+            "module": module.name,
+            "node": self._me,
+            "socket": self._socket,
+            "state_directory": os.path.join(self._places["state_dir"], "volumes", module.name),
+            "bundle": self._places["bundle"],
+            "volumes": [{"path": one.path, "exclude": list(one.exclude)} for one in module.replicate],
+            "peers": [
+                {"name": name, "addresses": self._addresses(name, order)}
+                for name in module.nodes
+                if name != self._me
+            ],
+            "port": module.replication_port,
+            "cache": module.cache,
+            "ack": module.ack,
+            "detection_s": config.timing.detection_s,
+            "resync_bandwidth": module.resync_bandwidth,
+            "log": self._log,
+        }
+
+    def _addresses(self, peer: NodeName, order: tuple[PathName, ...]) -> list[tuple[str, str]]:
+        mine, other = self._config.node(self._me).addresses, self._config.node(peer).addresses
+        return [(mine[path], other[path]) for path in order if path in mine and path in other]
+
+    # --- its life -----------------------------------------------------------------------------------------
+
+    def _keeper_lives(self) -> bool:
+        """A keeper holds its lock for as long as it lives; the kernel frees it with the process."""
+        try:
+            lock = os.open(os.path.join(self._run, "keeper.lock"), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def _uncover(self) -> None:
+        """A dead mount answers ENOTCONN for ever; without it the files are plain again."""
+        for directory in self._module.replicate:
+            with contextlib.suppress(OSError):
+                while mount.mounts_of_ours(directory.path):
+                    mount.unmount(directory.path)
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        if message["event"] == "progress":
+            self.progress = message
+        self._on_event(message)
+
+    def _end(self) -> None:
+        self._lines = None
+        if not self._stopping:
+            asyncio.get_running_loop().create_task(self._find_again())
+
+    async def _find_again(self) -> None:
+        """The replicator died: its keeper starts another one, or the life is over."""
+        try:
+            status = await self._reach(START_TIMEOUT_S)
+        except ProcessUnreachable as fault:
+            if self._stopping:
+                return
+            await self.kill()
+            self._on_lost(str(fault))
+            return
+        self._on_up(status)
+
+    async def ask(self, what: str, timeout_s: float = 5.0, **fields: Any) -> Mapping[str, Any]:
+        """One request. Raises Refused or ProcessUnreachable."""
+        if self._lines is None:
+            raise ProcessUnreachable("the replicator", "it is being started again")
+        return await self._lines.ask(what, timeout_s, **fields)
+
+    async def stop(self) -> None:
+        """Unmount and end; when this returns the directory is plain files."""
+        self._stopping = True
+        try:
+            await self.ask("stop", STOP_TIMEOUT_S)
+            deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+            while await asyncio.to_thread(self._keeper_lives):
+                if asyncio.get_running_loop().time() > deadline:
+                    break
+                await asyncio.sleep(0.02)
+        except ProcessUnreachable:
+            pass  # it is gone already, or hangs: the next step is certain
+        await self.kill()
+        self.progress = None
+
+    async def kill(self) -> None:
+        """End keeper and replicator for certain, and uncover the directory."""
+        await asyncio.to_thread(self._kill)
+
+    def _kill(self) -> None:
+        for pid in _processes_with(self._settings):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._uncover()
+
+    async def close(self) -> None:
+        """Let go: keeper and replicator go on."""
+        self._stopping = True
+        if self._lines is not None:
+            await self._lines.close()
+
+
+def _processes_with(settings: str) -> list[int]:
+    """Our keeper and replicator processes that were started with this settings file."""
+    wanted = settings.encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+                if wanted in words and any(word.startswith(b"orchestrator.replicator") for word in words):
+                    found.append(int(name))
+    return found
