@@ -62,7 +62,7 @@ _ACKNOWLEDGED: Final = struct.Struct("<QQQ")
 class WireFault(HafarmError):
     """The other side sent what no replicator sends; the connection ends, nothing of it is applied."""
 
-    code: ClassVar[str] = "HF4001"
+    code: ClassVar[str] = "HF4011"
     why: str
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class WireFault(HafarmError):
 class HandshakeRejected(HafarmError):
     """The other side is not the replicator that we may talk to."""
 
-    code: ClassVar[str] = "HF4002"
+    code: ClassVar[str] = "HF4012"
     reason: str
     """One word: `version`, `foreign`, `clone`, `epoch`, `not-following`."""
     why: str

@@ -28,7 +28,7 @@ SYNC_THREADS: Final = 8  # fsyncs of different files overlap in the file system'
 class ApplyFailed(HafarmError):
     """This node's disk did not take what the primary's disk took: this copy is no longer equal."""
 
-    code: ClassVar[str] = "HF4003"
+    code: ClassVar[str] = "HF4013"
     operation: str
     number: int
     why: str

@@ -44,7 +44,7 @@ class LinkSettings:
 class ConnectionLost(HafarmError):
     """The connection ended, or its other side was silent for too long."""
 
-    code: ClassVar[str] = "HF4004"
+    code: ClassVar[str] = "HF4014"
     why: str
 
     def __str__(self) -> str:
