@@ -256,7 +256,7 @@ class Heart:
         if self._agent(now) is AgentState.GONE or self._goodbye:
             return
         for module, grant in self._grants.items():
-            end = deadline(module, grant, self._peers, now, self._floor, self._timings.lease_s)
+            end = deadline(self._me, module, grant, self._peers, now, self._floor, self._timings.lease_s)
             if end is not None:
                 self._leases[module] = end
 

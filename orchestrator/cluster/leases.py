@@ -20,6 +20,7 @@ class Grant:
 
 
 def deadline(
+    me: NodeName,
     module: ModuleName,
     grant: Grant,
     peers: Mapping[NodeName, Peer],
@@ -28,7 +29,7 @@ def deadline(
     lease_s: float,
 ) -> Instant | None:
     """The end of the lease; None: silent. `floor`: beats sent before it count for nothing (a pause)."""
-    if overtaken(module, grant.epoch, peers.values()):
+    if overtaken(me, module, grant.epoch, peers.values()):
         return None
     # No member: nobody else may bid, so living is enough.
     oldest = min((_vouched_at(module, peers.get(name)) for name in grant.members), default=now)
@@ -38,11 +39,11 @@ def deadline(
     return until if until > now else None
 
 
-def overtaken(module: ModuleName, epoch: Epoch, peers: Iterable[Peer]) -> bool:
-    """Another node is primary, or serves, under a higher epoch."""
+def overtaken(me: NodeName, module: ModuleName, epoch: Epoch, peers: Iterable[Peer]) -> bool:
+    """Somebody knows that another node is primary under a higher epoch; it need not be that node itself."""
     for peer in peers:
         _, state = peer.states.get(module, (0, None))
-        if state is not None and state.epoch > epoch and (state.serving or state.primary == peer.name):
+        if state is not None and state.epoch > epoch and state.primary not in (None, me):
             return True
     return False
 

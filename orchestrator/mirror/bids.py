@@ -48,6 +48,8 @@ def may_open(mirror: Mirror, record: Record) -> bool:
     return (
         record.primary == mirror.me
         and record.nonce == mirror.life
+        # The others were told that this reign is over: they need not wait for it any more.
+        and record.epoch > mirror.abandoned
         and (mirror.required <= record.in_sync or mirror.held is not None)
     )
 

@@ -299,9 +299,16 @@ def peer_said(turn: Turn, name: NodeName, said: ModuleState) -> None:
         return
     if known is None or said.epoch > known.epoch:
         bids.read(turn)
-    if mirror.held is None and said.serving and not said.forced:
-        heard = _record_of(mirror, name, said)
-        if heard is not None and not bids.is_stale(mirror, heard):
+    if mirror.held is None:
+        hear(turn, name)
+
+
+def hear(turn: Turn, name: NodeName) -> None:
+    """Take the record that a serving primary tells of as what to follow; it proves nothing."""
+    said = turn.mirror.peers[name].said
+    if said is not None and said.serving and not said.forced:
+        heard = _record_of(turn.mirror, name, said)
+        if heard is not None and not bids.is_stale(turn.mirror, heard):
             bids.learn(turn, heard, proved=False)
 
 

@@ -16,7 +16,7 @@ from orchestrator.mirror.state import Mirror, Peer, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.decision import Decision
-from orchestrator.model.effects import Announce, ReleaseAddresses, StopApplication
+from orchestrator.model.effects import Announce, CloseGate, ReleaseAddresses, StopApplication
 from orchestrator.model.events import (
     AddressesClaimed,
     AddressesRefused,
@@ -53,7 +53,7 @@ from orchestrator.model.events import (
     TimePassed,
     VolumeFailed,
 )
-from orchestrator.model.names import Instant, NodeName
+from orchestrator.model.names import NEVER, Instant, NodeName
 from orchestrator.model.report import Role
 from orchestrator.model.timings import Timings
 
@@ -121,8 +121,9 @@ def _obey_the_record(turn: Turn) -> None:
     """A proved record of a higher epoch that is not ours ends our role, whatever we are doing."""
     mirror = turn.mirror
     held, record = mirror.held, mirror.record
-    if held is not None and _is_replaced(mirror):
-        serving.demote(turn, "another node serves under a higher epoch")
+    if held is not None and (replaced_by := _replaced_by(mirror)):
+        serving.demote(turn, f"{replaced_by} tells that another node is primary under a higher epoch")
+        following.hear(turn, replaced_by)
         return
     if held is None or record is None or not mirror.proved or record.epoch <= held.epoch:
         return
@@ -134,16 +135,21 @@ def _obey_the_record(turn: Turn) -> None:
         serving.demote(turn, f"{record.primary} is primary under epoch {record.epoch}")
 
 
-def _is_replaced(mirror: Mirror) -> bool:
-    """The register is silent, but a node says that it serves under a higher epoch, granted by nobody else."""
+def _replaced_by(mirror: Mirror) -> NodeName | None:
+    """The register is silent, but a node knows of a higher epoch with another primary; none else grants it."""
     assert mirror.held is not None
-    return mirror.register is Register.SILENT and any(
-        peer.said is not None
-        and peer.said.serving
-        and not peer.said.forced
-        and peer.said.epoch > mirror.held.epoch
-        for peer in mirror.peers.values()
-    )
+    if mirror.register is not Register.SILENT:
+        return None
+    for name, peer in mirror.peers.items():
+        said = peer.said
+        if (
+            said is not None
+            and not said.forced
+            and said.epoch > mirror.held.epoch
+            and said.primary not in (None, mirror.me)
+        ):
+            return name
+    return None
 
 
 def _hold_or_stop(turn: Turn) -> None:
@@ -264,7 +270,7 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
     """What could not be done, and what depended on it was not tried."""
     mirror = turn.mirror
     soon = turn.at_the_latest(mirror.timings.retry_s)
-    turn.tell("HF1003", f"{effect} failed: {why}")
+    turn.tell("HF1114", f"{effect} failed: {why}")
     match effect:
         case "CloseGate":
             _stop_without_the_gate(turn)
@@ -290,6 +296,13 @@ def _stop_without_the_gate(turn: Turn) -> None:
 def _what_was_dropped(turn: Turn) -> None:
     """A bid or a reign behind the failed effect never left: it is decided anew."""
     mirror = turn.mirror
+    if mirror.held is None and mirror.abandoned > NEVER and mirror.life is not None:
+        # A role may have been given up behind what failed: it ends all the same.
+        turn.do(
+            CloseGate(mirror.module, drain=False),
+            StopApplication(mirror.module, force=True),
+            ReleaseAddresses(mirror.module),
+        )
     if mirror.bidding and mirror.widening:
         # The gate refused the newcomers, and the bid that names them was not sent.
         unsent = mirror.bids[-1]

@@ -398,7 +398,9 @@ class Host:
                     self.cluster.crashed_between_effects(self)
                     return
             if not self._do(effect):
+                words = [effect for effect in effects if isinstance(effect, Announce | Answer | Tell)]
                 effects.clear()
+                effects.extend(words)
                 self.tell(EffectFailed(self.module, type(effect).__name__, "refused by the simulated world"))
             elif self.world.jitter and isinstance(effect, StoreModule | WidenRequired | CloseGate):
                 # Files and sockets take their time; other events are learned meanwhile.
