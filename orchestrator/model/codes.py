@@ -33,8 +33,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
         "HF1001": Code(
             "state is damaged",
-            "A file that we wrote, or a message of another node, cannot be read back. No role is taken on doubt.",
-            "Restore the named file from this node's backup, or move it away so that the node joins as a new one.",
+            "A file that we wrote, or a message of another node, cannot be read back. No role is taken on "
+            "doubt.",
+            "Restore the named file from this node's backup, or move it away so that the node joins as a new "
+            "one.",
         ),
         "HF1002": Code(
             "state cannot be made durable",
@@ -106,14 +108,15 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF1202": Code(
             "first start refused",
             "The first start chooses whose files count, so every node of the module must be in reach and none of "
+            ""
             "them may ever have known a record.",
             "Start the agents of all nodes; if a node has state of an earlier cluster, move it away there.",
             REFUSED,
         ),
         "HF1203": Code(
             "stop refused",
-            "Stopping here now would leave a state that no other node can go on from.",
-            "`hafarm status` says what is under way; --force stops all the same and says what it risks.",
+            "The primary serves and counts on this node: it would have to wait for it in vain.",
+            "Stop the whole module, or this node alone with --node: then the primary is asked first.",
             REFUSED,
         ),
         "HF1204": Code(
@@ -251,8 +254,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF2011": Code("register answers again", "Roles can change again.", _NOTHING),
         "HF2012": Code(
             "register was lost or restored",
-            "The register knows less than this node: it was emptied or restored from an old copy. No role changes.",
-            "Restore its newest state. If that is gone, `hafarm promote` on the node to keep, with its warning.",
+            "The register knows less than this node: it was emptied or restored from an old copy. No role "
+            "changes.",
+            "Restore its newest state. If that is gone, `hafarm promote` on the node to keep, with its "
+            "warning.",
         ),
         "HF2020": Code(
             "witness state in use",
@@ -298,7 +303,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         # HF40: volumes and replication
         "HF4001": Code(
             "volume failed",
-            "The replicated directory cannot be served here: the disk failed or is full, or the mount is gone.",
+            "The replicated directory cannot be served here: the disk failed or is full, or the mount is "
+            "gone.",
             "Repair the disk, then `hafarm start MODULE --node NODE`.",
         ),
         "HF4002": Code(
@@ -315,6 +321,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "copies do not fit",
             "The two copies have histories that do not follow from one another.",
             "`hafarm status MODULE` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up that "
+            ""
             "node's own history (differing files are set aside first).",
         ),
         "HF4011": Code(
@@ -329,7 +336,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
         "HF4013": Code(
             "write not applied here",
-            "This node's disk did not take what the primary's disk took; the primary goes on without this node.",
+            "This node's disk did not take what the primary's disk took; the primary goes on without this "
+            "node.",
             "Free space or repair the disk; the node comes back by itself with a resync.",
         ),
         "HF4014": Code(
@@ -351,7 +359,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         # HF60: files and the command line
         "HF6001": Code(
             "configuration refused",
-            "The file says something impossible, or something that hafarm does not know; nothing was changed.",
+            "The file says something impossible, or something that hafarm does not know; nothing was "
+            "changed.",
             "Mend each line that is named: FILE:LINE:COLUMN. `hafarm config schema` helps editors.",
             USAGE,
         ),
