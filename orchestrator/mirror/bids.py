@@ -339,6 +339,6 @@ def create(turn: Turn) -> None:
 
 def unmute(turn: Turn) -> None:
     """Echo again: no take-over bid of ours is out any more."""
-    if turn.mirror.muted:
+    if turn.mirror.muted is not False:
         turn.set(muted=False)
         turn.do(Unmute(turn.mirror.module))

@@ -52,6 +52,12 @@ class Gate(Generic[Token]):
         self.is_open = True
         return self._settle()
 
+    def begin_stream(self) -> None:
+        """Sequence numbers begin anew: what was confirmed of the former stream says nothing of this one."""
+        assert not self.is_open
+        assert not self._held
+        self._durable.clear()
+
     def hold(self, sequence: int, token: Token) -> bool:
         """True when this point is already settled; else it is held."""
         assert self.is_open, "a closed gate holds nothing: the caller answers EIO"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -11,6 +12,7 @@ from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import NAME_PATTERN, NEVER, Epoch, NodeName, Nonce
 from orchestrator.model.record import Record, Reign
 
+_STREAM: Final = re.compile("[0-9a-f]{32}")  # 128 random bits
 REIGNS_MAX: Final = 64  # older than 64 changes of role means unknown, which means set aside, never merged
 
 
@@ -21,8 +23,18 @@ class Position:
     stream: str
     sequence: int
 
+    def __post_init__(self) -> None:
+        assert _STREAM.fullmatch(self.stream), self.stream
+
     def as_list(self) -> list[Any]:
         return [self.stream, self.sequence]
+
+    @classmethod
+    def from_list(cls, data: Any) -> Position:
+        stream, sequence = data
+        if not isinstance(stream, str) or not _STREAM.fullmatch(stream):
+            raise ValueError(f"not a stream's name: {stream!r:.40}")
+        return cls(stream, _number(sequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class Standing:
                 Reign(Epoch(_number(epoch)), Nonce(_nonce(nonce))) for epoch, nonce in data["reigns"]
             )
             where = data["position"]
-            position = None if where is None else Position(_nonce(where[0]), _number(where[1]))
+            position = None if where is None else Position.from_list(where)
             flags = data["inconsistent"], data["may_adopt"]
         except (KeyError, TypeError, ValueError, IndexError) as fault:
             raise CorruptState("a lineage", f"{type(fault).__name__}: {fault}") from fault

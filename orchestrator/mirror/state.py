@@ -153,7 +153,8 @@ class Mirror:
     """The operator accepted data loss: the next bid may pass R2."""
     offline: bool = False
     """Serving by that order without the register's grant: no role is given back by itself."""
-    muted: bool = False
+    muted: bool | None = None
+    """None: what a former agent told the pulse is not known, so it is said again."""
 
     # The gate.
     life: Nonce | None = None
