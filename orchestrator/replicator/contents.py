@@ -405,18 +405,18 @@ class Ordered:
             if not self._volume.bound(self._node):
                 with self._volume.names:
                     self._volume.bind(self._node)
-            self._lock.acquire()
+            self._lock.__enter__()
             try:
                 self._volume.check_open(self._caller, self._node)
                 if self._volume.bound(self._node):
                     return
             except BaseException:
-                self._lock.release()
+                self._lock.__exit__(None, None, None)
                 raise
-            self._lock.release()
+            self._lock.__exit__(None, None, None)
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._lock.__exit__(None, None, None)
 
 
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:

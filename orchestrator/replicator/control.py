@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from orchestrator.host.lines import LineBuffer, encode
 from orchestrator.model.errors import HafarmError
 
 log = logging.getLogger("hafarm.control")
+
+_SEND_S = 2  # an agent that reads nothing for so long is dropped: whoever tells an event may hold a lock
 
 Request = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -55,7 +58,7 @@ class Control:
     def _accept(self) -> None:
         while True:
             agent, _ = self._listener.accept()
-            agent.settimeout(None)
+            agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_S, 0))
             with self._lock:
                 self._agents.add(agent)
             threading.Thread(target=self._serve, args=(agent,), name="agent", daemon=True).start()

@@ -147,8 +147,12 @@ class Files(Contents):
         """Answer every new change with EIO; when this returns, all that were let in are emitted."""
         if self.mode is Mode.OPEN:
             self.settle_all()
-        self.mode = Mode.CLOSED
+        self.refuse_writes()
         self.barrier()
+
+    def refuse_writes(self) -> None:
+        """Answer every new change with EIO, at once; what was let in before may still be on its way."""
+        self.mode = Mode.CLOSED
 
     def follow(self) -> None:
         """Read-only, and nothing cached."""
@@ -161,6 +165,11 @@ class Files(Contents):
             numbers = list(self.table.nodes)
         for number in numbers:
             self._session.forget_inode(number)
+
+    @property
+    def plain(self) -> int:
+        """A descriptor, not O_PATH, of the directory below the mount."""
+        return self._readable
 
     def sync_volume(self) -> None:
         """All of the file system below is on its disk, or OSError (R10)."""

@@ -5,31 +5,37 @@ from __future__ import annotations
 import json
 import logging
 import os
+import ssl
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import mount
 from orchestrator.host.reach import processes_inside
-from orchestrator.model.errors import Unsupported
-from orchestrator.model.names import NodeName, Nonce
+from orchestrator.host.tls import client_context, server_context
+from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
-from orchestrator.replicator.alone import LocalOutlet
-from orchestrator.replicator.control import Control
+from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
-from orchestrator.replicator.files import Files
+from orchestrator.replicator.files import Files, Trees
+from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.keeper import GAVE_UP, STOPPED
+from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.settings import Settings, load
+from orchestrator.replicator.stream import Primary
 from orchestrator.replicator.volume import Mode
 
 log = logging.getLogger("hafarm.replicator")
 
+DRAIN_S: Final = 20.0  # a window of 64 MiB at 4 MiB/s; who is slower is not equal, and the swap is refused
+
 
 class Replicator:
-    """Joins files, gate and lineage; carries out what the agent asks."""
+    """Joins files, gate, stream and lineage; carries out what the agent asks."""
 
     def __init__(self, settings: Settings, given: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -37,49 +43,85 @@ class Replicator:
         self.ended = threading.Event()
         self.reached: dict[str, list[str]] = {}
         """Who had files open below a directory before it was covered: what they write is not replicated."""
-        self._orders = threading.Lock()
+        self._failed = ""
+        self._ready: dict[str, str] = {}
+        self._orders = threading.RLock()
         self._facts = FactsFile(given["facts"])
         os.makedirs(settings.state_directory, mode=0o700, exist_ok=True)
         self._history = History(settings.state_directory)
         logs = ChangeLogs(settings.state_directory, [NodeName(peer.name) for peer in settings.peers])
-        self._outlet = LocalOutlet(NodeName(settings.node), logs)
+        links = link_settings(settings)
+        self._primary = Primary(links, self._history, logs, self._tell, self._excluded)
         self.volumes = [
-            Files(number, volume, tuple(fds), self._outlet, settings.writeback)
+            Files(number, volume, tuple(fds), self._primary, settings.writeback)
             for number, (volume, fds) in enumerate(zip(settings.volumes, given["volumes"], strict=True))
         ]
+        self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
+        roots = [files.plain for files in self.volumes]
+        self._follower = Follower(links, roots, self._history, logs, self.life, self._tell)
         self._control = Control(settings.socket, self._requests())
 
     def start(self) -> None:
         """Serve. Beneath a keeper whose gate was open, go on as before: this is no new life (R5)."""
         facts = self._facts.facts
-        if facts.is_open:
-            self._outlet.serve(facts.required)
         for files in self.volumes:
             files.volume_failed = self._volume_failed
             if not files.resumes:
                 self._warn_of_reach(files.path)
+        if facts.is_open:
+            assert facts.record is not None
+            self._primary.take_reign(facts.record, facts.required)
+        for files in self.volumes:
             files.start(Mode.OPEN if facts.is_open else Mode.READ_ONLY)
+        self._follower.listen()
+        if facts.record is not None and facts.record.primary != self.settings.node:
+            self._follower.follow(facts.record)
         self._control.start()
 
     def _warn_of_reach(self, path: str) -> None:
-        found = processes_inside(path)
-        self.reached[path] = found
-        for line in found:
+        self.reached[path] = processes_inside(path)
+        for line in self.reached[path]:
             log.warning("reaches the plain files of %s behind the mount: %s", path, line)
 
-    def _requests(self) -> dict[str, Any]:
+    def _requests(self) -> dict[str, Request]:
         return {
             "status": self.status,
             "widen_required": self.widen_required,
             "take_reign": self.take_reign,
             "close_gate": self.close_gate,
             "follow": self.follow,
+            "admit_reign": self.admit_reign,
             "adopt_copy": self.adopt_copy,
+            "compare_in_full": self.compare_in_full,
+            "verify": self.verify,
             "stop": self.stop,
         }
 
+    def _excluded(self, volume: int, path: bytes) -> bool:
+        return self.volumes[volume].excludes(path)
+
+    # --- what happens by itself -------------------------------------------------------------------------
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """An event of the streams, on its way to the agent."""
+        name = event["event"]
+        if name == "member_ready":
+            self._ready[event["peer"]] = event["life"]
+        elif name in ("stream_down", "member_lost"):
+            self._ready.pop(event["peer"], None)
+        elif name == "volume_failed":
+            self._volume_failed(str(event["why"]))
+            return
+        self._control.tell(**{**event, "module": self.settings.module})
+
     def _volume_failed(self, why: str) -> None:
-        self._outlet.close()
+        """This disk costs the role at once, and no later reign of this life is begun on it."""
+        if self._failed:
+            return
+        self._failed = why
+        for files in self.volumes:
+            files.refuse_writes()
+        self._primary.close_gate()
         self._facts.change(is_open=False)
         log.error("the volume failed: %s", why)
         self._control.tell("volume_failed", module=self.settings.module, why=why)
@@ -88,99 +130,177 @@ class Replicator:
 
     def status(self, request: Mapping[str, Any]) -> dict[str, Any]:
         facts = self._facts.facts
+        standing = self._history.standing
         return {
             "module": self.settings.module,
             "life": self.life,
             "open": facts.is_open,
             "record": facts.record.as_dict() if facts.record else None,
             "required": sorted(facts.required),
-            "held": self._outlet.held,
-            "failed": any(files.failed for files in self.volumes),
-            "lineage": [reign.as_list() for reign in self._history.standing.reigns],
-            "inconsistent": self._history.standing.inconsistent,
+            "held": self._primary.held,
+            "failed": self._failed,
+            "lineage": [reign.as_list() for reign in standing.reigns],
+            "inconsistent": standing.inconsistent,
             "volumes": [
                 {"path": files.path, "mode": files.mode.value, "reached_by": self.reached.get(files.path, [])}
                 for files in self.volumes
             ],
-            "peers": {},
+            "peers": self._peers(),
         }
+
+    def _peers(self) -> dict[str, Any]:
+        record = self._facts.facts.record
+        peers = dict(self._primary.status()["peers"])
+        for peer, life in list(self._ready.items()):
+            if peer in peers:
+                peers[peer] = {**peers[peer], "ready": life}
+        if not peers and record is not None and record.primary != self.settings.node:
+            following = self._follower.status()
+            peers[record.primary] = {**following, "up": following["connected"]}
+        return peers
 
     def widen_required(self, request: Mapping[str, Any]) -> dict[str, Any]:
         members = frozenset(NodeName(name) for name in request["members"])
         with self._orders:
+            # Kept first: a replicator that dies here is followed by one that needs these members too.
             facts = self._facts.change(required=self._facts.facts.required | members)
-            self._outlet.widen(members)
+            self._primary.widen(members)
         return {"required": sorted(facts.required)}
 
     def take_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
         assert record.nonce == self.life, "the record was granted to another life of this gate"
         assert record.primary == self.settings.node
-        threading.Thread(target=self._take_reign, args=(record,), name="take-reign", daemon=True).start()
+        self._beside(self._take_reign, record)
         return {}
 
     def _take_reign(self, record: Record) -> None:
         with self._orders:
             was_open = self._facts.facts.is_open
             try:
+                if self._failed:
+                    raise OSError(self._failed)
                 if not was_open:
+                    self._follower.stop_following()
                     for files in self.volumes:
                         files.sync_volume()  # R10: what was applied is on disk before anybody builds on it
-                self._history.add_reign(record.reign)  # G1: durable before the first acknowledgement under it
-            except Exception as fault:
+                # Lineage first (G1), inside; the facts before, so that a successor serves no smaller set.
+                self._facts.change(record=record, required=record.in_sync, is_open=True)
+                self._primary.take_reign(record)
+                for files in self.volumes:
+                    if not was_open:
+                        files.open_writes()
+            except (OSError, HafarmError) as fault:
+                self._failed = ""
                 self._volume_failed(f"before the gate could open: {fault}")
                 return
-            self._facts.change(record=record, required=record.in_sync, is_open=True)
-            self._outlet.serve(record.in_sync)
-            if not was_open:
-                for files in self.volumes:
-                    files.open_writes()
         self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
 
     def close_gate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if request.get("drain"):
-            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+            self._beside(self._drain)
         else:
-            self._close(drain=False)
+            self._close()
         return {}
 
-    def _drain(self) -> None:
-        self._close(drain=True)
+    def _close(self) -> None:
+        """At once: no lock is waited for before every held request is answered."""
+        for files in self.volumes:
+            files.refuse_writes()
+        self._primary.close_gate()
+        self._facts.change(is_open=False)
+        self._control.tell("gate_closed", module=self.settings.module, equal=[])
 
-    def _close(self, drain: bool) -> None:
-        with self._orders:
-            self._facts.change(is_open=False)
-            if not drain:
-                self._outlet.close()  # first: whoever holds a lock waits for nothing any more
+    def _drain(self) -> None:
+        equal: frozenset[NodeName] = frozenset()
+        try:
             for files in self.volumes:
                 files.close_writes()
-            if drain:
-                for files in self.volumes:
-                    files.sync_volume()
-                self._outlet.close()
-        self._control.tell("gate_closed", module=self.settings.module, equal=[])
+            # Without the lock of the orders: the agent may need to widen or to close at once meanwhile.
+            equal = self._primary.close_gate(DRAIN_S)
+        except (OSError, HafarmError) as fault:
+            self._volume_failed(f"while draining: {fault}")
+        self._facts.change(is_open=False)
+        self._control.tell("gate_closed", module=self.settings.module, equal=sorted(equal))
 
     def follow(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
+        assert record.primary != self.settings.node
         with self._orders:
             self._facts.change(record=record, required=frozenset(), is_open=False)
-            self._outlet.close()
+            self._primary.stop()
+            self._ready.clear()
             for files in self.volumes:
                 files.follow()
+            self._follower.follow(record)
+        return {}
+
+    def admit_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        record = Record.from_dict(request["record"])
+        with self._orders:
+            self._facts.change(record=record)
+            self._follower.admit(record)
         return {}
 
     def adopt_copy(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._history.change(may_adopt=True)
+        self._follower.adopt()
         return {}
+
+    def compare_in_full(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with self._orders:
+            self._primary.compare_in_full()
+            record = self._facts.facts.record
+            if record is not None and record.primary != self.settings.node:
+                self._follower.stop_following()
+                self._history.change(position=None)  # the next handshake finds nothing to begin a delta from
+                self._follower.follow(record)
+        return {}
+
+    def verify(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin to compare with every peer; each answer comes as an event `verified`."""
+        for peer in self.settings.peers:
+            self._beside(self._verify, NodeName(peer.name))
+        return {}
+
+    def _verify(self, peer: NodeName) -> None:
+        facts: dict[str, Any] = {"module": self.settings.module, "peer": peer}
+        try:
+            self._control.tell("verified", **facts, differing=self._primary.verify(peer))
+        except (OSError, HafarmError) as fault:
+            self._control.tell("verified", **facts, error=str(fault))
 
     def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Close what is open and uncover the directories; the process ends after the answer."""
         if self._facts.facts.is_open:
-            self._close(drain=False)
+            self._close()
+        self._primary.stop()
+        self._follower.stop()
         for files in self.volumes:
             files.stop()
         threading.Timer(0.05, self.ended.set).start()  # the answer leaves first
         return {}
+
+    def _beside(self, work: Any, *arguments: object) -> None:
+        threading.Thread(target=work, args=arguments, name=work.__name__, daemon=True).start()
+
+
+def link_settings(settings: Settings) -> LinkSettings:
+    """Who we are and where the others are, as the streams want it."""
+    own = [address for peer in settings.peers for address, _ in peer.addresses]
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a mirror of one node dials and hears nobody
+    return LinkSettings(
+        cluster=ClusterName(settings.cluster),
+        module=ModuleName(settings.module),
+        node=NodeName(settings.node),
+        port=settings.port,
+        listen=list(dict.fromkeys(own)),
+        peers={NodeName(peer.name): peer.addresses for peer in settings.peers},
+        server=server_context(settings.bundle) if settings.peers else bare,
+        client=client_context(settings.bundle) if settings.peers else bare,
+        silence_s=settings.detection_s,
+        ack_timeout_s=settings.ack_timeout_s,
+        copy_bytes_per_s=settings.resync_bandwidth,
+    )
 
 
 def main() -> int:
@@ -197,10 +317,10 @@ def main() -> int:
     os.umask(0)  # the kernel or the plain file system applies the caller's
     disk.prefer_survival()
     disk.drop_resource_capability()
-    replicator = Replicator(settings, given)
     try:
+        replicator = Replicator(settings, given)
         replicator.start()
-    except (Unsupported, OSError) as fault:
+    except (HafarmError, OSError) as fault:
         log.error("cannot serve: %s", fault)
         for volume in settings.volumes:
             mount.unmount(volume.path)

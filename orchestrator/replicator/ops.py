@@ -215,9 +215,11 @@ Operation = (
 class Outlet(Protocol):
     """Where the files send what they did; called from many threads at once."""
 
-    binding: int
-    """Grows when a receiver begins that knows no id (1 at first, 0 never): ids bound under a smaller number
-    are bound again before they are used. Read under the lock that orders the emit."""
+    @property
+    def binding(self) -> int:
+        """Grows when a receiver begins that knows no id (1 at first, 0 never): ids bound under a smaller
+        number are bound again before they are used. Read under the lock that orders the emit."""
+        ...
 
     def emit(self, operation: Operation) -> int:
         """Put it at the end of the stream; its sequence number.

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from enum import Enum
 
 from orchestrator.host import disk
@@ -65,7 +66,7 @@ class Volume:
         self.volume_failed: Callable[[str], None] = lambda why: None
         self.names = threading.RLock()
         """The namespace lock: held while names change, and for the node table. Before any stripe."""
-        self._stripes = tuple(threading.Lock() for _ in range(_STRIPES))
+        self._stripes = tuple(threading.RLock() for _ in range(_STRIPES))
         self._exclude = tuple(glob_pattern(glob) for glob in exclude)
         # A renamed directory keeps what is excluded below it only if the patterns see just the last name.
         self.moves_directories = all("/" not in glob.removeprefix("**/") for glob in exclude)
@@ -75,7 +76,7 @@ class Volume:
 
     # --- order ------------------------------------------------------------------------------------------
 
-    def stripe(self, inode: int) -> threading.Lock:
+    def stripe(self, inode: int) -> AbstractContextManager[object]:
         """The lock that orders changes of one object's data and attributes."""
         return self._stripes[inode % _STRIPES]
 
@@ -223,6 +224,12 @@ class Volume:
             above, own = self._some_name(up)
             path, up = own + b"/" + path, above
         return any(pattern.fullmatch(path) for pattern in self._exclude)
+
+    def excludes(self, path: bytes) -> bool:
+        """True when this path below the root, or a directory above it, is local to the node."""
+        parts = path.split(b"/")
+        prefixes = [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        return any(pattern.fullmatch(prefix) for prefix in prefixes for pattern in self._exclude)
 
     def check_visible(self, parent: Node, name: bytes, number: int) -> None:
         if parent.id == ROOT and name == HIDDEN:

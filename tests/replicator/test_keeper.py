@@ -2,133 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestrator.host.fuse.mount import mounts_of_ours, unmount
-from orchestrator.host.lines import LineBuffer, encode
+from orchestrator.host.fuse.mount import mounts_of_ours
+from tests.replicator.processes import Agent, Process, record, write_durably
 from tests.support.disks import ext4
 from tests.support.waiting import eventually
 
 
-class Agent:
-    """Speaks to one replicator as the agent does."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(20)
-        self._socket.connect(str(path))
-        self._buffer = LineBuffer()
-        self._heard: list[dict[str, Any]] = []
-
-    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        self._socket.sendall(encode({"id": 1, "do": do, **fields}))
-        answer = self._wait(lambda message: message.get("id") == 1)
-        assert "ok" in answer, answer
-        found: dict[str, Any] = answer["ok"]
-        return found
-
-    def event(self, name: str) -> dict[str, Any]:
-        return self._wait(lambda message: message.get("event") == name)
-
-    def _wait(self, fits: Any) -> dict[str, Any]:
-        while True:
-            for message in self._heard:
-                if fits(message):
-                    self._heard.remove(message)
-                    return message
-            self._heard += self._buffer.receive_data(self._socket.recv(65536))
-
-
-class Mirror:
-    def __init__(self, base: Path, tree: Path) -> None:
-        self.tree = tree
-        self.settings = base / "replicator.json"
-        self.socket = base / "run/replicator.sock"
-        content = {
-            "cluster": "shop",
-            "module": "orders",
-            "node": "paris",
-            "socket": str(self.socket),
-            "state_directory": str(base / "state"),
-            "bundle": "",
-            "volumes": [{"path": str(tree), "exclude": []}],
-        }
-        self.settings.write_text(json.dumps(content))
-        self.keeper = 0
-
-    def start(self) -> Agent:
-        subprocess.run(
-            [sys.executable, "-m", "orchestrator.replicator.keeper", self.settings], check=True, timeout=30
-        )
-        return self.dial()
-
-    def dial(self) -> Agent:
-        found: list[Agent] = []
-
-        def try_once() -> bool:
-            try:
-                found.append(Agent(self.socket))
-            except OSError:
-                return False
-            return True
-
-        eventually(try_once, 20)
-        self.keeper = parent_of(self.replicator())
-        return found[0]
-
-    def replicator(self) -> int:
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                except OSError:
-                    continue
-                if b"orchestrator.replicator.main" in words and os.fsencode(self.settings) in words:
-                    return int(entry.name)
-        return 0
+class Mirror(Process):
+    """A mirror of this node alone."""
 
     def serve(self) -> Agent:
         agent = self.start()
-        agent.ask("take_reign", record=self.record(agent.ask("status")["life"], ["paris"]))
+        agent.ask("take_reign", record=record(1, "paris", agent.ask("status")["life"], ["paris"]))
         agent.event("reign_taken")
         return agent
-
-    def record(self, life: str, members: list[str]) -> dict[str, Any]:
-        return {
-            "cluster": "shop",
-            "module": "orders",
-            "epoch": 1,
-            "primary": "paris",
-            "in_sync": members,
-            "nodes": ["lyon", "paris"],
-            "nonce": life,
-        }
-
-    def end(self) -> None:
-        for pid in (self.keeper, self.replicator()):
-            if pid > 1:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        while mounts_of_ours(str(self.tree)):
-            unmount(str(self.tree))
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 @pytest.fixture
@@ -143,19 +41,12 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
             thing.end()
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: Mirror) -> None:
     agent = mirror.start()
     with pytest.raises(OSError, match="Read-only"):
         (mirror.tree / "early").write_bytes(b"")
     life = agent.ask("status")["life"]
-    agent.ask("take_reign", record=mirror.record(life, ["paris"]))
+    agent.ask("take_reign", record=record(1, "paris", life, ["paris"]))
     agent.event("reign_taken")
     write_durably(mirror.tree / "a", b"acknowledged")
     assert agent.ask("status")["lineage"] == [[1, life]]
