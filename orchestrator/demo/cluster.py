@@ -227,10 +227,8 @@ class Cluster:
 
     def read_rows(self) -> dict[str, Any]:
         """All rows, through the virtual IP."""
-        code = (
-            "import sys, urllib.request; "
-            f"sys.stdout.write(urllib.request.urlopen('http://{VIP}:{PORT}/rows', timeout=10).read().decode())"
-        )
+        url = f"http://{VIP}:{PORT}/rows"
+        code = f"import urllib.request as u; print(u.urlopen('{url}', timeout=10).read().decode())"
         done = self.machines["client"].call(sys.executable, "-c", code)
         if done.returncode != 0:
             raise TimeoutError(f"the rows cannot be read through {VIP}: {done.stderr.strip()[-200:]}")

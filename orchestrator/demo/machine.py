@@ -66,7 +66,7 @@ class Machine:
         }
         if self._cgroup is not None:
             self._cgroup[1].mkdir(exist_ok=True)
-            plan["binds"] = [[str(self._cgroup[1]), str(self._cgroup[0])], *plan["binds"]]  # type: ignore[misc]
+            plan["binds"] = [[str(self._cgroup[1]), str(self._cgroup[0])], *plan["binds"]]
         plan_file = self.work / "plan.json"
         plan_file.write_text(json.dumps(plan))
         self._holder = subprocess.Popen(
