@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -46,7 +46,29 @@ class Source(Protocol):
     copy_bytes_per_s: int
     tell: Callable[[dict[str, Any]], None]
 
-    def watch_changes(self, into: set[Key]) -> Callable[[], None]: ...
+    def watch_changes(self, into: Changes) -> Callable[[], None]: ...
+
+
+class Changes:
+    """What the application changed while a copy ran."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._keys: set[Key] = set()
+        self.moves = 0
+        """Renames and links so far: what they moved may have slipped past the copy."""
+
+    def note(self, keys: Iterable[Key]) -> None:
+        with self._lock:
+            self._keys.update(keys)
+
+    def moved(self) -> None:
+        with self._lock:
+            self.moves += 1
+
+    def keys(self) -> set[Key]:
+        with self._lock:
+            return self._keys.copy()
 
 
 class Cancelled(Exception):
@@ -126,10 +148,12 @@ class Copier:
         self._tally = Tally()
         self._told = 0.0
         self._wanted = _Wanted(plan)
-        self._ids: dict[tuple[int, int], int] = {}
-        self._first: dict[tuple[int, int], tuple[bytes, int]] = {}
-        self._claimed: dict[tuple[int, int], int] = {}
-        self._compared: set[tuple[int, int]] = set()
+        self._missed = False
+        self._passed_over = 0
+        self._ids: dict[tuple[int, str], int] = {}
+        self._first: dict[tuple[int, str], tuple[bytes, str]] = {}
+        self._claimed: dict[tuple[int, str], str] = {}
+        self._compared: set[tuple[int, str]] = set()
         self._directories: list[tuple[int, bytes]] = []
         self._thread = threading.Thread(target=self._run, name=f"copy to {peer}", daemon=True)
 
@@ -145,7 +169,7 @@ class Copier:
     # --- passes --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        touched: set[Key] = set()
+        touched = Changes()
         forget = self._source.watch_changes(touched)
         try:
             if not self._plan.full:
@@ -190,26 +214,31 @@ class Copier:
                 what, extent = ops.DATA, ops.WHOLE
             return (volume, entry["inode"], what, extent)
 
-    def _passes(self, touched: set[Key]) -> None:
-        passed_over = 0
+    def _passes(self, touched: Changes) -> None:
         for number in range(1, PASSES_MAX + 1):
             with ExitStack() as still:
                 if number == PASSES_MAX:
                     for volume in range(self._source.volumes):
                         still.enter_context(self._tree.namespace(volume))
-                self._count()
-                for volume in range(self._source.volumes):
-                    self._visit(volume, b"", self._wanted.full)
-                self._finish_directories()
-                count = int(self._question("passed_over")["count"])
-            if count == passed_over:
-                return
-            # The receiver passed over live changes of what it did not have yet: look at all of these again.
-            passed_over = count
-            self._wanted = _Wanted(CopyPlan(False, "changed meanwhile", touched.copy()))
-            self._first.clear()
-            self._claimed.clear()
-            self._compared.clear()
+                before = self._passed_over, touched.moves
+                self._missed = False
+                self._pass()
+                self._passed_over = int(self._question("passed_over")["count"])
+                if (self._passed_over, touched.moves) == before and not self._missed:
+                    return
+            # The receiver passed over changes of what it did not have yet, or something moved past us: look
+            # at all that was changed meanwhile again.
+            self._wanted = _Wanted(CopyPlan(False, "changed meanwhile", touched.keys()))
+
+    def _pass(self) -> None:
+        self._ids.clear()
+        self._first.clear()
+        self._claimed.clear()
+        self._compared.clear()
+        self._count()
+        for volume in range(self._source.volumes):
+            self._visit(volume, b"", self._wanted.full)
+        self._finish_directories()
 
     def _count(self) -> None:
         for volume in range(self._source.volumes):
@@ -235,7 +264,7 @@ class Copier:
             try:
                 pending += self._visit_one(volume, directory, whole, shallow)
             except FileNotFoundError:
-                continue  # taken away meanwhile: the live stream said so
+                self._missed = True  # taken away meanwhile, or moved before it was looked at
 
     def _visit_one(
         self, volume: int, path: bytes, full: bool, shallow: bool
@@ -297,7 +326,7 @@ class Copier:
                 return True
             if self._is_other(volume, own, theirs[name]):
                 return True
-            self._claim(volume, child, own, theirs[name]["inode"])
+            self._claim(volume, child, own, theirs[name]["handle"])
         return False
 
     def _own_names(self, volume: int, path: bytes) -> list[bytes]:
@@ -313,9 +342,9 @@ class Copier:
         if stat.S_ISDIR(own["mode"]):
             return False
         # Hard links: one object there for two here, or two there for one here.
-        claimed = self._claimed.get((volume, theirs["inode"]), own["inode"])
-        _, first = self._first.get((volume, own["inode"]), (b"", theirs["inode"]))
-        return bool(claimed != own["inode"] or first != theirs["inode"])
+        claimed = self._claimed.get((volume, theirs["handle"]), own["handle"])
+        _, first = self._first.get((volume, own["handle"]), (b"", theirs["handle"]))
+        return bool(claimed != own["handle"] or first != theirs["handle"])
 
     def _fix_names(
         self, volume: int, path: bytes, theirs: dict[bytes, Entry], only: list[bytes] | None
@@ -332,7 +361,7 @@ class Copier:
             child = trees.join(path, name)
             own = trees.describe(root, child)
             if name in theirs and not self._is_other(volume, own, theirs[name]):
-                self._claim(volume, child, own, theirs[name]["inode"])
+                self._claim(volume, child, own, theirs[name]["handle"])
                 continue
             if name in theirs:
                 self._emit(Remove(volume, parent, name))
@@ -341,19 +370,19 @@ class Copier:
             made.add(name)
         return made
 
-    def _claim(self, volume: int, path: bytes, own: Entry, inode: int) -> None:
+    def _claim(self, volume: int, path: bytes, own: Entry, handle: str) -> None:
         if not stat.S_ISDIR(own["mode"]):
-            self._claimed.setdefault((volume, inode), own["inode"])
-            self._first.setdefault((volume, own["inode"]), (path, inode))
+            self._claimed.setdefault((volume, handle), own["handle"])
+            self._first.setdefault((volume, own["handle"]), (path, handle))
 
     def _make(self, volume: int, parent: int, path: bytes, name: bytes, own: Entry) -> None:
         """Say how the object at this path is made; its data follow."""
-        first = self._first.get((volume, own["inode"]))
+        first = self._first.get((volume, own["handle"]))
         if first is not None and own["links"] > 1 and not stat.S_ISDIR(own["mode"]):
             self._emit(ops.Link(volume, self._id(volume, first[0]), parent, name))
             return
         id = self._tree.id_of(volume, own["inode"]) or self._tree.new_id(volume)
-        self._ids[volume, own["inode"]] = id
+        self._ids[volume, own["handle"]] = id
         mode, uid, gid = own["mode"], own["uid"], own["gid"]
         if stat.S_ISDIR(mode):
             self._emit(ops.Mkdir(volume, id, parent, name, stat.S_IMODE(mode), uid, gid))
@@ -361,20 +390,22 @@ class Copier:
             self._emit(ops.Symlink(volume, id, parent, name, bytes.fromhex(own["target"]), uid, gid))
         else:
             self._emit(ops.Create(volume, id, parent, name, mode, uid, gid, own["rdev"]))
-        # -1: no inode of theirs; a second name of this object is linked, whatever is there now.
-        self._first[volume, own["inode"]] = (path, -1)
+        # No handle of theirs: a second name of this object is linked, whatever is there now.
+        self._first[volume, own["handle"]] = (path, "")
         self._send_xattrs(volume, id, path, {})
 
     def _id(self, volume: int, path: bytes) -> int:
         """The id of an object that the peer has at this path. Held: the namespace lock."""
         if not path:
             return ops.ROOT
-        inode = trees.describe(self._tree.root(volume), path)["inode"]
-        known = self._tree.id_of(volume, inode) or self._ids.get((volume, inode))
+        own = trees.describe(self._tree.root(volume), path)
+        known = self._ids.get((volume, own["handle"]))
         if known is not None:
             return known
         above, _, name = path.rpartition(b"/")
-        id = self._ids[volume, inode] = self._tree.new_id(volume)
+        id = self._tree.id_of(volume, own["inode"]) or self._tree.new_id(volume)
+        self._ids[volume, own["handle"]] = id
+        # Said again even of a known id: what the peer bound it to may not be what has this name there now.
         self._emit(ops.Bind(volume, id, self._id(volume, above), name))
         return id
 
@@ -400,7 +431,7 @@ class Copier:
                 now = trees.describe(self._tree.root(volume), path)
             except FileNotFoundError:
                 return
-            if now["inode"] != own["inode"]:
+            if now["handle"] != own["handle"]:
                 return  # another object by now; the live stream made it
             id = self._id(volume, path)
             if now.get("xattrs") != theirs.get("xattrs"):
@@ -436,11 +467,12 @@ class Copier:
         try:
             fd = self._open(volume, child, os.O_PATH | os.O_NOFOLLOW)
         except OSError:
-            return  # taken away meanwhile
+            self._missed = True
+            return
         try:
             own = trees.describe_fd(fd)
             about = self._wanted.about(volume, own["inode"])
-            key = (volume, own["inode"])
+            key = (volume, own["handle"])
             sent = self._tally.sent
             if stat.S_ISREG(own["mode"]) and (full or named or about) and key not in self._compared:
                 self._compared.add(key)
@@ -469,17 +501,17 @@ class Copier:
                 extent for what, extent in self._wanted.about(volume, own["inode"]) if what == ops.DATA
             )
             if resized:
-                self._send_size(volume, path, reader, own["inode"])
+                self._send_size(volume, path, reader, own)
             if whole or resized:
-                self._compare(volume, path, reader, own["inode"], 0, max(own["size"], 1))
+                self._compare(volume, path, reader, own, 0, max(own["size"], 1))
             else:
                 for extent in extents:
                     start = extent * ops.EXTENT_BYTES
-                    self._compare(volume, path, reader, own["inode"], start, start + ops.EXTENT_BYTES)
+                    self._compare(volume, path, reader, own, start, start + ops.EXTENT_BYTES)
         finally:
             os.close(reader)
 
-    def _compare(self, volume: int, path: bytes, reader: int, inode: int, start: int, end: int) -> None:
+    def _compare(self, volume: int, path: bytes, reader: int, entry: Entry, start: int, end: int) -> None:
         """Hash both sides block by block; what differs is read again and queued under the object's lock.
 
         Equal at different moments is equal for good: every live write between the two readings is applied,
@@ -496,7 +528,7 @@ class Copier:
             own = trees.hash_blocks(reader, first, count)
             for number, digest in enumerate(own):
                 if number >= len(blocks) or blocks[number] != digest:
-                    self._send_block(volume, path, reader, inode, (first + number) * BLOCK_BYTES)
+                    self._send_block(volume, path, reader, entry, (first + number) * BLOCK_BYTES)
             self._tally.compared += len(own) * BLOCK_BYTES
             self._tell(path)
 
@@ -510,18 +542,18 @@ class Copier:
                 break  # ENXIO: nothing but a hole from here on
             end = os.lseek(reader, at, os.SEEK_HOLE)
             for offset in range(at - at % BLOCK_BYTES, end, BLOCK_BYTES):
-                self._send_block(volume, path, reader, own["inode"], offset)
+                self._send_block(volume, path, reader, own, offset)
                 self._tally.compared += BLOCK_BYTES
                 self._tell(path)
             at = end
-        self._send_size(volume, path, reader, own["inode"])
+        self._send_size(volume, path, reader, own)
 
-    def _send_block(self, volume: int, path: bytes, reader: int, inode: int, offset: int) -> None:
-        id = self._bound(volume, path, inode)
+    def _send_block(self, volume: int, path: bytes, reader: int, entry: Entry, offset: int) -> None:
+        id = self._bound(volume, path, entry)
         if id is None:
             return
         self._throttle()
-        with self._tree.object(volume, inode):
+        with self._tree.object(volume, entry["inode"]):
             data = os.pread(reader, BLOCK_BYTES, offset)
             if not data:
                 return
@@ -533,27 +565,28 @@ class Copier:
                 self._emit(ops.Write(volume, id, offset, data))
                 self._tally.sent += len(data)
 
-    def _send_size(self, volume: int, path: bytes, reader: int, inode: int) -> None:
-        id = self._bound(volume, path, inode)
+    def _send_size(self, volume: int, path: bytes, reader: int, entry: Entry) -> None:
+        id = self._bound(volume, path, entry)
         if id is None:
             return
-        with self._tree.object(volume, inode):
+        with self._tree.object(volume, entry["inode"]):
             self._emit(ops.SetAttr(volume, id, ops.SIZE, size=os.fstat(reader).st_size))
             self._tally.sent += 1
 
-    def _bound(self, volume: int, path: bytes, inode: int) -> int | None:
+    def _bound(self, volume: int, path: bytes, entry: Entry) -> int | None:
         """The id by which the peer knows the object that had this path; None: the path is another's now."""
-        known = self._ids.get((volume, inode))
+        known = self._ids.get((volume, entry["handle"]))
         if known is not None:
             return known
         with self._tree.namespace(volume):
             try:
-                if trees.describe(self._tree.root(volume), path)["inode"] != inode:
-                    return None
-                id = self._ids[volume, inode] = self._id(volume, path)
-                return id
+                if trees.describe(self._tree.root(volume), path)["handle"] == entry["handle"]:
+                    id = self._ids[volume, entry["handle"]] = self._id(volume, path)
+                    return id
             except FileNotFoundError:
-                return None
+                pass  # moved away: the next pass finds it
+        self._missed = True
+        return None
 
     # --- the wire ------------------------------------------------------------------------------------------
 

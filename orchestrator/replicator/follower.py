@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Final
 
 from orchestrator.mirror import frames
@@ -298,6 +298,8 @@ class _Session:
         self._record = record
         self._ended = threading.Event()
         self._failure: tuple[int, str] | None = None
+        self._stream = ""
+        self._syncs: set[Future[None]] = set()
         self._answers = Answers(follower.applier, follower.logs, record.primary)
 
     def end(self) -> None:
@@ -336,17 +338,19 @@ class _Session:
 
     def _begin(self, stream: str, verdict: dict[str, Any]) -> None:
         follower = self._follower
-        after = verdict.get("after")
-        if not isinstance(after, int) or after < 0:
-            raise WireFault("a verdict without a place to begin")
+        try:
+            after = Position.from_list([stream, verdict.get("after")]).sequence
+        except ValueError as fault:
+            raise WireFault(f"a verdict without a place to begin: {fault}") from fault
+        self._stream = stream
         if verdict.get("act") == "resume":
             if follower.stream != stream or follower.applied != after:
                 raise WireFault("it resumes what was never begun")
             if not follower.history.standing.inconsistent:
                 follower.history.add_reign(self._record.reign)
             return
-        Nonce(stream)
         follower.applier.objects.clear()
+        follower.logs.of[self._record.primary].pin_all()
         with follower.progress:
             follower.stream = stream
             follower.applied = after
@@ -400,9 +404,11 @@ class _Session:
                 self._flushed(sequence)
             if fault is None:
                 points.done(sequence)
+            self._syncs.discard(done)
             with self._follower.progress:
                 self._follower.progress.notify_all()
 
+        self._syncs.add(sync)
         sync.add_done_callback(ended)
 
     def _flushed(self, sequence: int) -> None:
@@ -411,7 +417,7 @@ class _Session:
         if follower.points.done_to + 1 < sequence and not follower.points.all_done_before(sequence):
             return  # an earlier point is still on its way; the next flush will say it
         if not follower.history.standing.inconsistent:
-            position = Position(follower.stream, sequence)
+            position = Position(self._stream, sequence)
             try:
                 follower.history.change(position=position)
                 follower.logs.of[self._record.primary].confirmed(position)
@@ -520,6 +526,7 @@ class _Session:
         self.end()
         with self._follower.progress:
             self._follower.progress.notify_all()
+        wait(list(self._syncs))  # no position of this stream is written once another one begins
         for helper in helpers:
             helper.join(10)
         self._follower.tell({"event": "stream_down", "peer": self._record.primary, "why": why})

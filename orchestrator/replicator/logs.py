@@ -123,6 +123,11 @@ class ChangeLog:
                 if stamp == IN_USE:
                     self.log.stamps[key] = sequence
 
+    def pin_all(self) -> None:
+        """Another stream begins: stamps of the former one say nothing of it; nothing goes before a copy."""
+        with self._lock:
+            self.log.use(list(self.log.stamps), IN_USE)
+
     def keys(self) -> list[Key]:
         with self._lock:
             return list(self.log.stamps)

@@ -12,7 +12,7 @@ from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import NO_REPLY, Caller
 from orchestrator.replicator import ops
 from orchestrator.replicator.handles import Node
-from orchestrator.replicator.ops import HIDDEN
+from orchestrator.replicator.ops import HIDDEN, ChangeKey
 from orchestrator.replicator.volume import Mode, Volume, refusal
 
 ORPHANS = b"orphans"
@@ -169,7 +169,9 @@ class Namespace(Volume):
         node, parent, name = self.node(wire.ID_IN.unpack_from(body)[0]), self.node(number), text(body, 8)
         self.check_visible(parent, name, errno.EPERM)
         self.before(
-            self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES), self.key(node, ops.ATTRIBUTES)
+            *(self.key(parent, what) for what in (ops.NAMES, ops.ATTRIBUTES)),
+            self.key(node, ops.ATTRIBUTES),
+            self.key(node, ops.DATA, ops.WHOLE),  # under its new name a copy compares it as a whole
         )
         with self.names, parent as parent_fd, node as fd:
             self.check_open(caller, parent)
@@ -284,9 +286,7 @@ class Namespace(Volume):
             raise refusal(errno.EINVAL)
         self.check_visible(parent, old, errno.EPERM)
         self.check_visible(new_parent, new, errno.EPERM)
-        self.before(
-            *(self.key(up, what) for up in (parent, new_parent) for what in (ops.NAMES, ops.ATTRIBUTES))
-        )
+        keys = [self.key(up, what) for up in (parent, new_parent) for what in (ops.NAMES, ops.ATTRIBUTES)]
         with self.names, parent as fd, new_parent as new_fd:
             self.check_open(caller, parent)
             self.bind(parent)
@@ -294,6 +294,7 @@ class Namespace(Volume):
             try:
                 moved = self.find(parent, fd, old)
                 victim = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
+                self.before(*keys, *(self._moved_key(node) for node in (moved, victim) if node is not None))
                 disk.rename(fd, old, new_fd, new, flags)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:
@@ -309,6 +310,10 @@ class Namespace(Volume):
                 self.touch(parent)
                 self.touch(new_parent)
             return b""
+
+    def _moved_key(self, node: Node) -> ChangeKey:
+        """Under its new name a copy compares it as a whole, a directory with all below it."""
+        return self.key(node, ops.NAMES if node.is_directory else ops.DATA, ops.WHOLE)
 
     def _check_rename(
         self, moved: Node, new_parent: Node, new_fd: int, new: bytes, flags: int, parent: Node, old: bytes

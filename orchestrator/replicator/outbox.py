@@ -28,10 +28,10 @@ class _Receiver:
 class Outbox:
     """Numbers what is emitted and hands it to each receiver in order; a full window holds the emitter."""
 
-    def __init__(self) -> None:
+    def __init__(self, binding: int = 1) -> None:
         self.changed = threading.Condition()
         self.last = 0
-        self.binding = 1
+        self.binding = binding
         self._frames: deque[tuple[int, bytes, NodeName | None]] = deque()
         self._bytes = 0
         self._receivers: dict[NodeName, _Receiver] = {}

@@ -20,10 +20,10 @@ from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
-from orchestrator.replicator.copy import Copier, CopyPlan
+from orchestrator.replicator.copy import Changes, Copier, CopyPlan
 from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.ops import ChangeKey, Operation, Tree
+from orchestrator.replicator.ops import ChangeKey, Link, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.verify import Verifier
@@ -48,30 +48,31 @@ class Primary:
         settings: LinkSettings,
         history: History,
         logs: ChangeLogs,
-        tree: Tree,
-        volumes: int,
         tell: Tell,
         excluded: Excluded = lambda volume, path: False,
     ) -> None:
         self.settings = settings
         self.history = history
         self.logs = logs
-        self.tree = tree
-        self.volumes = volumes
         self.tell = tell
         self.excluded = excluded
         self.copy_bytes_per_s = settings.copy_bytes_per_s
-        self._watchers: list[set[ChangeKey]] = []
-        self.stream = secrets.token_hex(16)
+        self._watchers: list[Changes] = []
+        self.stream = ""
         self.outbox = Outbox()
         self.record: Record | None = None
+        self.volumes = 0
         self._gate: Gate[Callable[[int], None]] = Gate(settings.node)
         self._lock = threading.Lock()
-        self._links = {peer: PeerLink(self, peer) for peer in settings.peers}
+        self._links: dict[NodeName, PeerLink] = {}
         self._stop = threading.Event()
-        self._flusher = threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True)
         self._flushed = 0
         self._flushing = threading.Lock()
+
+    def serve_tree(self, tree: Tree, volumes: int) -> None:
+        """The files whose changes are emitted here; given once, before the first reign."""
+        self.tree = tree
+        self.volumes = volumes
 
     # --- the outlet ----------------------------------------------------------------------------------------
 
@@ -80,16 +81,19 @@ class Primary:
         return self.outbox.binding
 
     def emit(self, operation: Operation) -> int:
+        if self._watchers and isinstance(operation, Rename | Link):
+            for watcher in self._watchers:
+                watcher.moved()
         return self.outbox.put(Kind.OPERATION, codec.encode(operation))
 
     def before_change(self, keys: Iterable[ChangeKey]) -> None:
         keys = list(keys)
         self.logs.before_change(keys, self.outbox.last)
         for watcher in self._watchers:
-            watcher.update(keys)
+            watcher.note(keys)
 
-    def watch_changes(self, into: set[ChangeKey]) -> Callable[[], None]:
-        """Note every key that is changed from now on, until the returned function is called."""
+    def watch_changes(self, into: Changes) -> Callable[[], None]:
+        """Note every change from now on, until the returned function is called."""
         self._watchers = [*self._watchers, into]
 
         def forget() -> None:
@@ -117,26 +121,47 @@ class Primary:
     def is_open(self) -> bool:
         return self._gate.is_open
 
+    @property
+    def held(self) -> int:
+        """How many durable points wait for a member."""
+        return self._gate.held
+
     def widen(self, members: Iterable[NodeName]) -> None:
         """Need these members' disks too, from now on (R2)."""
         with self._lock:
             self._gate.widen(members)
 
-    def take_reign(self, record: Record) -> None:
-        """Serve under this proved record: durable in the lineage first (G1), then told to the others."""
+    def take_reign(self, record: Record, required: Iterable[NodeName] = ()) -> None:
+        """Serve under this proved record: durable in the lineage first (G1), then told to the others.
+
+        `required`: what a gate that outlived its replicator needs beside the record's members.
+        """
         assert record.primary == self.settings.node
-        first = self.record is None
         self.history.add_reign(record.reign)
+        first = not self._links
+        if first:
+            self._begin_stream()
         self.record = record
         self.outbox.put(Kind.RECORD, json.dumps(record.as_dict()).encode(), wait=False)
         with self._lock:
-            settled = self._gate.serve(record.in_sync)
+            settled = self._gate.serve(record.in_sync | frozenset(required))
         for callback in settled:
             callback(0)
         if first:
-            self._flusher.start()
+            threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True).start()
             for link in self._links.values():
                 link.start()
+
+    def _begin_stream(self) -> None:
+        self.stream = secrets.token_hex(16)
+        self.outbox = Outbox(self.outbox.binding + 1)
+        self._stop = threading.Event()
+        self._flushed = 0
+        for log in self.logs.of.values():
+            log.pin_all()
+        with self._lock:
+            self._gate.begin_stream()
+        self._links = {peer: PeerLink(self, peer) for peer in self.settings.peers}
 
     def close_gate(self, drain_s: float = 0.0) -> frozenset[NodeName]:
         """Acknowledge nothing more. With a time to drain: first let the members hold all; those that do."""
@@ -148,23 +173,28 @@ class Primary:
         return equal
 
     def stop(self) -> None:
-        """End every connection and thread; the gate is closed before."""
+        """Close the gate and end every connection: the stream is over. A later reign begins another."""
         self.close_gate()
         self._stop.set()
         self.outbox.stop()
-        for link in self._links.values():
+        links, self._links = self._links, {}
+        for link in links.values():
             link.stop()
-        for link in self._links.values():
+        for link in links.values():
             link.join()
 
     def compare_in_full(self) -> None:
         """Drop what the logs know: each connected peer is compared file by file."""
         for peer, log in self.logs.of.items():
             log.forget_baseline()
-            self._links[peer].end_session("a full compare was ordered")
+            if peer in self._links:
+                self.outbox.detach(peer)
+                self._links[peer].end_session("a full compare was ordered")
 
     def verify(self, peer: NodeName) -> list[str]:
         """The names that differ on this peer, compared in place; nothing is changed."""
+        if peer not in self._links:
+            raise ConnectionLost("this node is not primary")
         return self._links[peer].verify()
 
     def status(self) -> dict[str, Any]:
@@ -198,7 +228,8 @@ class Primary:
     # --- durable positions ---------------------------------------------------------------------------------
 
     def _flush_now_and_then(self) -> None:
-        while not self._stop.wait(FLUSH_EVERY_S):
+        stop = self._stop
+        while not stop.wait(FLUSH_EVERY_S):
             if self.outbox.last > self._flushed:
                 try:
                     self.flush()
@@ -221,6 +252,8 @@ class Primary:
             return self._flushed
 
     def _drain(self, timeout_s: float) -> frozenset[NodeName]:
+        if not self._links:
+            return frozenset()
         target = self.flush()
         deadline = time.monotonic() + timeout_s
         links = {peer: link for peer, link in self._links.items() if peer in self._gate.required}
@@ -253,6 +286,7 @@ class PeerLink:
         self._copier: Copier | None = None
         self._why = "not connected yet"
         self._broken_at: float | None = None
+        self._outbox = primary.outbox
         self._thread = threading.Thread(target=self._run, name=f"link {peer}", daemon=True)
 
     def start(self) -> None:
@@ -310,7 +344,7 @@ class PeerLink:
         if self.is_up:
             self.is_up = False
             self._broken_at = time.monotonic()
-            self._primary.outbox.disconnect(self.peer)
+            self._outbox.disconnect(self.peer)
             self._tell("stream_down", why=self._why)
 
     def _give_up_when_late(self) -> None:
@@ -363,7 +397,7 @@ class PeerLink:
             raise WireFault(f"a WELCOME without {fault}") from fault
         if not isinstance(applied, int) or not isinstance(empty, bool):
             raise WireFault("a WELCOME with other fields than ours")
-        resumes = welcome.get("stream") == primary.stream and primary.outbox.can_resume(self.peer, applied)
+        resumes = welcome.get("stream") == primary.stream and self._outbox.can_resume(self.peer, applied)
         log = primary.logs.of[self.peer]
         why = "the may-differ log is unreadable" if log.unreadable else ""
         why = why or position_fits(log.log.baseline, standing.position)
@@ -377,7 +411,7 @@ class PeerLink:
         )
         if ruling.verdict is Verdict.UNPROVEN:
             self._broken_at = None
-            self._primary.outbox.detach(self.peer)
+            self._outbox.detach(self.peer)
             self._primary.lost(self.peer, ruling.why)
         else:
             self._tell("handshake_refused", verdict=ruling.verdict.value)
@@ -385,7 +419,7 @@ class PeerLink:
         self._stopped.wait(0.5)  # the answer is a bid, or an operator: asking faster changes nothing
 
     def _begin(self, forward: Connection, ruling: Ruling, resumes: bool, applied: int) -> int:
-        outbox = self._primary.outbox
+        outbox = self._outbox
         if resumes and not outbox.resume(self.peer, applied):
             raise ConnectionLost("what the peer missed is no longer kept")
         start = applied if resumes else outbox.attach(self.peer)
@@ -415,7 +449,7 @@ class PeerLink:
         idle_s = self._settings.silence_s / 4
         alive = frames.encode(Kind.ALIVE)
         while not self._stopped.is_set():
-            data = self._primary.outbox.take(self.peer, idle_s)
+            data = self._outbox.take(self.peer, idle_s)
             if data is None:
                 raise ConnectionLost(self._why)
             # A receiver that takes nothing for so long shows in its acknowledgements before.
@@ -431,7 +465,7 @@ class PeerLink:
             if self.is_up and not self._stopped.is_set():
                 self._why = str(fault)
         finally:
-            self._primary.outbox.disconnect(self.peer)
+            self._outbox.disconnect(self.peer)
             forward.close()
 
     def _heard(self, frame: frames.Frame) -> None:
@@ -439,7 +473,7 @@ class PeerLink:
             self._progressed(Acknowledged.decode(frame.payload))
         elif frame.kind is Kind.FAILED:
             failure = frame.json()
-            self._primary.outbox.detach(self.peer)
+            self._outbox.detach(self.peer)
             self._broken_at = None
             self._primary.lost(self.peer, str(failure.get("why")))
             raise ConnectionLost(str(failure.get("why")))
@@ -447,7 +481,7 @@ class PeerLink:
             raise WireFault(f"{frame.kind.name} on the way back")
 
     def _progressed(self, progress: Acknowledged) -> None:
-        if progress.applied > self._primary.outbox.last:
+        if progress.applied > self._outbox.last:
             raise WireFault("it acknowledges what was never sent")
         if progress.points > self._points_at[0] or not self._primary.oldest_held():
             self._points_at = (progress.points, time.monotonic())
@@ -471,7 +505,7 @@ class PeerLink:
         if self._primary.oldest_held() and self.peer in self._primary.required:
             waited_s = time.monotonic() - self._points_at[1]
             if waited_s > self._settings.ack_timeout_s:
-                self._primary.outbox.detach(self.peer)
+                self._outbox.detach(self.peer)
                 raise ConnectionLost(f"acknowledged nothing for {waited_s:.1f} s while asked")
 
     # --- the copy ------------------------------------------------------------------------------------------
@@ -484,7 +518,7 @@ class PeerLink:
             log.forget_baseline()
         tag = f"{int(time.time())}-{primary.record.epoch}" if ruling.set_aside else ""
         begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why}
-        primary.outbox.put(Kind.COPY_BEGIN, json.dumps(begin).encode(), self.peer, wait=False)
+        self._outbox.put(Kind.COPY_BEGIN, json.dumps(begin).encode(), self.peer, wait=False)
         plan = CopyPlan(ruling.full, ruling.why)
         self._copy_target = 0
         self.flushed = 0
@@ -497,10 +531,10 @@ class PeerLink:
         reigns = [reign.as_list() for reign in primary.history.standing.reigns]
         done = json.dumps({"reigns": reigns}).encode()
         primary.flush()
-        self._copy_target = primary.outbox.put(Kind.COPY_DONE, done, self.peer)
+        self._copy_target = self._outbox.put(Kind.COPY_DONE, done, self.peer)
 
     def _copy_failed(self, why: str) -> None:
-        self._primary.outbox.detach(self.peer)
+        self._outbox.detach(self.peer)
         self.end_session(why)
 
     def ask(self, request: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def describe_fd(fd: int) -> Entry:
         "uid": status.st_uid,
         "gid": status.st_gid,
         "inode": status.st_ino,
+        "handle": identity(fd, status.st_ino),
         "links": status.st_nlink,
         "mtime_ns": status.st_mtime_ns,
         "size": status.st_size if stat.S_ISREG(status.st_mode) else 0,
@@ -69,6 +70,14 @@ def describe_fd(fd: int) -> Entry:
     else:
         entry["xattrs"] = xattr_digests(fd)
     return entry
+
+
+def identity(fd: int, inode: int) -> str:
+    """Names this object and no later one that gets the same inode number."""
+    try:
+        return disk.handle_of(fd, b"").hex()
+    except OSError:
+        return str(inode)  # a file system without handles: overlayfs and the like
 
 
 def xattr_digests(fd: int) -> dict[str, str]:

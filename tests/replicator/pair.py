@@ -258,7 +258,8 @@ class Pair:
     def start_primary(self, serving: Record, node: NodeName = PARIS) -> Primary:
         history, logs = self.state(node)
         self.live = LiveTree(self.trees[node])
-        self.primary = Primary(self.settings(node), history, logs, self.live, 1, self.tell)
+        self.primary = Primary(self.settings(node), history, logs, self.tell)
+        self.primary.serve_tree(self.live, 1)
         self.live.outlet = self.primary
         self.primary.take_reign(serving)
         return self.primary
