@@ -218,10 +218,15 @@ def gate_closed(turn: Turn, equal: frozenset[NodeName]) -> None:
         halt(turn)
     elif mirror.heir in equal and mirror.can_inherit(mirror.heir):
         turn.set(stage=Stage.HANDING, retry_at=None)
-        hand(turn, equal)
+        if not mirror.bidding:
+            hand(turn, equal)
     else:
         turn.tell("HF1104", f"{mirror.heir} is not equal any more: the role stays here")
-        reopen(turn)
+        if mirror.bids:
+            # A member was lost meanwhile and the bid without it is out: its outcome opens the gate again.
+            turn.set(stage=Stage.HANDING, heir=None)
+        else:
+            reopen(turn)
 
 
 def hand(turn: Turn, equal: frozenset[NodeName]) -> None:

@@ -73,7 +73,8 @@ class TakeReign:
 
     A gate that was not open drops what it has not applied, syncs the whole volume and opens read-write
     (R10); an open one takes over epoch, nonce and `required` = the record's in-sync set. In both cases the
-    reign is durable in the lineage before the first acknowledgement under it (G1).
+    reign is durable in the lineage before the first acknowledgement under it (G1). A node that streams, lacks
+    nothing and is not in the record's set is told again with `MemberReady`: it was dropped and is still here.
     """
 
     module: ModuleName

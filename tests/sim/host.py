@@ -42,7 +42,6 @@ from orchestrator.model.events import (
     BidAnswered,
     EffectFailed,
     Event,
-    MemberReady,
     ModuleLoaded,
     PeerAlive,
     PeerLeft,
@@ -297,12 +296,11 @@ class Host:
             self.tell(VolumeFailed(self.module, keeper.failed))
         for name, session in keeper.sessions.items():
             self.tell(StreamUp(self.module, NodeName(name)))
-            if session.copying is not None and session.ready:
-                self.tell(MemberReady(self.module, NodeName(name), session.target.life))
         if keeper.incoming is not None:
             self.tell(StreamUp(self.module, keeper.incoming.source.host.name))
             if keeper.offered is not None:
                 keeper.offer(keeper.offered)
+        keeper.tell_ready()
         keeper.watch_members()
 
     def kill_agent(self) -> None:

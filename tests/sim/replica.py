@@ -209,11 +209,18 @@ class Keeper:
             self.emit(Frame("reign", record=record))
         self.settle()
         self.host.cluster.exclusive()
+        self.tell_ready()
         if opening:
             for other in self.host.volume.logs:
                 self.redial(other)
             self.watch_members()
         self.host.tell(ReignTaken(self.host.module, record))
+
+    def tell_ready(self) -> None:
+        """Who lacks nothing and is not in the set: a joiner, or a member that was dropped and is still here."""
+        for name, session in self.sessions.items():
+            if session.ready and self.record is not None and name not in self.record.in_sync:
+                self.host.tell(MemberReady(self.host.module, NodeName(name), session.target.life))
 
     def _begin_stream(self, record: Record) -> None:
         """A stream of its own; a member that stood where this node stood may go on from there."""
