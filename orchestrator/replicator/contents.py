@@ -21,6 +21,7 @@ from orchestrator.replicator.volume import Mode, refusal
 
 _SYNCERS: Final = 8  # each waits for the disk in turn; the disk groups what comes together
 _ACCESS = os.O_ACCMODE
+_SPECIAL = stat.S_ISUID | stat.S_ISGID
 _ALLOCATE_MODES = frozenset({0, 1, 3, 16, 17})
 
 
@@ -133,13 +134,15 @@ class Contents(Namespace):
         self.outlet.before_change(self.data_keys(node, offset, offset + size))
         sequence = 0
         with self._ordered(caller, node):
+            # Looked at before: a write as the caller itself ends setuid, and the others must hear of it.
+            loses = how & wire.WRITE_KILL_PRIVILEGES and os.fstat(file.fd).st_mode & _SPECIAL
             written = self._pwrite(file, data, offset, caller)
             if not node.local:
                 if written < size:
                     data = data[:written]
                 sequence = self.send(ops.Write(self.number, node.id, offset, data))
                 self._touched[node] = None
-            if how & wire.WRITE_KILL_PRIVILEGES:
+            if loses:
                 self._strip_privileges(node)
             if file.flags & os.O_SYNC and not node.local:
                 sequence = self.send(self._sync_point(node, True))
@@ -169,8 +172,8 @@ class Contents(Namespace):
                 kept &= ~stat.S_ISGID
             if kept != mode:
                 os.chmod(disk.path_of(fd), stat.S_IMODE(kept))
-                if not node.local:
-                    self.send(ops.SetAttr(self.number, node.id, ops.MODE, mode=stat.S_IMODE(kept)))
+            if not node.local:
+                self.send(ops.SetAttr(self.number, node.id, ops.MODE, mode=stat.S_IMODE(kept)))
 
     def allocate(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(body)

@@ -160,7 +160,7 @@ class Session:
             # A mistake of ours must not leave a caller hanging for ever: he gets an error, we get the trace.
             log.exception("request %d failed", opcode)
             error = errno.EIO
+        if opcode == wire.Op.INIT and not error:
+            self._ready()  # noted before it is answered: a successor must not wait for an INIT that was
         if body is not NO_REPLY or error:
             self.reply(unique, error, b"" if error else body)
-        if opcode == wire.Op.INIT and not error:
-            self._ready()
