@@ -107,9 +107,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
         "HF1202": Code(
             "first start refused",
-            "The first start chooses whose files count, so every node of the module must be in reach and none of "
-            ""
-            "them may ever have known a record.",
+            "The first start chooses whose files count, so every node of the module must be in reach and "
+            "none of them may ever have known a record.",
             "Start the agents of all nodes; if a node has state of an earlier cluster, move it away there.",
             REFUSED,
         ),
@@ -320,9 +319,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF4004": Code(
             "copies do not fit",
             "The two copies have histories that do not follow from one another.",
-            "`hafarm status MODULE` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up that "
-            ""
-            "node's own history (differing files are set aside first).",
+            "`hafarm status MODULE` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up "
+            "that node's own history (differing files are set aside first).",
         ),
         "HF4011": Code(
             "not our stream",
@@ -388,6 +386,12 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "The order was accepted and is not finished within --wait; it goes on.",
             "`hafarm status -w` shows it.",
             TIMED_OUT,
+        ),
+        "HF6010": Code(
+            "demonstration cannot run",
+            "It needs network namespaces, mount namespaces and /dev/fuse on this machine.",
+            "Run it as root on Linux 5.10 or later, outside a container that forbids namespaces.",
+            USAGE,
         ),
         "HF6007": Code(
             "machine is not ready",

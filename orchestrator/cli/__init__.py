@@ -1,0 +1,1 @@
+"""What a person types; it asks the agent over HTTP and starts processes as processes."""

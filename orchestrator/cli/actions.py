@@ -1,0 +1,151 @@
+"""Orders for one module: the agent plans and carries them out, the command follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from orchestrator.cli.agent import Agent, refusal
+from orchestrator.cli.options import Wish, with_common
+from orchestrator.cli.tell import Failure, columns, say
+from orchestrator.model.codes import DIFFERS, OK
+
+SETTLE_S = 5.0
+"""Without --wait: a refusal is known by then; whatever still goes on is said to go on."""
+VERIFY_S = 3600.0
+"""A comparison is asked for its result; an hour reads a terabyte."""
+
+
+@click.command()
+@click.argument("module")
+@click.option(
+    "--first", metavar="NODE", help="The very first start: this node's files are the ones to begin with."
+)
+@with_common
+def start_(module: str, first: str | None, wish: Wish) -> int:
+    """Start MODULE on all its nodes, or on --node alone."""
+    return _order(wish, module, "start", node=wish.node, first=first)
+
+
+@click.command()
+@click.argument("module")
+@click.option(
+    "--force", is_flag=True, help="Also without the register: the others may then have to wait for it."
+)
+@with_common
+def stop_(module: str, force: bool, wish: Wish) -> int:
+    """Stop MODULE everywhere, the primary first; with --node on that node alone, while the others go on."""
+    if force and wish.node is None:
+        raise click.UsageError("--force is for one node: add --node NODE")
+    return _order(wish, module, "stop", node=wish.node, force=force)
+
+
+@click.command()
+@click.argument("module")
+@with_common
+def restart_(module: str, wish: Wish) -> int:
+    """Stop and start the application of MODULE where it runs."""
+    return _order(wish, module, "restart")
+
+
+@click.command()
+@click.argument("module")
+@click.option("--to", metavar="NODE", help="The next primary; else the fittest that is in sync.")
+@with_common
+def swap_(module: str, to: str | None, wish: Wish) -> int:
+    """Give the primary's role of MODULE to another node. Both must be healthy; nothing is lost."""
+    return _order(wish, module, "swap", to=to)
+
+
+@click.command()
+@click.argument("module")
+@click.option(
+    "--accept-data-loss", is_flag=True, help="Serve from a copy that is not in sync: what it lacks is lost."
+)
+@with_common
+def promote_(module: str, accept_data_loss: bool, wish: Wish) -> int:
+    """Make --node primary of MODULE after its peer was lost."""
+    if wish.node is None:
+        raise click.UsageError("promote needs to know which node: --node NODE")
+    if accept_data_loss:
+        _confirm(module, wish)
+    confirm = module if accept_data_loss else None
+    return _order(wish, module, "promote", node=wish.node, accept_data_loss=accept_data_loss, confirm=confirm)
+
+
+def _confirm(module: str, wish: Wish) -> None:
+    """The operator types the module's name: a yes is typed too fast."""
+    if wish.yes:
+        return
+    click.echo(
+        f"Everything that {module}'s other side acknowledged and {wish.node} does not hold will be lost.\n"
+        f"`hafarm status {module}` says which nodes are in sync; starting one of them loses nothing.",
+        err=True,
+    )
+    try:
+        typed = click.prompt(f"Type {module} to go on", err=True, default="", show_default=False)
+    except click.Abort:
+        typed = ""
+    if typed != module:
+        raise Failure("HF6004", f"{wish.node} is not promoted: {module} was not typed")
+
+
+@click.command()
+@click.argument("module")
+@click.option("--adopt", is_flag=True, help="Also where this node's files have no known history.")
+@with_common
+def resync_(module: str, adopt: bool, wish: Wish) -> int:
+    """Compare MODULE's copy on --node (else on all that follow) with the primary in full."""
+    return _order(wish, module, "resync", node=wish.node, adopt=adopt)
+
+
+@click.command()
+@click.argument("module")
+@with_common
+def verify_(module: str, wish: Wish) -> int:
+    """Compare all copies of MODULE while they are in use. 0: equal, 3: these paths differ."""
+    agent = Agent(wish)
+    limit_s = VERIFY_S if wish.wait is None else wish.wait
+    operation = agent.follow(agent.act(module, {"action": "verify"}), limit_s)
+    _ended(operation, waited=True)
+    differing = _differing(operation.get("result"))
+    names = [f"{node}: {path}" for node, path in differing]
+    table = "\n".join([f"{len(names)} paths differ", *names]) if names else f"{module}: all copies are equal"
+    data = {"module": module, "equal": not names, "differing": [{"node": n, "path": p} for n, p in differing]}
+    say(wish.form, data, table, [("node", "path"), *differing])
+    return DIFFERS if names else OK
+
+
+def _differing(result: Any) -> list[tuple[str, str]]:
+    """Node and path of all that differs, from the primary's answer: a list of paths for each other node."""
+    nodes = result.get("differing") if isinstance(result, dict) else None
+    if not isinstance(nodes, dict):
+        raise Failure("HF6008", f"the comparison ended with {result!r}")
+    return [(node, str(path)) for node, paths in sorted(nodes.items()) for path in paths]
+
+
+def _order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
+    agent = Agent(wish)
+    operation = agent.act(module, {"action": action, **wanted})
+    operation = agent.follow(operation, SETTLE_S if wish.wait is None else wish.wait)
+    _ended(operation, waited=wish.wait is not None)
+    over = operation["state"] == "done"
+    text = f"{action} {module}: " + ("done" if over else "accepted, under way; see hafarm status -w")
+    table = "\n".join([*columns([("-", str(step)) for step in operation.get("steps", [])], "  "), text])
+    say(wish.form, operation, table, [("op", "module", "action", "state"), _row(operation)])
+    return OK
+
+
+def _row(operation: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(operation.get(name) for name in ("id", "module", "action", "state"))
+
+
+def _ended(operation: dict[str, Any], waited: bool) -> None:
+    """Failure unless it is done, or may go on without us."""
+    match operation["state"]:
+        case "refused" | "failed":
+            raise refusal({**(operation.get("error") or {}), "safety": operation.get("safety")})
+        case "running" if waited:
+            steps = ", ".join(map(str, operation.get("steps", []))) or "nothing yet"
+            raise Failure("HF6006", f"operation {operation['id']} is still under way ({steps})")

@@ -1,0 +1,148 @@
+"""Is this machine ready for what hafarm.yaml asks of it? Looks only, changes nothing."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from orchestrator.model.config import ClusterConfig, MirrorConfig
+
+FILE_SYSTEMS: Final = ("ext4", "xfs")
+"""Tested with power cuts; others are served too, at the operator's risk."""
+PROGRAMS: Final = {"nft": "nftables", "ip": "iproute2"}
+"""Program: the Debian package that has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    verdict: Literal["pass", "warn", "fail"]
+    what: str
+    text: str
+
+
+def findings(config: ClusterConfig, node: str) -> list[Finding]:
+    """Everything that was looked at, in the file's order."""
+    found = [*_programs(), _fuse(), _right()]
+    for module in config.modules:
+        if node not in module.nodes:
+            continue
+        for directory in module.replicate:
+            found += _directory(directory.path)
+        found += _application(module)
+    return found
+
+
+def _programs() -> Iterator[Finding]:
+    for name, package in PROGRAMS.items():
+        where = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if where:
+            yield Finding("pass", name, where)
+        else:
+            yield Finding("fail", name, f"not found: install {package}")
+
+
+def _fuse() -> Finding:
+    if os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return Finding("pass", "/dev/fuse", "can be opened")
+    return Finding("fail", "/dev/fuse", "cannot be opened: modprobe fuse, and be root")
+
+
+def _right() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("pass", "root", "is what the agent needs")
+    return Finding("warn", "root", "you are not: the agent must be")
+
+
+def _directory(path: str) -> Iterator[Finding]:
+    if os.path.islink(path) or os.path.realpath(path) != path:
+        yield Finding("fail", path, f"leads elsewhere ({os.path.realpath(path)}): name the real directory")
+        return
+    if not os.path.isdir(path):
+        yield Finding("fail", path, "is no directory: make it, empty or with the files to replicate")
+        return
+    kind = _file_system(path)
+    if kind == "fuse.hafarm":
+        yield Finding("pass", path, "is served by hafarm now")
+        return
+    verdict: Literal["pass", "warn"] = "pass" if kind in FILE_SYSTEMS else "warn"
+    advice = "" if verdict == "pass" else f": tested are {' and '.join(FILE_SYSTEMS)}"
+    yield Finding(verdict, path, f"on {kind}{advice}")
+    for inner, what in _in_the_way(path):
+        yield Finding("fail", path, f"{inner} is {what}: move it out of the replicated directory")
+
+
+def _mounts() -> list[tuple[str, str]]:
+    """Mount point and file system of every mount, later ones last."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        left, _, right = line.partition(" - ")
+        found.append((_plain(left.split()[4]), right.split()[0]))
+    return found
+
+
+def _plain(text: str) -> str:
+    """The kernel writes a space as \\040."""
+    for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, sign)
+    return text
+
+
+def _file_system(path: str) -> str:
+    """Of the deepest mount that holds the path, the last one where several lie over each other."""
+    holding = [
+        (len(point), index, kind) for index, (point, kind) in enumerate(_mounts()) if _holds(point, path)
+    ]
+    return max(holding)[2] if holding else "an unknown file system"
+
+
+def _holds(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _in_the_way(path: str) -> Iterator[tuple[str, str]]:
+    """What must not lie in a replicated directory: other mounts, swap files, loop images in use."""
+    for point, kind in _mounts():
+        if point != path and _holds(path, point):
+            yield point, f"a mount of its own ({kind})"
+    for line in Path("/proc/swaps").read_text(encoding="utf-8").splitlines()[1:]:
+        file = _plain(line.split()[0])
+        if _holds(path, file):
+            yield file, "a swap file in use"
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            file = backing.read_text(encoding="utf-8").rstrip("\n")
+        except OSError:
+            continue  # detached while we looked
+        if _holds(path, file):
+            yield file, f"the image of /dev/{backing.parts[3]}"
+
+
+def _application(module: MirrorConfig) -> Iterator[Finding]:
+    run = module.run
+    if run.user:
+        try:
+            pwd.getpwnam(run.user)
+            yield Finding("pass", f"{module.name}: user {run.user}", "exists")
+        except KeyError:
+            yield Finding("fail", f"{module.name}: user {run.user}", "does not exist on this machine")
+    if run.command:
+        yield _runnable(module.name, run.command[0], module)
+    if run.scripts:
+        for script in ("start_prim", "stop_prim"):
+            yield _runnable(module.name, os.path.join(run.scripts, script), module)
+
+
+def _runnable(name: str, program: str, module: MirrorConfig) -> Finding:
+    what = f"{name}: {program}"
+    if any(_holds(directory.path, program) for directory in module.replicate) and not os.path.exists(program):
+        return Finding("warn", what, "is not here yet: it will come with the replicated files")
+    if shutil.which(program) is None:
+        return Finding("fail", what, "cannot be executed on this machine")
+    return Finding("pass", what, "can be executed")

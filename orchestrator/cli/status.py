@@ -1,0 +1,179 @@
+"""`hafarm status`: one screen that says what is, what a failure now would mean, and what to type next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from orchestrator.cli.agent import Agent
+from orchestrator.cli.options import Wish, with_common
+from orchestrator.cli.tell import Failure, columns, say
+from orchestrator.model.codes import DIFFERS, OK
+
+REFRESH_S = 0.5
+"""Fast enough to see a failover happen, slow enough to read."""
+SIGNS = {
+    "ready": ("●", "green"),
+    "degraded": ("◐", "yellow"),
+    "transient": ("◌", "magenta"),
+    "not-ready": ("○", "red"),
+}
+"""A state has a sign, a word and a colour: none of them is needed to understand the others."""
+Data = dict[str, Any]
+
+
+@click.command()
+@click.argument("module", required=False)
+@click.option("-w", "--watch", is_flag=True, help="Go on showing it until Ctrl-C.")
+@click.option("--check", is_flag=True, help="End with 3 unless every module is redundant.")
+@with_common
+def status_(module: str | None, watch: bool, check: bool, wish: Wish) -> int:
+    """Show all modules, or MODULE."""
+    agent = Agent(wish)
+    if watch:
+        _watch(agent, module)
+        return OK
+    data = _asked(agent, module)
+    say(wish.form, data, "\n".join(shown(data)), _rows(data))
+    return DIFFERS if check and not all(map(is_redundant, data["modules"])) else OK
+
+
+def _asked(agent: Agent, module: str | None) -> Data:
+    data = agent.get("/status")
+    if module is not None:
+        data["modules"] = [each for each in data["modules"] if each["name"] == module]
+        if not data["modules"]:
+            raise Failure("HF1232", f"no module here is named {module}")
+    return data
+
+
+def is_redundant(module: Data) -> bool:
+    """A primary that is ready, and another node in sync beside it."""
+    ready = {node["role"] for node in module["nodes"] if node["phase"] == "ready" and node["in_sync"]}
+    return {"PRIM", "SECOND"} <= ready
+
+
+def _watch(agent: Agent, module: str | None) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            try:
+                lines = list(shown(_asked(agent, module)))
+            except Failure as fault:
+                lines = [f"{fault.code}: {fault.message}", f"  {fault.why}"]
+            live.update(Text.from_ansi("\n".join([time.strftime("%H:%M:%S"), *lines])), refresh=True)
+            time.sleep(REFRESH_S)
+
+
+# --- the screen --------------------------------------------------------------------------------------------
+
+
+def shown(data: Data) -> Iterator[str]:
+    """All lines."""
+    yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data.get('witness') or {})}"
+    yield from columns([("", node["name"], _alive(node), _paths(node)) for node in data["nodes"]], "")
+    for module in data["modules"]:
+        yield ""
+        yield from _module(module)
+
+
+def _witness(witness: Data) -> str:
+    if witness.get("kind") == "none":
+        return "no witness: an operator promotes"
+    match witness.get("ok"):
+        case True:
+            rtt = witness.get("rtt_ms")
+            return "witness answers" + (f" in {rtt:.1f} ms" if rtt is not None else "")
+        case False:
+            return click.style("witness does not answer: no role can change", fg="red")
+        case _:
+            return "witness not asked yet"
+
+
+def _alive(node: Data) -> str:
+    return click.style("alive", fg="green") if node["alive"] else click.style("silent", fg="red")
+
+
+def _paths(node: Data) -> str:
+    if node.get("here"):
+        return "this node"
+    return ", ".join(_path(path) for path in node.get("paths", []))
+
+
+def _path(path: Data) -> str:
+    ago = path.get("heard_ago_s")
+    heard = (
+        "never heard"
+        if ago is None
+        else f"heard {ago * 1000:.0f} ms ago"
+        if ago < 10
+        else f"heard {ago:.0f} s ago"
+    )
+    return f"{path.get('path', '?')} {heard}"
+
+
+def _module(module: Data) -> Iterator[str]:
+    yield f"{click.style(module['name'], bold=True)} ({module['kind']}): {module['headline']}"
+    yield from columns([_node(node) for node in module["nodes"]], "  ")
+    for node in module["nodes"]:
+        if node.get("resync"):
+            yield f"    resync of {node['node']}: {_progress(node['resync'])}"
+    record = module.get("record")
+    if record:
+        members = ", ".join(record["in_sync"])
+        primary, reason = record["primary"], record.get("reason", "")
+        yield f"  epoch {record['epoch']}: primary {primary}, in sync {members} ({reason})"
+    for vip in module.get("vip") or []:
+        yield f"  {_vip(vip)}"
+    yield from _application(module.get("application") or {})
+    if module.get("hint"):
+        yield f"  next: {click.style(module['hint'], bold=True)}"
+
+
+def _node(node: Data) -> tuple[str, ...]:
+    sign, colour = SIGNS.get(node["phase"], ("?", "red"))
+    sync = "in sync" if node["in_sync"] else "not in sync"
+    serving = "serving" if node["serving"] else ""
+    return (
+        node["node"],
+        click.style(f"{sign} {node['role']}", fg=colour),
+        click.style(node["phase"], fg=colour),
+        sync,
+        serving,
+        node.get("reason") or "",
+    )
+
+
+def _progress(progress: Data) -> str:
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in progress.items() if value is not None
+    )
+
+
+def _vip(vip: Data) -> str:
+    where = f"here, on {vip.get('interface')}" if vip.get("here") else "not here"
+    conflict = click.style(f" CONFLICT with {vip['conflict']}", fg="red") if vip.get("conflict") else ""
+    return f"virtual IP {vip['address']} {where}{conflict}"
+
+
+def _application(application: Data) -> Iterator[str]:
+    if application.get("running"):
+        yield "  application runs here"
+    for check in application.get("checks", []):
+        if not check["good"]:
+            yield click.style(
+                f"  check {check['name']}: {check['text']} ({check['failures']} times)", fg="red"
+            )
+
+
+def _rows(data: Data) -> Iterator[tuple[Any, ...]]:
+    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason")
+    for module in data["modules"]:
+        for node in module["nodes"]:
+            keys = ("node", "role", "phase", "epoch", "in_sync", "serving", "reason")
+            yield (module["name"], *(node.get(key) for key in keys))
