@@ -129,15 +129,15 @@ class Joiner:
 def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log_why: str) -> Ruling:
     """The verdict table: P serves under the record, J follows. `log_why`: why the log does not fit."""
     theirs = joiner.standing
-    ours_only = _without(primary.reigns, theirs.reigns)
-    theirs_only = _without(theirs.reigns, primary.reigns)
+    ours, other = _known(primary.reigns, theirs.reigns)
+    ours_only, theirs_only = _without(ours, other), _without(other, ours)
     if not theirs.reigns:
         return _without_lineage(joiner)
     if theirs_only and not ours_only:
         return Ruling(
             Verdict.ROLLED_BACK, refused=True, alarm=True, why="the joiner holds more than the primary"
         )
-    if len(ours_only) == len(primary.reigns):
+    if not set(ours) & set(other):
         if theirs.may_adopt:
             return Ruling(
                 Verdict.UNRELATED, copy=True, full=True, set_aside=True, why="adopted by the operator"
@@ -154,11 +154,12 @@ def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log
 
 
 def _without_lineage(joiner: Joiner) -> Ruling:
-    if joiner.empty or joiner.standing.inconsistent:
-        return Ruling(Verdict.FIRST_START, copy=True, full=True, why="first start of this node")
-    if joiner.standing.may_adopt:
+    if joiner.standing.may_adopt and not joiner.empty:
+        # Also when such a copy was interrupted: what is left of the unknown files is still set aside.
         why = "adopted by the operator"
         return Ruling(Verdict.UNKNOWN, copy=True, full=True, set_aside=True, why=why)
+    if joiner.empty or joiner.standing.inconsistent:
+        return Ruling(Verdict.FIRST_START, copy=True, full=True, why="first start of this node")
     return Ruling(
         Verdict.UNKNOWN, refused=True, alarm=True, why="files of unknown history: adopt or remove them"
     )
@@ -177,9 +178,19 @@ def position_fits(baseline: Position | None, theirs: Position | None) -> str:
     return ""
 
 
+def _known(left: tuple[Reign, ...], right: tuple[Reign, ...]) -> tuple[tuple[Reign, ...], tuple[Reign, ...]]:
+    """Both lineages, without the eldest reigns that the other one, being full, has only dropped."""
+    return _since(left, right), _since(right, left)
+
+
+def _since(reigns: tuple[Reign, ...], other: tuple[Reign, ...]) -> tuple[Reign, ...]:
+    if len(other) < REIGNS_MAX:
+        return reigns
+    return next((reigns[at:] for at, reign in enumerate(reigns) if reign in other), reigns)
+
+
 def _without(reigns: tuple[Reign, ...], known: tuple[Reign, ...]) -> list[Reign]:
-    nonces = {(reign.nonce, reign.epoch) for reign in known}
-    return [reign for reign in reigns if (reign.nonce, reign.epoch) not in nonces]
+    return [reign for reign in reigns if reign not in known]
 
 
 def _number(value: object) -> int:

@@ -16,7 +16,7 @@ from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
 from orchestrator.mirror.gate import Gate
 from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
-from orchestrator.model.errors import HafarmError
+from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
@@ -137,6 +137,9 @@ class Primary:
         `required`: what a gate that outlived its replicator needs beside the record's members.
         """
         assert record.primary == self.settings.node
+        if self.history.standing.inconsistent and not record.forced:
+            raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
+        self.history.change(inconsistent=False)
         self.history.add_reign(record.reign)
         first = not self._links
         if first:

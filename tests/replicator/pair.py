@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.host import disk
 from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.names import ClusterName, Epoch, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
@@ -200,12 +199,13 @@ class LiveTree:
 class Pair:
     """Paris writes, Lyon follows; both can be stopped and begun again over the same disks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, again: bool = False) -> None:
         self.folder = folder
-        authority = make_authority(CLUSTER)
-        self.bundles = {
-            node: bundle(folder / f"bundle-{node}", authority, CLUSTER, node) for node in (PARIS, LYON)
-        }
+        self.bundles = {node: str(folder / f"bundle-{node}") for node in (PARIS, LYON)}
+        if not again:
+            self.authority = make_authority(CLUSTER)
+            for node in (PARIS, LYON):
+                bundle(folder / f"bundle-{node}", self.authority, CLUSTER, node)
         self.told: list[dict[str, Any]] = []
         self.trees = {PARIS: folder / "paris", LYON: folder / "lyon"}
         for tree in self.trees.values():
@@ -315,7 +315,3 @@ def _pictures(root: Path, folder: Path, seen: dict[int, str], times: bool) -> It
         yield name, what
         if path.is_dir() and not path.is_symlink():
             yield from _pictures(root, path, seen, times)
-
-
-def plain_handle(path: Path) -> int:
-    return disk.open_beneath(os.open("/", os.O_PATH), os.fsencode(path).lstrip(b"/"), os.O_PATH)

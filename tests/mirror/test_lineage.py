@@ -1,0 +1,160 @@
+"""Two copies meet: each row of the verdict table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.mirror.lineage import (
+    REIGNS_MAX,
+    Joiner,
+    Position,
+    Ruling,
+    Standing,
+    Verdict,
+    judge,
+    position_fits,
+)
+from orchestrator.model.errors import CorruptState
+from orchestrator.model.names import ClusterName, Epoch, ModuleName, NodeName, Nonce
+from orchestrator.model.record import Record, Reign
+
+A, B = NodeName("a"), NodeName("b")
+STREAM = "0" * 32
+
+
+def reigns(*marks: str) -> tuple[Reign, ...]:
+    return tuple(Reign(Epoch(int(mark[1:])), Nonce(mark[0] * 32)) for mark in marks)
+
+
+def meet(
+    primary: tuple[Reign, ...],
+    joiner: tuple[Reign, ...],
+    in_sync: frozenset[NodeName] = frozenset({A}),
+    empty: bool = False,
+    resumes: bool = False,
+    log_why: str = "",
+    inconsistent: bool = False,
+    may_adopt: bool = False,
+) -> Ruling:
+    record = Record(ClusterName("shop"), ModuleName("db"), Epoch(9), A, in_sync, (A, B), Nonce("f" * 32))
+    standing = Standing(joiner, inconsistent, None, may_adopt)
+    return judge(record, Standing(primary), Joiner(B, standing, empty, resumes), not log_why, log_why)
+
+
+BOTH = frozenset({A, B})
+
+
+def test_a_first_start_copies_everything() -> None:
+    ruling = meet(reigns("a1"), (), empty=True)
+    assert (ruling.verdict, ruling.copy, ruling.full) == (Verdict.FIRST_START, True, True)
+
+
+def test_files_of_unknown_history_are_refused_until_the_operator_adopts() -> None:
+    assert meet(reigns("a1"), ()).refused
+    adopted = meet(reigns("a1"), (), may_adopt=True)
+    assert adopted.copy
+    assert adopted.set_aside
+
+
+def test_an_interrupted_first_copy_is_begun_again() -> None:
+    assert meet(reigns("a1"), (), inconsistent=True).copy
+
+
+def test_an_interrupted_copy_over_adopted_files_still_sets_them_aside() -> None:
+    assert meet(reigns("a1"), (), inconsistent=True, may_adopt=True).set_aside
+
+
+def test_an_unbroken_member_goes_on_by_number() -> None:
+    assert meet(reigns("a1"), reigns("a1"), BOTH, resumes=True).verdict is Verdict.IN_SYNC
+
+
+def test_a_restarted_member_is_bid_out_before_anything_is_copied_into_it() -> None:
+    ruling = meet(reigns("a1"), reigns("a1"), BOTH)
+    assert ruling.verdict is Verdict.UNPROVEN
+    assert not ruling.copy
+
+
+def test_an_ancestor_outside_the_set_is_a_target_and_costs_what_changed() -> None:
+    ruling = meet(reigns("a1", "a2"), reigns("a1"))
+    assert (ruling.verdict, ruling.copy, ruling.full, ruling.set_aside) == (
+        Verdict.TARGET,
+        True,
+        False,
+        False,
+    )
+
+
+def test_a_log_that_does_not_fit_means_a_full_compare_said_aloud() -> None:
+    ruling = meet(reigns("a1", "a2"), reigns("a1"), log_why="the log has no baseline")
+    assert ruling.full
+    assert ruling.why == "the log has no baseline"
+
+
+@pytest.mark.parametrize("members", [frozenset({A}), BOTH])
+def test_diverged_copies_are_never_merged_in_silence(members: frozenset[NodeName]) -> None:
+    ruling = meet(reigns("a1", "a2"), reigns("a1", "b2"), members, resumes=True)
+    assert ruling.verdict is Verdict.DIVERGED
+    assert ruling.set_aside
+    assert ruling.alarm
+
+
+def test_equal_numbers_with_other_nonces_are_no_ancestors() -> None:
+    assert meet(reigns("a1", "a2"), reigns("a1", "c2")).verdict is Verdict.DIVERGED
+
+
+def test_a_reign_that_only_fell_out_of_the_longer_lineage_is_no_divergence() -> None:
+    history = reigns(*(f"a{epoch}" for epoch in range(1, REIGNS_MAX + 3)))
+    assert meet(history[-REIGNS_MAX:], history[:REIGNS_MAX]).verdict is Verdict.TARGET
+    assert (
+        meet(history[5:9], history[:9]).verdict is Verdict.DIVERGED or meet(history[5:9], history[:9]).refused
+    )
+
+
+def test_unrelated_copies_are_refused() -> None:
+    assert meet(reigns("a1"), reigns("b1")).refused
+
+
+def test_a_primary_that_knows_less_than_a_joiner_stops() -> None:
+    ruling = meet(reigns("a1"), reigns("a1", "b2"))
+    assert ruling.verdict is Verdict.ROLLED_BACK
+    assert ruling.refused
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))
+def test_no_pair_of_histories_is_overwritten_without_setting_aside_what_only_it_has(
+    left: list[str], right: list[str]
+) -> None:
+    ours = reigns(*(f"{mark}{number}" for number, mark in enumerate(left, 1)))
+    theirs = reigns(*(f"{mark}{number}" for number, mark in enumerate(right, 1)))
+    ruling = meet(ours, theirs, empty=not theirs)
+    if set(theirs) - set(ours):
+        assert ruling.refused or ruling.set_aside
+
+
+def test_a_position_that_fell_back_does_not_fit() -> None:
+    assert position_fits(Position(STREAM, 5), Position(STREAM, 5)) == ""
+    assert "fell back" in position_fits(Position(STREAM, 5), Position(STREAM, 4))
+    assert "another stream" in position_fits(Position(STREAM, 5), Position("1" * 32, 9))
+    assert position_fits(None, Position(STREAM, 5))
+    assert position_fits(Position(STREAM, 5), None)
+
+
+def test_a_standing_travels_and_damage_is_never_an_empty_lineage() -> None:
+    standing = Standing(reigns("a1", "b2"), True, Position(STREAM, 7), True)
+    assert Standing.from_dict(standing.as_dict()) == standing
+    for field in dataclasses.fields(Standing):
+        damaged = {key: value for key, value in standing.as_dict().items() if key != field.name}
+        with pytest.raises(CorruptState):
+            Standing.from_dict(damaged)
+
+
+def test_only_the_last_reigns_are_kept() -> None:
+    standing = Standing()
+    for epoch in range(1, 101):
+        standing = standing.with_reign(Reign(Epoch(epoch), Nonce("a" * 32)))
+    assert len(standing.reigns) == REIGNS_MAX
+    assert standing.epoch == 100
