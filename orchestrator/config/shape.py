@@ -40,6 +40,7 @@ def _path(value: object) -> str:
     if (
         not isinstance(value, str)
         or not value.startswith("/")
+        or value.startswith("//")
         or os.path.normpath(value) != value.rstrip("/")
     ):
         raise ValueError("an absolute path without . or .. is needed")

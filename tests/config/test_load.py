@@ -1,0 +1,185 @@
+"""hafarm.yaml: what is right becomes values, what is wrong is told with its place, all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.load import load, load_text, schema
+from orchestrator.config.marks import ConfigRefused
+from tests.config.words import RIGHT, changed, refused
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_right_file_becomes_the_models_values() -> None:
+    config = load_text(RIGHT, "hafarm.yaml")
+    module = config.modules[0]
+    assert config.name == "shop"
+    assert config.timing.detection_s == 0.5
+    assert config.nodes[1].addresses == {"lan": "198.18.0.12", "backup": "198.18.1.12"}
+    assert module.replicate[0].path == "/srv/orders"
+    assert module.replicate[0].exclude == ("*.tmp",)
+    assert module.run.command == ("/usr/bin/python3", "/srv/app/server.py")
+    assert (module.checks[0].kind, module.checks[0].target, module.checks[0].every_s) == ("tcp", "8080", 1.0)
+    assert module.replication_port == 9720
+
+
+def test_the_example_of_the_readme_and_the_template_are_right() -> None:
+    load(str(ROOT / "templates" / "hafarm.yaml"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.split("```yaml\n")[1].split("```")[0]
+    indent = block.index("cluster")
+    load_text("\n".join(line[indent:] for line in block.splitlines()), "README.md")
+
+
+def test_a_plain_path_and_a_line_of_words_are_short_forms() -> None:
+    text = changed('[{path: /srv/orders, exclude: ["*.tmp"]}]', "[/srv/orders/]")
+    text = text.replace("[/usr/bin/python3, /srv/app/server.py]", "\"/usr/bin/env 'a b' c\"")
+    module = load_text(text, "hafarm.yaml").modules[0]
+    assert module.replicate[0].path == "/srv/orders"
+    assert module.run.command == ("/usr/bin/env", "a b", "c")
+
+
+def test_quantities_carry_their_unit() -> None:
+    text = changed("preset: lan", "preset: lan, detection: 800ms, period: 0.1s")
+    text = text.replace(
+        "    vip:", "    resync: {bandwidth: 100MiB/s}\n    restarts: {max: 5, window: 2h}\n    vip:"
+    )
+    config = load_text(text, "hafarm.yaml")
+    assert (config.timing.detection_s, config.timing.period_s) == (0.8, 0.1)
+    assert config.modules[0].resync_bandwidth == 100 * 2**20
+    assert (config.modules[0].restarts_max, config.modules[0].restarts_window_s) == (5, 7200.0)
+
+
+def test_each_mirror_gets_a_port_of_its_own() -> None:
+    second = RIGHT.split("modules:\n")[1].replace("orders", "stock").replace(".100/", ".101/")
+    config = load_text(RIGHT + second, "hafarm.yaml")
+    assert [module.replication_port for module in config.modules] == [9720, 9721]
+
+
+def test_an_unknown_field_is_told_with_its_place_and_the_word_that_was_meant() -> None:
+    found = refused(changed("{address: 198.18.0.100/24}", "{adress: 198.18.0.100/24}"))
+    assert "hafarm.yaml:11:12: modules.0.vip.0.adress: unknown field, did you mean 'address'?" in found
+
+
+def test_everything_that_is_wrong_is_told_at_once_in_the_files_order() -> None:
+    text = (
+        changed("preset: lan", "preset: lam")
+        .replace("every: 1s", "every: 1")
+        .replace("user: app", "usr: app")
+    )
+    found = refused(text)
+    assert [line.split(":")[1] for line in found] == ["1", "10", "12"]
+    assert "a time with its unit is needed" in found[2]
+
+
+WRONG = [
+    (
+        "a key twice",
+        ("kind: mirror", "kind: mirror\n    kind: mirror"),
+        "8:5: modules.0: kind is given twice",
+    ),
+    ("two nodes of one name", ("name: lyon", "name: paris"), "two nodes are named paris"),
+    (
+        "a node that is not there",
+        ("[paris, lyon]", "[paris, lion]"),
+        "8:20: modules.0.nodes.1: no node is named lion, did you mean 'lyon'?",
+    ),
+    ("a mirror of one", ("[paris, lyon]", "[paris]"), "8:5: modules.0.nodes"),
+    ("a node twice", ("[paris, lyon]", "[paris, paris]"), "paris is given twice"),
+    ("a farm", ("kind: mirror", "kind: farm"), "7:5: modules.0.kind: kind farm is not in this version"),
+    (
+        "a cloud provider",
+        ("100/24}", "100/24, provider: aws}"),
+        "modules.0.vip.0.provider: Input should be 'auto' or 'onprem'",
+    ),
+    ("no prefix", ("198.18.0.100/24", "198.18.0.100"), "an address with its prefix length is needed"),
+    (
+        "no address at all",
+        ("198.18.0.100/24", "198.18.0.400/24"),
+        "an address with its prefix length is needed",
+    ),
+    ("a node's own address", ("198.18.0.100/24", "198.18.0.12/24"), "198.18.0.12 is lyon's own address"),
+    ("an address of two nodes", ("lan: 198.18.0.12", "lan: 198.18.0.11"), "198.18.0.11 is paris's too"),
+    ("a path that one node lacks", (", backup: 198.18.1.12", ""), "every node needs the same paths: backup"),
+    ("a path that nobody has", ("    vip:", "    replication: [wan]\n    vip:"), "no path is named wan"),
+    ("a relative directory", ("/srv/orders", "srv/orders"), "an absolute path without . or .. is needed"),
+    (
+        "a directory with dots",
+        ("/srv/orders", "/srv/../orders"),
+        "an absolute path without . or .. is needed",
+    ),
+    ("the root", ("path: /srv/orders", "path: /"), "an absolute path without . or .. is needed"),
+    ("command and scripts", ("user: app", "scripts: /srv/app"), "either command or scripts, and not both"),
+    (
+        "two kinds in a check",
+        ("tcp: 8080", "tcp: 8080, http: http://x/"),
+        "a check is one of tcp, http and custom",
+    ),
+    ("a port that is none", ("tcp: 8080", "tcp: 80800"), "tcp: PORT or HOST:PORT"),
+    ("a witness without a port", ("https://198.18.0.20:9700", "https://198.18.0.20"), "https://HOST:PORT"),
+    ("a detection below the floor", ("preset: lan", "preset: lan, detection: 100ms"), "cluster"),
+    (
+        "a period that leaves no beats",
+        ("preset: lan", "preset: lan, period: 400ms"),
+        "at most a quarter of detection",
+    ),
+    (
+        "a name with a capital",
+        ("name: orders", "name: Orders"),
+        "6:5: modules.0.name: a name has small letters",
+    ),
+    (
+        "on is text",
+        ("user: app", "environment: {A: on}, user: yes, start_timeout: on"),
+        "a time with its unit is needed",
+    ),
+    ("a sexagesimal time", ("every: 1s", "every: 1:30"), "a time with its unit is needed"),
+    ("no YAML", ("nodes: [paris, lyon]", "nodes: [paris, lyon"), "hafarm.yaml:"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_a_mistake_is_told(change: tuple[str, str], told: str) -> None:
+    found = refused(changed(*change))
+    assert any(told in line for line in found), found
+
+
+def test_directories_must_not_lie_in_each_other_across_modules_too() -> None:
+    second = RIGHT.split("modules:\n")[1].replace("name: orders", "name: stock").replace(".100/", ".101/")
+    found = refused(RIGHT + second.replace("/srv/orders", "/srv/orders/stock"))
+    where = "hafarm.yaml:16:18: modules.1.replicate.0.path: "
+    assert found == [f"{where}/srv/orders/stock and /srv/orders (module orders) lie in each other"]
+
+
+def test_words_stay_words() -> None:
+    text = changed("user: app", "environment: {A: on, B: 0755, C: 1:30, D: no}, user: app")
+    assert load_text(text, "hafarm.yaml").modules[0].run.environment == {
+        "A": "on",
+        "B": "0755",
+        "C": "1:30",
+        "D": "no",
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- 1", "just words", "a: &x [1]\nb: *x", "<<: {a: 1}", "? [a]: b", "!!python/none x"]
+)
+def test_what_is_no_configuration_at_all_is_refused_calmly(text: str) -> None:
+    assert refused(text)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigRefused, match="cannot be read: No such file"):
+        load(str(tmp_path / "none.yaml"))
+    (tmp_path / "latin").write_bytes(b"cluster: \xe9")
+    with pytest.raises(ConfigRefused, match="not UTF-8"):
+        load(str(tmp_path / "latin"))
+
+
+def test_the_schema_knows_every_key_and_refuses_others() -> None:
+    made = schema()
+    assert made["$defs"]["Module"]["additionalProperties"] is False
+    assert set(made["properties"]) == {"cluster", "nodes", "modules"}
