@@ -137,6 +137,7 @@ class Follower:
     def stop(self) -> None:
         self._stopped = True
         for listener in self._listeners:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
             listener.close()
         self.stop_following()
         for connection in list(self._pending.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
@@ -58,13 +59,18 @@ class Connection:
         self._tls = tls
         self._decoder = Decoder(allowed)
         self._ready: list[Frame] = []
+        self._in_use = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
 
     def send(self, data: bytes, timeout_s: float | None = None) -> None:
-        try:
-            self._tls.settimeout(timeout_s)
-            self._tls.sendall(data)
-        except OSError as fault:
-            raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+        with self._in_use:
+            try:
+                self._check_open()
+                self._tls.settimeout(timeout_s)
+                self._tls.sendall(data)
+            except OSError as fault:
+                raise ConnectionLost(str(fault) or type(fault).__name__) from fault
 
     def receive(self, timeout_s: float | None) -> list[Frame]:
         """At least one frame; ConnectionLost when nothing whole came for so long."""
@@ -72,18 +78,27 @@ class Connection:
             frames, self._ready = self._ready, []
             return frames
         while True:
-            try:
-                self._tls.settimeout(timeout_s)
-                data = self._tls.recv(_READ_BYTES)
-            except TimeoutError as fault:
-                raise ConnectionLost(f"silent for {timeout_s} s") from fault
-            except OSError as fault:
-                raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+            data = self._read(timeout_s)
             if not data:
                 raise ConnectionLost("closed by the other side")
             frames = self._decoder.receive_data(data)
             if frames:
                 return frames
+
+    def _read(self, timeout_s: float | None) -> bytes:
+        with self._in_use:
+            try:
+                self._check_open()
+                self._tls.settimeout(timeout_s)
+                return self._tls.recv(_READ_BYTES)
+            except TimeoutError as fault:
+                raise ConnectionLost(f"silent for {timeout_s} s") from fault
+            except OSError as fault:
+                raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionLost("closed on this side")
 
     def receive_one(self, kind: Kind, timeout_s: float) -> dict[str, Any]:
         """The next frame, which must be of this kind; a refusal is raised as what it is."""
@@ -96,12 +111,20 @@ class Connection:
         return first.json()
 
     def close(self) -> None:
-        """End it at once, whatever another thread does with it."""
-        try:
-            self._tls.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # already gone
-        self._tls.close()
+        """End it at once, whatever another thread does with it; that thread gets ConnectionLost."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                # Not SSLSocket.shutdown: it drops the session, and what another thread sends goes out plain.
+                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+            except OSError:
+                pass  # already gone
+        # The descriptor's number is free only when nobody is inside OpenSSL with it any more: a file of the
+        # tree might get it otherwise, and the frame would be written there.
+        with self._in_use:
+            self._tls.close()
 
 
 def dial(settings: LinkSettings, peer: NodeName, allowed: frozenset[Kind], timeout_s: float) -> Connection:
