@@ -9,8 +9,8 @@ import click
 
 from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.processes import AGENT_FILE
-from orchestrator.cli.tell import columns, say
-from orchestrator.model.codes import DIFFERS, OK
+from orchestrator.cli.tell import Failure, columns, say
+from orchestrator.model.codes import OK
 from orchestrator.model.config import ClusterConfig
 
 
@@ -50,7 +50,10 @@ def check(file: str, wish: Wish) -> int:
         "findings": [dict(zip(("verdict", "what", "text"), row, strict=True)) for row in rows],
     }
     say(wish.form, data, "\n".join([head, tail, *columns(rows, "  ")]), [("verdict", "what", "text"), *rows])
-    return DIFFERS if any(one.verdict == "fail" for one in found) else OK
+    lacking = [one for one in found if one.verdict == "fail"]
+    if lacking:
+        raise Failure("HF6007", f"this machine lacks {len(lacking)} of what {file} needs")
+    return OK
 
 
 def _this_node(config: ClusterConfig) -> str | None:
