@@ -35,6 +35,8 @@ STORE_TIMEOUT_S = 10.0
 FORCE_TIMEOUT_S = 3.0
 """A gate that is not closed by then is closed by killing its keeper."""
 RELEASE_TIMEOUT_S = 5.0
+WORDS = (do.Announce, do.Answer, do.Tell)
+"""What is said all the same when a deed before it failed."""
 Post = Callable[[ev.Event], None]
 
 
@@ -81,13 +83,16 @@ class Hands:
     async def work(self) -> None:
         """Until cancelled: one decision after the other."""
         while True:
+            failed = False
             for effect in await self._queue.get():
+                if failed and not isinstance(effect, WORDS):
+                    continue
                 try:
                     await self._carry_out(effect)
                 except (HafarmError, OSError, TimeoutError) as fault:
+                    failed = True
                     why = str(fault) or type(fault).__name__
                     self._post(ev.EffectFailed(self.module.name, type(effect).__name__, why))
-                    break
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(deed)
@@ -254,6 +259,9 @@ class Hands:
         if running and not is_open:
             await self.application.stop(force=True)
             running = False
+        if not is_open:
+            # No gate stands behind what a former agent left: it ends before anything new is decided.
+            await self.pulse.end_lease(self.module.name)
         await self.provider.start(held=is_open)
         if status is not None:
             await self._tell_up(status, running)

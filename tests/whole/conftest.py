@@ -1,0 +1,98 @@
+"""A whole cluster for a test: two nodes in sync, with the demonstration's application and its clients."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.demo.cluster import Cluster
+from orchestrator.demo.story import Clients, Story
+from tests.support.waiting import eventually
+
+
+class Running:
+    """A cluster that serves, and words for tests about it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.story = Story(cluster, lambda _: None, fast=True)
+        self.clients: Clients | None = None
+
+    def begin(self) -> None:
+        first, second = self.cluster.nodes
+        eventually(lambda: all(self.hears(name) for name in self.cluster.names), 30)
+        assert self.cluster.act(first, action="start", first=first)[0] == 202
+        eventually(lambda: self.story.role(first) == ("PRIM", "ready"), 40)
+        eventually(lambda: self.story.role(second) == ("SECOND", "ready"), 40)
+
+    def load(self, count: int = 4) -> Clients:
+        """Clients that write numbered rows until the end of the test."""
+        self.clients = self.story.clients = Clients(self.cluster.start_clients(count))
+        eventually(lambda: self.clients.acknowledged > 20, 20)
+        return self.clients
+
+    def hears(self, name: str) -> bool:
+        status = self.cluster.status(name)
+        return status is not None and all(node["alive"] for node in status["nodes"])
+
+    def redundant(self) -> bool:
+        return self.story.roles("PRIM", "ready") == 1 and self.story.roles("SECOND", "ready") == 1
+
+    def progresses(self) -> None:
+        """Rows are acknowledged from now on."""
+        before = self.clients.acknowledged
+        eventually(lambda: self.clients.acknowledged > before + 10, 30)
+
+    def lost(self) -> set[tuple[str, int]]:
+        """What clients were told and is not there; ends the clients."""
+        final = self.clients.finish()
+        stored = self.cluster.read_rows()
+        assert stored["integrity"] == "ok"
+        present = {(client, number) for client, numbers in stored["rows"].items() for number in numbers}
+        told = {(client, number) for client, numbers in final["rows"].items() for number in numbers}
+        assert told, "a check of nothing proves nothing"
+        return told - present
+
+    def pids(self, node: str, *needles: str) -> list[int]:
+        return self.cluster.machines[node].pids(*needles)
+
+    def kill(self, node: str, *needles: str) -> list[int]:
+        """SIGKILL to the processes of a node whose command line has all of these words."""
+        found = self.pids(node, *needles)
+        for pid in found:
+            os.kill(pid, 9)
+        return found
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[Running]:
+    """Two nodes in sync; on a failure the logs stay, and the message says where."""
+    work = Path(tempfile.mkdtemp(prefix="hafarm-test-"))
+    cluster = Cluster(work, **options)
+    failed = True
+    try:
+        cluster.up()
+        served = Running(cluster)
+        served.begin()
+        yield served
+        failed = False
+    except BaseException as fault:
+        fault.add_note(f"logs of the cluster: {work}")
+        raise
+    finally:
+        cluster.down()
+        if not failed:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@pytest.fixture
+def served() -> Iterator[Running]:
+    with running() as served:
+        yield served
