@@ -235,11 +235,13 @@ class Agent:
                     return await self.verify_here(module)
                 path = f"/api/v1/modules/{module}/verify"
                 answer = await self.neighbours.call(name, "POST", path, {}, VERIFY_TIMEOUT_S + 5)
+                if "error" in answer:
+                    raise ProcessUnreachable(f"the comparison on {name}", str(answer["error"]["message"]))
                 return answer["result"]
         raise ProcessUnreachable("the primary", "no node serves this module now")
 
     async def verify_here(self, module: ModuleName) -> Any:
-        return await self.hands[module].replicator.ask("verify", VERIFY_TIMEOUT_S)
+        return {"differing": await self.hands[module].replicator.verify(VERIFY_TIMEOUT_S)}
 
     # --- telling --------------------------------------------------------------------------------------------
 

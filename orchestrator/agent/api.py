@@ -12,6 +12,7 @@ from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Wish, order_from_dict
 from orchestrator.host.tls import PeerRefused, check_peer
+from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.orders import Order
 
@@ -136,7 +137,10 @@ class _Api:
 
     async def verify(self, request: web.Request) -> web.Response:
         module, _ = self._module(request)
-        return web.json_response({"result": await self._agent.verify_here(module)})
+        try:
+            return web.json_response({"result": await self._agent.verify_here(module)})
+        except HafarmError as fault:
+            return _error(409, fault.code, str(fault))
 
     def _module(self, request: web.Request) -> tuple[ModuleName, tuple[NodeName, ...]]:
         module = ModuleName(request.match_info["module"])

@@ -50,6 +50,7 @@ class ReplicatorClient:
         self._on_lost = on_lost
         self._lines: Lines | None = None
         self._stopping = False
+        self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
         self.progress: Mapping[str, Any] | None = None
 
     async def adopt(self) -> Mapping[str, Any] | None:
@@ -161,6 +162,8 @@ class ReplicatorClient:
     def _hear(self, message: Mapping[str, Any]) -> None:
         if message["event"] == "progress":
             self.progress = message
+        if message["event"] == "verified" and self._compared is not None:
+            self._compared.put_nowait(message)
         self._on_event(message)
 
     def _end(self) -> None:
@@ -185,6 +188,26 @@ class ReplicatorClient:
         if self._lines is None:
             raise ProcessUnreachable("the replicator", "it is being started again")
         return await self._lines.ask(what, timeout_s, **fields)
+
+    async def verify(self, timeout_s: float) -> dict[str, list[str]]:
+        """By peer: the names that differ. Raises ProcessUnreachable when one could not be compared."""
+        waiting = {name for name in self._module.nodes if name != self._me}
+        self._compared = asyncio.Queue()
+        await self.ask("verify")
+        differing: dict[str, list[str]] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                while waiting:
+                    answer = await self._compared.get()
+                    if "error" in answer:
+                        raise ProcessUnreachable(f"the copy on {answer['peer']}", str(answer["error"]))
+                    differing[str(answer["peer"])] = [str(name) for name in answer["differing"]]
+                    waiting.discard(answer["peer"])
+        except TimeoutError as fault:
+            raise ProcessUnreachable("the comparison", f"not done within {timeout_s:g} s") from fault
+        finally:
+            self._compared = None
+        return differing
 
     async def stop(self) -> None:
         """Unmount and end; when this returns the directory is plain files."""
