@@ -1,0 +1,140 @@
+"""The agent's real API and operations on a Unix socket, with a cluster behind them that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from orchestrator.agent import api
+from orchestrator.agent.journal import Journal
+from orchestrator.agent.operations import Operations
+from orchestrator.cluster.orders import Step
+from orchestrator.model.names import ModuleName, NodeName
+from orchestrator.model.orders import Order
+from orchestrator.model.report import ModuleState, Phase, Role
+
+PARIS, LYON = NodeName("paris"), NodeName("lyon")
+
+
+def entry(node: str, role: str, phase: str, in_sync: bool, serving: bool) -> dict[str, Any]:
+    return {
+        "node": node,
+        "role": role,
+        "phase": phase,
+        "epoch": 7,
+        "in_sync": in_sync,
+        "serving": serving,
+        "reason": "",
+        "resync": None,
+    }
+
+
+STATUS: dict[str, Any] = {
+    "cluster": "shop",
+    "node": "paris",
+    "witness": {"kind": "witness", "url": "https://198.18.0.20:9700", "ok": True, "rtt_ms": 1.25},
+    "nodes": [
+        {"name": "paris", "alive": True, "here": True, "paths": []},
+        {"name": "lyon", "alive": True, "here": False, "paths": [{"path": "lan", "heard_ago_s": 0.031}]},
+    ],
+    "modules": [
+        {
+            "name": "orders",
+            "kind": "mirror",
+            "headline": "paris serves; if it fails, lyon takes over",
+            "nodes": [
+                entry("paris", "PRIM", "ready", True, True),
+                entry("lyon", "SECOND", "ready", True, False),
+            ],
+            "record": {"epoch": 7, "primary": "paris", "in_sync": ["lyon", "paris"], "reason": "swap"},
+            "vip": [{"address": "198.18.0.100/24", "here": True, "interface": "eth0", "conflict": ""}],
+            "application": {"running": True, "checks": []},
+            "hint": "",
+        }
+    ],
+}
+
+
+class Played:
+    """What `api.local` needs of an agent. `give` is how the nodes take an order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.status_now = STATUS
+        self.journal = Journal(str(folder / "events"), "paris")
+        self.states: dict[NodeName, ModuleState | None] = {
+            PARIS: ModuleState(Role.PRIM, Phase.READY, serving=True),
+            LYON: ModuleState(Role.SECOND, Phase.READY),
+        }
+        self.orders: list[Step] = []
+        self.give: Callable[[Step], tuple[str, str]] = lambda step: ("", "")
+        self.verified: Any = {"differing": {"lyon": []}}
+        self.changed = asyncio.Event()
+        self.operations = Operations(lambda module: self.states, self._given, lambda: self.changed)
+
+    async def _given(self, module: ModuleName, step: Step) -> tuple[str, str]:
+        self.orders.append(step)
+        return self.give(step)
+
+    async def status(self) -> dict[str, Any]:
+        return self.status_now
+
+    async def timings(self) -> dict[str, Any]:
+        path = {"peer": "lyon", "path": "lan", "worst_gap_s": 0.064, "safe_detection_s": 0.164}
+        return {"preset": "lan", "paths": [path], "register_rtt_s": 0.002, "loop_lag_s": 0.0}
+
+    def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None:
+        return (PARIS, LYON) if module == "orders" else None
+
+    async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
+        return "", ""
+
+    async def verify(self, module: ModuleName) -> Any:
+        return self.verified
+
+    async def verify_here(self, module: ModuleName) -> Any:
+        return self.verified
+
+
+class Server:
+    """Runs the API in a thread of its own for as long as the block lasts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = str(folder / "agent.sock")
+        self._folder = folder
+        self._up = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+        self.played: Played
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        assert self._up.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self.played = Played(self._folder)
+        self._over = asyncio.Event()
+        runner = web.AppRunner(api.local(self.played), access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.UnixSite(runner, self.socket).start()
+        self._up.set()
+        await self._over.wait()
+        await runner.cleanup()
+
+    def do(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something in the server's loop."""
+        asyncio.run_coroutine_threadsafe(_awaited(work), self._loop).result(10)
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
