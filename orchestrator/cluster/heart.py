@@ -177,6 +177,9 @@ class Heart:
         """The agent came or went."""
         if self._agent_present and not present:
             self._agent_left = now
+        if present and self._agent(now) is AgentState.GONE:
+            # The peers took us for silent meanwhile: what they echoed then vouches for nothing.
+            self._floor = now
         self._agent_present = present
 
     def _agent(self, now: Instant) -> AgentState:

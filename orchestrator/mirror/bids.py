@@ -86,10 +86,9 @@ def bid(turn: Turn, expected: Record | None, record: Record) -> None:
             turn.set(required=widened, widening=widened - mirror.required)
             lease(turn)
             turn.do(WidenRequired(mirror.module, widened))
-    elif not mirror.muted:
+    else:
         # T4: once a take-over bid is out, the old primary's lease must not live on our echoes.
-        turn.set(muted=True)
-        turn.do(Mute(mirror.module))
+        mute(turn)
     turn.set(
         bids=(*mirror.bids, record) if record not in mirror.bids else mirror.bids,
         bidding=True,
@@ -335,6 +334,13 @@ def create(turn: Turn) -> None:
             reason="created by the operator",
         ),
     )
+
+
+def mute(turn: Turn) -> None:
+    """Echo nothing that another primary's lease could live on."""
+    if turn.mirror.muted is not True:
+        turn.set(muted=True)
+        turn.do(Mute(turn.mirror.module))
 
 
 def unmute(turn: Turn) -> None:

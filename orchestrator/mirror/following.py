@@ -5,7 +5,15 @@ from __future__ import annotations
 from orchestrator.mirror import bids, serving
 from orchestrator.mirror.state import Mirror, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
-from orchestrator.model.effects import AdmitReign, CloseGate, Follow, StartReplicator, TakeReign
+from orchestrator.model.effects import (
+    AdmitReign,
+    CloseGate,
+    Follow,
+    ReleaseAddresses,
+    StartReplicator,
+    StopApplication,
+    TakeReign,
+)
 from orchestrator.model.events import ReplicatorUp
 from orchestrator.model.names import Instant, NodeName
 from orchestrator.model.record import Record
@@ -57,7 +65,11 @@ def replicator_up(turn: Turn, event: ReplicatorUp) -> None:
     elif event.required:
         # A gate that was closed while its needs were wide: they stay until a bid is proved (R1).
         turn.set(required=event.required)
-    turn.set(running=event.application, claimed=event.addresses)
+    if turn.mirror.held is None and (event.application or event.addresses):
+        # What stood on a former gate, or was being ended when the agent died.
+        turn.do(StopApplication(mirror.module, force=True), ReleaseAddresses(mirror.module))
+    elif turn.mirror.held is not None:
+        turn.set(running=event.application, claimed=event.addresses)
     bids.read(turn)
 
 
@@ -254,8 +266,8 @@ def follow(turn: Turn, record: Record) -> None:
         if not mirror.proved or mirror.register is not Register.ANSWERS:
             _ask_again(turn)
         return
+    bids.unmute(turn)
     if mirror.following is None or mirror.following.reign != record.reign:
-        bids.unmute(turn)
         turn.set(following=record)
         turn.do(Follow(mirror.module, record))
     settle(turn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.mirror.bids import bid, lease, read, role_under, store
+from orchestrator.mirror.bids import bid, lease, mute, read, role_under, store
 from orchestrator.mirror.state import Ending, Mirror, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.effects import (
@@ -14,7 +14,7 @@ from orchestrator.model.effects import (
     StopReplicator,
     TakeReign,
 )
-from orchestrator.model.names import NodeName
+from orchestrator.model.names import Instant, NodeName
 from orchestrator.model.record import Record
 from orchestrator.model.report import Role
 
@@ -41,13 +41,23 @@ def open_gate(turn: Turn, record: Record, takeover: bool) -> None:
         stage=Stage.OPENING,
         following=None,
         offline=mirror.offline,
-        again_at=turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S)
-        if takeover and mirror.overlap == "none"
-        else None,
+        again_at=_others_end(turn, takeover),
     )
+    mute(turn)
     turn.forget_streams()
     turn.become(role_under(mirror, record))
     turn.do(TakeReign(mirror.module, record))
+
+
+def _others_end(turn: Turn, takeover: bool) -> Instant | None:
+    """When the former primary is silent for certain; None: it is already."""
+    mirror = turn.mirror
+    if takeover and mirror.overlap == "none":
+        return turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S)
+    if takeover and mirror.muted is not True:
+        # The bid landed late, after we had begun to echo again: T counts from here (T4).
+        return turn.at_the_latest(mirror.timings.detection_s)
+    return None
 
 
 def reign_taken(turn: Turn, record: Record) -> None:

@@ -261,6 +261,12 @@ class Host:
         self.world.disturb()
         self.agent_life += 1
         self.node = Node.create(self.name, self.cluster.config, self.timings)
+        if self.keeper is None:
+            # What stood on a gate that died while nobody looked ends with it.
+            self.application = self.claimed = False
+            self.application_turn += 1
+            if self.heart is not None:
+                self.heart.end_lease(self.module)
         self.tell(ModuleLoaded(self.module, *self.stored))
         if self.heart is not None:
             self.heart.agent_present(Instant(self.heart_now()), True)
