@@ -103,6 +103,7 @@ class Agent:
     async def run(self, over: asyncio.Event) -> None:
         """Take back what runs and serve until `over` is set; then let go of everything."""
         work = [asyncio.create_task(hands.work()) for hands in self.hands.values()]
+        work += [asyncio.create_task(hands.replicator.watch()) for hands in self.hands.values()]
         try:
             await self.pulse.start()
             for name, hands in self.hands.items():

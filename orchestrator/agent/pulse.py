@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.agent.lines import Lines
+from orchestrator.host.process import ours
 from orchestrator.host.store import write_durable
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.errors import CorruptState, ProcessUnreachable
@@ -26,6 +29,10 @@ from orchestrator.model.events import (
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.report import ModuleState
 
+ALIVE_S = 0.5
+"""How often the agent says that it lives; the pulse believes in a silent one for two seconds."""
+HUNG_S = 3.0
+"""A pulse that does not answer for so long is stopped or stuck; its leases have ended, a new one begins."""
 START_TIMEOUT_S = 15.0
 """A loaded machine imports Python slowly; without a pulse nothing else makes sense."""
 KINDS: Mapping[str, Callable[[NodeName], Event]] = {
@@ -71,17 +78,40 @@ class PulseClient:
 
     async def start(self) -> None:
         """Find the running pulse or start one; from then on it is kept running."""
-        await self._connect()
+        try:
+            await self._connect()
+        except ProcessUnreachable:
+            await self._connect()  # the one that was found hung and is gone now
         self._keeper = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
         while True:
-            await self._ended.wait()
+            try:
+                async with asyncio.timeout(ALIVE_S):
+                    await self._ended.wait()
+            except TimeoutError:
+                await self._say_alive()
+                continue
             self._ready.clear()
             try:
                 await self._connect()
             except ProcessUnreachable:
                 await asyncio.sleep(0.2)
+
+    async def _say_alive(self) -> None:
+        lines = self._lines
+        try:
+            if lines is not None:
+                await lines.ask("alive", HUNG_S)
+        except ProcessUnreachable:
+            if not self._ended.is_set():
+                await asyncio.to_thread(self._kill)
+
+    def _kill(self) -> None:
+        """It hangs with its socket open: the leases have ended, what else it holds ends with it."""
+        for pid in ours("orchestrator.pulse", self._settings):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def _connect(self) -> None:
         content = json.dumps(self._make_settings(), indent=1).encode()
@@ -97,7 +127,11 @@ class PulseClient:
         except ProcessUnreachable:
             lines = await self._launch(content)
         self._lines = lines
-        await lines.ask("hello", agent=True)
+        try:
+            await lines.ask("hello", HUNG_S, agent=True)
+        except ProcessUnreachable:
+            await asyncio.to_thread(self._kill)
+            raise
         for module, state in self._said.items():
             await lines.ask("announce", module=module, state=state)
         for module in self._muted:

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from orchestrator.agent.lines import Lines
+from orchestrator.agent.lines import Lines, Refused
 from orchestrator.host.fuse import mount
+from orchestrator.host.process import ours
 from orchestrator.host.store import write_durable
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.errors import ProcessUnreachable, StoreFailed
@@ -22,6 +23,10 @@ from orchestrator.model.names import NodeName, PathName
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
+WATCH_S = 1.0
+HUNG_S = 5.0
+"""A replicator that answers nothing for so long is stopped or stuck, and the application with it: its keeper
+and it are killed, and another node or a new life goes on. As long as a silent member is borne."""
 
 
 class ReplicatorClient:
@@ -59,6 +64,21 @@ class ReplicatorClient:
             await asyncio.to_thread(self._uncover)
             return None
         return await self._reach(START_TIMEOUT_S)
+
+    async def watch(self) -> None:
+        """Until cancelled: a replicator that hangs is as bad as a dead one, and is made one."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            lines = self._lines
+            if lines is None or self._stopping:
+                continue
+            try:
+                await lines.ask("status", HUNG_S)
+            except ProcessUnreachable:
+                if self._lines is lines and not self._stopping:
+                    await self.kill()
+            except Refused:
+                pass  # it answers; what it says is not the question here
 
     async def launch(self) -> None:
         """Start keeper and replicator; ends in `on_up`, or in `on_lost`."""
@@ -229,7 +249,7 @@ class ReplicatorClient:
         await asyncio.to_thread(self._kill)
 
     def _kill(self) -> None:
-        for pid in _processes_with(self._settings):
+        for pid in ours("orchestrator.replicator", self._settings):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._uncover()
@@ -239,16 +259,3 @@ class ReplicatorClient:
         self._stopping = True
         if self._lines is not None:
             await self._lines.close()
-
-
-def _processes_with(settings: str) -> list[int]:
-    """Our keeper and replicator processes that were started with this settings file."""
-    wanted = settings.encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-                if wanted in words and any(word.startswith(b"orchestrator.replicator") for word in words):
-                    found.append(int(name))
-    return found

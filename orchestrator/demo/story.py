@@ -131,7 +131,7 @@ class Story:
         self.tell(f"hafarm start {MODULE} --first {first}")
         self.await_true("both agents hear each other", lambda: self._heard(first) and self._heard(second), 30)
         done = self.cluster.hafarm(first, "start", MODULE, "--first", first)
-        self.check("the first start is accepted", done.returncode == 0, told(done))
+        self.check("the first start is accepted", done.returncode == 0, last_words(done))
         self.await_true(f"{second} is in sync", lambda: self.role(second) == ("SECOND", "ready"), 40)
         self.await_true(f"{first} is primary", lambda: self.role(first) == ("PRIM", "ready"), 40)
         self.check("two nodes in sync", True, f"{first} PRIM, {second} SECOND")
@@ -210,7 +210,7 @@ class Story:
             "the database is whole", stored["integrity"] == "ok", f"integrity_check: {stored['integrity']}"
         )
         done = self.cluster.hafarm(self.primary(), "verify", MODULE, "--wait=60s")
-        self.check("both trees are equal", done.returncode == 0, told(done))
+        self.check("both trees are equal", done.returncode == 0, last_words(done))
 
     # --- words for the steps ------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class Story:
         self.report.outage_ms[name] = 1000 * max(gaps, default=0.0)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
     """What a command said last, or why it failed."""
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     return lines[-1] if done.returncode == 0 and lines else " ".join(lines)[:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import signal
@@ -216,3 +217,15 @@ def ending(status: int | None) -> str:
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     return f"ended with status {status}"
+
+
+def ours(room: str, settings: str) -> list[int]:
+    """Processes of this room (`orchestrator.pulse`) that were started with this settings file."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+                if settings.encode() in words and any(word.startswith(room.encode()) for word in words):
+                    found.append(int(name))
+    return found

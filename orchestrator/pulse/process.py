@@ -33,6 +33,7 @@ from orchestrator.model.timings import derive
 from orchestrator.pulse.session import Session
 
 CONNECTIONS_MAX: Final = 8  # the agent, an operator's `timings`, and room for a few that hang
+AGENT_SILENT_S: Final = 2.0  # an agent says `alive` twice a second; one that is stopped keeps its connection
 OUT_BYTES_MAX: Final = 1 << 20  # an asker that reads nothing is dropped, never waited for
 NAMES: Final = {
     PeerAlive: "peer_alive",
@@ -52,6 +53,7 @@ class Connection:
         self.buffer = lines.LineBuffer()
         self.out = b""
         self.is_agent = False
+        self.heard_at = clock.now()
 
     def flush(self) -> bool:
         """False when the asker is gone or does not read."""
@@ -92,6 +94,7 @@ class Pulse:
         self._connections: dict[int, Connection] = {}
         self._refusals = realtime.become_punctual()
         self._stopping = False
+        self._agent_present = False
         self._looked = clock.now()
         self._heart = Heart(self._me, peers, timings, self._boot, self._looked)
 
@@ -130,6 +133,7 @@ class Pulse:
             for at, source, frame in sock.receive(looked):
                 self._hear(path, at, source, frame)
         now = clock.now()
+        self._look_for_agent(now)
         if now >= self._heart.next_deadline():
             self._heart.advance(now)
         self._renew()
@@ -141,6 +145,15 @@ class Pulse:
         for descriptor in [each for each, conn in self._connections.items() if not conn.flush()]:
             with contextlib.suppress(OSError):
                 self._connections[descriptor].sock.shutdown(socket.SHUT_RDWR)
+
+    def _look_for_agent(self, now: Instant) -> None:
+        """Connected is not alive: an agent that says nothing is as good as gone."""
+        present = any(
+            each.is_agent and now - each.heard_at < AGENT_SILENT_S for each in self._connections.values()
+        )
+        if present != self._agent_present:
+            self._agent_present = present
+            self._heart.agent_present(now, present)
 
     def _hear(self, path: PathName, at: Instant, source: str, frame: bytes) -> None:
         peer = self._where.get((path, source))
@@ -183,8 +196,6 @@ class Pulse:
                 poll.unregister(descriptor)
                 del self._connections[descriptor]
                 connection.sock.close()
-                agent = any(each.is_agent for each in self._connections.values())
-                self._heart.agent_present(clock.now(), agent)
 
     def _converse(self, connection: Connection) -> bool:
         """Answer what was asked; False at the end of the connection."""
@@ -195,6 +206,7 @@ class Pulse:
             return True
         except (OSError, CorruptState):
             return False
+        connection.heard_at = clock.now()
         for message in messages:
             answer: dict[str, Any] = {"id": message.get("id")}
             try:
@@ -202,7 +214,7 @@ class Pulse:
             except HafarmError as fault:
                 answer["error"] = {"code": fault.code, "text": str(fault)}
             except (KeyError, TypeError, ValueError) as fault:
-                answer["error"] = {"code": "HF1001", "text": f"{type(fault).__name__}: {fault}"}
+                answer["error"] = {"code": "HF1000", "text": f"{type(fault).__name__}: {fault}"}
             connection.out += lines.encode(answer)
         return bool(data)
 
@@ -211,8 +223,9 @@ class Pulse:
         match message["do"]:
             case "hello":
                 connection.is_agent = bool(message.get("agent"))
-                if connection.is_agent:
-                    heart.agent_present(clock.now(), True)
+                self._look_for_agent(clock.now())
+            case "alive":
+                pass  # hearing it was all
             case "status":
                 return self._status()
             case "announce":
@@ -239,6 +252,10 @@ class Pulse:
         self._dead_man.guard(addresses)
         self._addresses[module] = addresses
         self._heart.lease(module, Epoch(int(message["epoch"])), members)
+        # A wider set ends the old lease now, in the kernel too, before the request is answered: the bid that
+        # makes the newcomer a rival leaves only after it.
+        self._renewed_at = Instant(0.0)
+        self._renew()
 
     def _tell(self, event: Event) -> None:
         fields: dict[str, Any] = {"event": NAMES[type(event)]}
