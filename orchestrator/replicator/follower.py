@@ -420,7 +420,7 @@ class _Session:
         if not follower.history.standing.inconsistent:
             position = Position(self._stream, sequence)
             try:
-                follower.history.change(position=position)
+                follower.history.advance(position)
                 follower.logs.of[self._record.primary].confirmed(position)
             except (OSError, HafarmError) as fault:
                 self._failure = (errno.EIO, str(fault))

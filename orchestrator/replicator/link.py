@@ -37,6 +37,8 @@ class LinkSettings:
     """T: a stream without a life sign for so long is dead."""
     ack_timeout_s: float = 5.0
     copy_bytes_per_s: int = 0
+    ack: str = "disk"
+    """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
 

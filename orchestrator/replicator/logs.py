@@ -33,6 +33,14 @@ class History:
         with self._lock:
             return self._keep(replace(self.standing, **fields))  # type: ignore[arg-type]
 
+    def advance(self, position: Position) -> Standing:
+        """This disk holds everything up to here; a later position of the same stream stands."""
+        with self._lock:
+            known = self.standing.position
+            if known and known.stream == position.stream and known.sequence >= position.sequence:
+                return self.standing
+            return self._keep(replace(self.standing, position=position))
+
     def add_reign(self, reign: Reign) -> Standing:
         """This copy goes on under one more reign (G1); durable on return."""
         with self._lock:
@@ -50,6 +58,7 @@ class ChangeLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._fd = -1
         self._lock = threading.Condition()
         self._queue: list[bytes] = []
         self._queued = self._durable = 0
@@ -73,7 +82,9 @@ class ChangeLog:
         """The file with nothing in it but what still counts."""
         records = differ.encode_baseline(self.log.baseline) + differ.encode_add(self.log.stamps)
         write_durable(self.path, differ.encode_batch(0, records))
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        former, self._fd = self._fd, os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        if former >= 0:
+            os.close(former)
         self._batch = 1
 
     def close(self) -> None:
@@ -100,13 +111,15 @@ class ChangeLog:
         """Peer and own disk hold everything up to here: cold entries that are older go (S2)."""
         with self._lock:
             self._raise_if_failed()
+            known = self.log.baseline
+            if known and known.stream == position.stream and known.sequence >= position.sequence:
+                return
             self.log.baseline = position
             gone = self.log.retirable(position.sequence)
             self.log.retire(gone)
             self._append(differ.encode_baseline(position) + differ.encode_retire(gone))
             self._settle(self._queued)
             if self._batch > _SLACK_BATCHES and not self._busy:
-                os.close(self._fd)
                 self._write_anew()
 
     def forget_baseline(self) -> None:

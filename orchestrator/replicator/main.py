@@ -300,6 +300,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         silence_s=settings.detection_s,
         ack_timeout_s=settings.ack_timeout_s,
         copy_bytes_per_s=settings.resync_bandwidth,
+        ack=settings.ack,
     )
 
 

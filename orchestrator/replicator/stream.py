@@ -216,7 +216,8 @@ class Primary:
         """A member told how far it is."""
         self.outbox.applied(peer, progress.applied)
         with self._lock:
-            settled = self._gate.confirm(peer, progress.points)
+            reached = progress.applied if self.settings.ack == "memory" else progress.points
+            settled = self._gate.confirm(peer, reached)
         for callback in settled:
             callback(0)
 
@@ -250,7 +251,7 @@ class Primary:
                     disk.sync_filesystem(plain)
                 finally:
                     os.close(plain)
-            self.history.change(position=Position(self.stream, position))
+            self.history.advance(Position(self.stream, position))
             self._flushed = self.outbox.put(Kind.FLUSH, b"")
             return self._flushed
 

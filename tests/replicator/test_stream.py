@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.mirror.lineage import Position
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.support.waiting import eventually
 
@@ -174,3 +175,13 @@ def test_live_writes_go_on_during_a_copy_and_both_trees_end_equal(pair: Pair) ->
     eventually(lambda: answered == [0], 10)
     assert picture(pair.trees[LYON]) == picture(tree)
     assert primary.verify(LYON) == []
+
+
+def test_a_late_flush_never_takes_a_position_back(pair: Pair) -> None:
+    joined(pair)
+    history = pair.follower.history if pair.follower else None
+    assert history is not None
+    before = history.standing.position
+    assert before is not None
+    history.advance(Position(before.stream, before.sequence - 1))
+    assert history.standing.position == before
