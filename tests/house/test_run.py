@@ -1,0 +1,93 @@
+"""./run: plain sh, quick when warm, and honest about what is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.house.rules import ROOT
+
+RUN = ROOT / "run"
+
+
+@pytest.mark.parametrize("script", ["run", ".ci/run"])
+def test_it_is_plain_sh(script: str) -> None:
+    text = (ROOT / script).read_text(encoding="utf-8")
+    assert text.startswith("#!/bin/sh\n")
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["sh", "-n", str(ROOT / script)], check=True, timeout=10)
+
+
+def test_without_a_command_it_says_what_there_is() -> None:
+    for words in ((), ("nonsense",)):
+        done = subprocess.run([str(RUN), *words], capture_output=True, text=True, timeout=10)
+        assert done.returncode == 2
+        for command in ("demo", "tests", "check", "sim", "model", "chaos", "bench"):
+            assert f"\n  {command} " in done.stdout + done.stderr
+
+
+def _copy(tmp_path: Path) -> Path:
+    """A tree in which everything is installed already, as its stamp says."""
+    for name in ("run", "pyproject.toml", "requirements/uv.txt", "requirements/dev.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "run").chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH: $*"\n')
+    python.chmod(0o755)
+    pins = subprocess.run(
+        ["cksum", "requirements/uv.txt", "requirements/dev.txt", "pyproject.toml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (tmp_path / ".venv" / ".installed").write_text(f"{tmp_path}\n{pins}")
+    return tmp_path
+
+
+def test_a_warm_machine_installs_nothing_and_loses_no_time(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    took = []
+    for _ in range(3):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [str(tree / "run"), "sim", "--seed", "7"], capture_output=True, text=True, timeout=60
+        )
+        took.append(time.monotonic() - begun)
+        assert (done.returncode, done.stdout) == (0, f"{tree}: -m tests.sim --seed 7\n"), done.stderr
+    assert min(took) < 0.5
+
+
+def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    (tree / "requirements" / "dev.txt").write_text("# changed\n")
+    done = subprocess.run([str(tree / "run"), "sim"], capture_output=True, text=True, timeout=60)
+    assert "installing Python packages" in done.stderr
+
+
+def test_without_root_it_prints_the_line_that_installs(tmp_path: Path) -> None:
+    """Played with a PATH that lacks `nft`, by a user who may not install it."""
+    tree = _copy(tmp_path)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "dirname", "cksum", "cat", "apt-get"):
+        found = next(Path(folder) / name for folder in ("/bin", "/usr/bin") if (Path(folder) / name).exists())
+        (tools / name).symlink_to(found)
+    (tools / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tools / "id").chmod(0o755)
+    # `has` looks into the system's folders too; here they must look empty.
+    text = (tree / "run").read_text().replace('PATH="$PATH:/usr/sbin:/sbin"', 'PATH="$PATH"')
+    (tree / "run").write_text(text)
+    env = {"PATH": str(tools)}
+    done = subprocess.run([str(tree / "run"), "demo"], capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 2
+    line = next(line for line in done.stderr.splitlines() if "install it with:" in line)
+    assert "apt-get install -y --no-install-recommends" in line
+    for package in ("iproute2", "nftables", "procps", "util-linux", "mount", "e2fsprogs"):
+        assert f" {package}" in line
