@@ -98,6 +98,8 @@ class Machine:
             self.shut_down_disk(first)
         with contextlib.suppress(ProcessLookupError):
             os.kill(first, signal.SIGKILL)
+        for process in self._processes:
+            process.kill()  # an entry whose process was stopped stopped with it, and would never reap it
         self._holder.wait()
         for stream in (self._holder.stdout, self._holder.stderr):
             if stream is not None:
