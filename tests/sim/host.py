@@ -369,8 +369,7 @@ class Host:
         if due is None:
             return
         delay_s = max(0.0, (due - self.now()) / self.rate) + 1e-9
-        plan = self.world.after if delay_s < 1.0 else self.world.much_later
-        plan(delay_s, self, self._wake, self.agent_life, due)
+        self.world.much_later(delay_s, self, self._wake, self.agent_life, due)
 
     def _wake(self, life: int, due: float) -> None:
         if life != self.agent_life or self.wake_at != due or self.node is None:
@@ -529,7 +528,7 @@ class Host:
                 timed_out(*context)
 
         self.cluster.register.ask(self.name, answer, *(bid or ()))
-        self.world.after(self.timings.register_timeout_s / self.rate, self, silent)
+        self.world.much_later(self.timings.register_timeout_s / self.rate, self, silent)
 
     def _read_answered(self, record: Record | None) -> None:
         self.tell(RegisterAnswered(self.module, record))

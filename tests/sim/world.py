@@ -106,7 +106,7 @@ class World:
         while self._next(until):
             pass
         if self.now < until:
-            self.skipped += until - self.now
+            self.at += until - self.now
 
     def _next(self, until: float) -> bool:
         far_at = self.far[0][0] if self.far else until
