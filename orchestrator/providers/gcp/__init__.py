@@ -1,0 +1,1 @@
+"""What moves addresses on Google Cloud; hafarm.yaml refuses these providers in this version."""
