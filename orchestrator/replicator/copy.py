@@ -155,13 +155,19 @@ class Copier:
         self._claimed: dict[tuple[int, str], str] = {}
         self._compared: set[tuple[int, str]] = set()
         self._directories: list[tuple[int, bytes]] = []
+        self._touched = Changes()
+        self._forget = source.watch_changes(self._touched)
+        # A change that is on its way now passed the watchers by; its entries are in use until it is emitted.
+        self._touched.note(source.logs.of[peer].in_use())
         self._thread = threading.Thread(target=self._run, name=f"copy to {peer}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def cancel(self) -> None:
+        """End it, begun or not; what it queued stays queued."""
         self._cancelled.set()
+        self._forget()
 
     def progress(self) -> dict[str, Any]:
         return self._tally.as_dict() | {"full": self._plan.full, "why": self._plan.why}
@@ -169,12 +175,10 @@ class Copier:
     # --- passes --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        touched = Changes()
-        forget = self._source.watch_changes(touched)
         try:
             if not self._plan.full:
                 self._unite()
-            self._passes(touched)
+            self._passes(self._touched)
             self._tell()
             self._done()
         except Cancelled:
@@ -184,7 +188,7 @@ class Copier:
                 log.warning("copy to %s stopped: %s", self._peer, fault)
                 self._failed(str(fault))
         finally:
-            forget()
+            self._forget()
 
     def _unite(self) -> None:
         """To copy = our log and theirs (S5); theirs is durable in ours before anything is copied (S6)."""

@@ -145,6 +145,11 @@ class ChangeLog:
         with self._lock:
             return list(self.log.stamps)
 
+    def in_use(self) -> list[Key]:
+        """The entries whose change is not in the stream yet, for all that is known."""
+        with self._lock:
+            return [key for key, stamp in self.log.stamps.items() if stamp == IN_USE]
+
     def _append(self, records: list[bytes]) -> None:
         self._queue += records
         self._queued += 1

@@ -61,13 +61,20 @@ class Outbox:
         self._trim()
         return self._bytes >= WINDOW_BYTES or len(self._frames) >= WINDOW_FRAMES
 
-    def attach(self, node: NodeName) -> int:
-        """A receiver that knows nothing begins after the returned number; every id is bound anew for it."""
+    def attach(self, node: NodeName, kind: Kind, payload: bytes) -> int:
+        """A receiver that knows nothing begins after the returned number, and with this frame.
+
+        Every id is bound anew for it.
+        """
         with self.changed:
             self.binding += 1
-            self._receivers[node] = _Receiver(self.last, self.last)
+            start = self.last
+            self._receivers[node] = _Receiver(start, start)
             self._trim()
-            return self.last
+            self.last += 1
+            self._keep(kind, payload, node)
+            self.changed.notify_all()
+            return start
 
     def can_resume(self, node: NodeName, applied: int) -> bool:
         with self.changed:

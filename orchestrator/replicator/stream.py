@@ -367,9 +367,9 @@ class PeerLink:
         if ruling.refused or ruling.verdict is Verdict.UNPROVEN:
             self._refuse(forward, ruling)
             return
-        start = self._begin(forward, ruling, resumes, int(welcome["applied"]))
+        self._begin(forward, ruling, resumes, int(welcome["applied"]))
         self._bulk = bulk
-        self._serve(forward, back, ruling, start)
+        self._serve(forward, back)
 
     def _open(self, session: str, channel: str) -> tuple[Connection, dict[str, Any]]:
         settings = self._settings
@@ -422,23 +422,23 @@ class PeerLink:
         self._why = f"{ruling.verdict.value}: {ruling.why}"
         self._stopped.wait(0.5)  # the answer is a bid, or an operator: asking faster changes nothing
 
-    def _begin(self, forward: Connection, ruling: Ruling, resumes: bool, applied: int) -> int:
+    def _begin(self, forward: Connection, ruling: Ruling, resumes: bool, applied: int) -> None:
         outbox = self._outbox
+        assert resumes != ruling.copy
         if resumes and not outbox.resume(self.peer, applied):
             raise ConnectionLost("what the peer missed is no longer kept")
-        start = applied if resumes else outbox.attach(self.peer)
+        start = applied if resumes else self._prepare_copy(ruling)
         act = "resume" if resumes else "copy"
         verdict = {"act": act, "verdict": ruling.verdict.value, "after": start}
         forward.send(frames.encode_json(Kind.VERDICT, verdict), max(self._settings.silence_s, 0.5))
-        return start
 
-    def _serve(self, forward: Connection, back: Connection, ruling: Ruling, start: int) -> None:
+    def _serve(self, forward: Connection, back: Connection) -> None:
         self.is_up = True
         self._broken_at = None
         self._points_at = (0, time.monotonic())
         self._tell("stream_up")
-        if ruling.copy:
-            self._start_copy(ruling)
+        if self._copier is not None:
+            self._copier.start()
         else:
             self._tell_ready_if_joining()
         reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
@@ -514,7 +514,12 @@ class PeerLink:
 
     # --- the copy ------------------------------------------------------------------------------------------
 
-    def _start_copy(self, ruling: Ruling) -> None:
+    def _prepare_copy(self, ruling: Ruling) -> int:
+        """Attach the peer for a copy; the number after which its stream begins.
+
+        Changes are watched before it is attached, and its first frame is the copy's beginning: a live
+        operation that came between would be refused by a tree that is not the primary's yet.
+        """
         primary = self._primary
         assert primary.record is not None
         log = primary.logs.of[self.peer]
@@ -522,12 +527,11 @@ class PeerLink:
             log.forget_baseline()
         tag = f"{int(time.time())}-{primary.record.epoch}" if ruling.set_aside else ""
         begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why}
-        self._outbox.put(Kind.COPY_BEGIN, json.dumps(begin).encode(), self.peer, wait=False)
         plan = CopyPlan(ruling.full, ruling.why)
         self._copy_target = 0
         self.flushed = 0
         self._copier = Copier(primary, self.peer, self.ask, plan, self._copied, self._copy_failed)
-        self._copier.start()
+        return self._outbox.attach(self.peer, Kind.COPY_BEGIN, json.dumps(begin).encode())
 
     def _copied(self) -> None:
         """Everything to copy is in the stream; what follows is the barrier (S9) and the lineage (G3)."""

@@ -168,6 +168,8 @@ def test_live_writes_go_on_during_a_copy_and_both_trees_end_equal(pair: Pair) ->
     finally:
         stop.set()
         worker.join()
+    # No live operation reached the follower before the copy began: it would have ended the session.
+    assert pair.said("stream_down") == []
     answered: list[int] = []
     primary.widen({LYON})
     live.create("last")
