@@ -136,7 +136,7 @@ def _obey_the_record(turn: Turn) -> None:
 
 
 def _replaced_by(mirror: Mirror) -> NodeName | None:
-    """The register is silent, but a node knows of a higher epoch with another primary; none else grants it."""
+    """The register is silent, but a node knows a higher epoch with another primary; none else grants it."""
     assert mirror.held is not None
     if mirror.register is not Register.SILENT:
         return None

@@ -77,7 +77,7 @@ class CheckConfig:
     name: str
     kind: Literal["tcp", "http", "custom"]
     target: str
-    """tcp: `PORT` or `HOST:PORT`; http: a URL; custom: a command line, split as a shell would, run without one."""
+    """tcp: `PORT` or `HOST:PORT`; http: a URL; custom: a command, split as a shell would, run without one."""
     every_s: float = 1.0
     timeout_s: float = 1.0
     fail_after: int = 3

@@ -2,8 +2,8 @@
 
 The hands carry out one module's effects one after another, in the order given. Those marked *waited for* are
 finished before the next begins, and a failure drops the deeds in the rest of the decision (words are said all
-the same: `Announce`, `Answer`, `Tell`) and comes back as `EffectFailed`. Those marked *started* are begun in their turn and go on beside what follows; what came of
-them returns as the event that is named.
+the same: `Announce`, `Answer`, `Tell`) and comes back as `EffectFailed`. Those marked *started* are begun in
+their turn and go on beside what follows; what came of them returns as the event that is named.
 """
 
 from __future__ import annotations

@@ -31,7 +31,11 @@ NEVER_TAKEN = frozenset({"move WAIT-PRIM"})
 def wanted() -> list[str]:
     """What a long run must have met at least once, or it proved less than it says."""
     moves = [f"move {one.value}-{two.value}" for one, follow in MOVES.items() for two in follow]
-    return [*(f"fault {kind}" for kind in FAULTS), *EVENTS, *(move for move in moves if move not in NEVER_TAKEN)]
+    return [
+        *(f"fault {kind}" for kind in FAULTS),
+        *EVENTS,
+        *(move for move in moves if move not in NEVER_TAKEN),
+    ]
 
 
 def main() -> int:

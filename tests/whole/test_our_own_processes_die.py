@@ -8,8 +8,8 @@ import signal
 import time
 
 from orchestrator.demo.cluster import ask
-from tests.whole.conftest import Running
 from tests.support.waiting import eventually
+from tests.whole.conftest import Running
 
 
 def application_pid(served: Running, node: str) -> list[int]:
