@@ -12,6 +12,7 @@ from orchestrator.agent.agent import Agent
 from orchestrator.agent.settings import AgentSettings, load
 from orchestrator.config.load import load as load_cluster
 from orchestrator.config.marks import ConfigRefused, Problem
+from orchestrator.model.codes import shown
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.setup.bundle import check_bundle
@@ -36,10 +37,10 @@ def main() -> int:
         check_bundle(settings.bundle, config.name, settings.node)
         asyncio.run(serve(settings, config, asked.on_term == "leave"))
     except HafarmError as fault:
-        print(f"error {fault.code}: {fault}", file=sys.stderr)
+        print(shown(fault.code, str(fault)), file=sys.stderr)
         return 1
     except OSError as fault:
-        print(f"error HF1003: the agent cannot begin: {fault}", file=sys.stderr)
+        print(shown("HF1003", f"the agent cannot begin: {fault}"), file=sys.stderr)
         return 1
     return 0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import aiohttp
 
-from orchestrator.host.tls import check_peer, client_context
+from orchestrator.host.tls import Peer, check_node, client_context
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.errors import HafarmError, ProcessUnreachable
 from orchestrator.model.names import NodeName
@@ -19,7 +20,7 @@ class Neighbours:
 
     def __init__(self, config: ClusterConfig, bundle: str) -> None:
         self._config = config
-        self._context = client_context(bundle)
+        self._contexts = {node.name: _context_for(bundle, config.name, node.name) for node in config.nodes}
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
@@ -38,19 +39,24 @@ class Neighbours:
 
     async def _ask(self, node: NodeName, method: str, url: str, body: Any, timeout_s: float) -> Any:
         if self._session is None or self._session.closed:
-            # A connection of its own for each request: orders are rare, and each checks who answers.
-            connector = aiohttp.TCPConnector(ssl=self._context, force_close=True)
+            # A connection of its own for each request: orders are rare.
+            connector = aiohttp.TCPConnector(force_close=True)
             self._session = aiohttp.ClientSession(connector=connector)
         limit = aiohttp.ClientTimeout(total=timeout_s)
         async with self._session.request(
-            method, url, json=body, timeout=limit, server_hostname=node
+            method, url, json=body, timeout=limit, ssl=self._contexts[node], server_hostname=node
         ) as response:
-            transport = response.connection.transport if response.connection else None
-            tls = transport.get_extra_info("ssl_object") if transport else None
-            if tls is not None:
-                check_peer(tls, self._config.name, node)
             return await response.json()
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _context_for(bundle: str, cluster: str, node: NodeName) -> ssl.SSLContext:
+    """Speaks to this node alone: whoever else answers at its address is refused in the handshake."""
+
+    def judge(peer: Peer) -> None:
+        check_node(peer, cluster, node)
+
+    return client_context(bundle, judge)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from orchestrator.model.codes import CODES, FAILED
+from orchestrator.model.codes import CODES, FAILED, shown
 
 
 @dataclass(eq=False)
@@ -26,13 +26,7 @@ class Failure(Exception):
 def complain(fault: Failure) -> int:
     """Say what happened, why, and what to do; the exit code."""
     known = CODES.get(fault.code)
-    click.echo(f"error {fault.code}: {fault.message}", err=True)
-    why, fix = fault.why or (known.meaning if known else ""), fault.fix or (known.remedy if known else "")
-    if why:
-        click.echo(f"  why: {why}", err=True)
-    if fix:
-        click.echo(f"  fix: {fix}", err=True)
-    click.echo(f"  more: hafarm explain {fault.code}", err=True)
+    click.echo(shown(fault.code, fault.message, fault.why, fault.fix), err=True)
     if fault.exit is not None:
         return fault.exit
     return known.exit if known else FAILED

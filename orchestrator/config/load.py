@@ -24,7 +24,7 @@ from orchestrator.model.config import (
     VipConfig,
     WitnessConfig,
 )
-from orchestrator.model.names import ClusterName, ModuleName, NodeName, PathName
+from orchestrator.model.names import RESERVED_NODES, ClusterName, ModuleName, NodeName, PathName
 from orchestrator.model.timings import derive
 
 FILE_BYTES_MAX = 1 << 20  # a cluster of a hundred modules is below 100 KiB
@@ -120,6 +120,9 @@ def _list(data: Any, key: str) -> list[Any]:
 
 def _contradictions(marked: Marked, file: shape.File) -> Iterator[Problem]:
     yield from _twice(marked, ("nodes",), [node.name for node in file.nodes], "node")
+    for index, node in enumerate(file.nodes):
+        if node.name in RESERVED_NODES:
+            yield marked.problem(("nodes", index, "name"), f"no node may be named {node.name}")
     yield from _twice(marked, ("modules",), [module.name for module in file.modules], "module")
     yield from _addresses(marked, file)
     timing = _timing(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -28,6 +29,19 @@ class PeerRefused(HafarmError):
         )
 
 
+@dataclass(eq=False)
+class BundleRefused(HafarmError):
+    """A bundle that cannot be used, or must not be made."""
+
+    code: ClassVar[str] = "HF5002"
+    where: str
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"bundle {self.where}: {self.why}; {self.fix}"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who a certificate speaks for."""
@@ -43,18 +57,43 @@ def server_context(bundle: str, name: str = "node") -> ssl.SSLContext:
     return _equipped(context, bundle, name)
 
 
-def client_context(bundle: str, name: str = "node") -> ssl.SSLContext:
-    """Dial nodes by address: the name is checked by `check_peer`, against the certificate."""
+def client_context(bundle: str, judge: Callable[[Peer], None] | None = None) -> ssl.SSLContext:
+    """Dial by address: who answers is what the certificate says.
+
+    `judge` raises PeerRefused for whoever must not be talked to, before a byte is sent to it; without one the
+    caller asks `peer_name` after the handshake.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    return _equipped(context, bundle, name)
+    if judge is not None:
+        context.sslobject_class = _judged_by(judge)
+    return _equipped(context, bundle, "node")
+
+
+def _judged_by(judge: Callable[[Peer], None]) -> type[ssl.SSLObject]:
+    """Asked at the end of the handshake: a check of the answer may find the connection closed already."""
+
+    class Judged(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            try:
+                judge(peer_name(self))
+            except PeerRefused as fault:
+                # The one kind of error that asyncio takes here for a failed handshake.
+                raise ssl.SSLCertVerificationError(1, str(fault)) from fault
+
+    return Judged
 
 
 def _equipped(context: ssl.SSLContext, bundle: str, name: str) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(os.path.join(bundle, "ca.crt"))
-    context.load_cert_chain(os.path.join(bundle, f"{name}.crt"), os.path.join(bundle, f"{name}.key"))
+    try:
+        context.load_verify_locations(os.path.join(bundle, "ca.crt"))
+        context.load_cert_chain(os.path.join(bundle, f"{name}.crt"), os.path.join(bundle, f"{name}.key"))
+    except (OSError, ValueError) as fault:
+        why = f"ca.crt, {name}.crt or {name}.key cannot be used ({fault})"
+        raise BundleRefused(bundle, why, "copy the whole directory again from `hafarm init`") from fault
     return context
 
 
@@ -75,8 +114,22 @@ def peer_name(connection: ssl.SSLObject | ssl.SSLSocket) -> Peer:
 def check_peer(connection: ssl.SSLObject | ssl.SSLSocket, cluster: str, node: str | None = None) -> Peer:
     """The other end, which must be this node (None: any node) of this cluster; PeerRefused otherwise."""
     peer = peer_name(connection)
-    if peer.cluster != cluster or peer.witness or (node is not None and peer.name != node):
-        wanted = f"node {node or '(any)'} of cluster {cluster}"
-        kind = "witness" if peer.witness else "node"
-        raise PeerRefused(wanted, f"{kind} {peer.name or '(unnamed)'} of cluster {peer.cluster or '(none)'}")
+    check_node(peer, cluster, node)
     return peer
+
+
+def check_node(peer: Peer, cluster: str, node: str | None = None) -> None:
+    """PeerRefused unless it speaks for this node (None: any node) of this cluster."""
+    if peer.cluster != cluster or peer.witness or (node is not None and peer.name != node):
+        raise PeerRefused(f"node {node or '(any)'} of cluster {cluster}", _described(peer))
+
+
+def check_witness(peer: Peer, cluster: str) -> None:
+    """PeerRefused unless it is a witness of this cluster: a node must not pass for one."""
+    if peer.cluster != cluster or not peer.witness:
+        raise PeerRefused(f"the witness of cluster {cluster}", _described(peer))
+
+
+def _described(peer: Peer) -> str:
+    kind = "witness" if peer.witness else "node"
+    return f"{kind} {peer.name or '(unnamed)'} of cluster {peer.cluster or '(none)'}"

@@ -406,3 +406,14 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
     }
 )
+
+
+def shown(code: str, message: str, why: str = "", fix: str = "") -> str:
+    """An error as every process and command prints it: what, why, what to do, where to read on."""
+    known = CODES.get(code)
+    lines = [f"error {code}: {message}"]
+    if why or known:
+        lines.append(f"  why: {why or (known.meaning if known else '')}")
+    if fix or known:
+        lines.append(f"  fix: {fix or (known.remedy if known else '')}")
+    return "\n".join([*lines, f"  more: hafarm explain {code}"])

@@ -28,3 +28,6 @@ NEVER: Final = Epoch(0)
 # 63: a DNS label, so that a name can be a host name and a certificate's common name; it also bounds the
 # heartbeat datagram.
 NAME_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+RESERVED_NODES: Final = frozenset({"ca", "witness"})
+"""Folders of `hafarm init` beside those of the nodes."""

@@ -7,31 +7,19 @@ import secrets
 import shutil
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from orchestrator.host.store import sync_directory, write_durable
-from orchestrator.model.errors import HafarmError
+from orchestrator.host.tls import BundleRefused
+from orchestrator.model.errors import StoreFailed
+from orchestrator.model.names import RESERVED_NODES
 from orchestrator.setup.ca import Issued, issue, make_authority
 
 HEARTBEAT_KEY_BYTES: Final = 32  # one ChaCha20-Poly1305 or AES-256 key
-
-
-@dataclass(eq=False)
-class BundleRefused(HafarmError):
-    """A bundle that cannot be used, or must not be made."""
-
-    code: ClassVar[str] = "HF5002"
-    where: str
-    why: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"bundle {self.where}: {self.why}; {self.fix}"
 
 
 def init(cluster: str, nodes: Sequence[str], out: str) -> None:
@@ -42,6 +30,8 @@ def init(cluster: str, nodes: Sequence[str], out: str) -> None:
     """
     if os.path.lexists(out):
         raise BundleRefused(out, "it exists", "name a directory that does not; keys are never overwritten")
+    if taken := sorted(RESERVED_NODES & set(nodes)):
+        raise BundleRefused(out, f"a node is named {taken[0]}, as one of these folders is", "rename the node")
     draft = f"{out}.{secrets.token_hex(4)}"
     old_mask = os.umask(0o077)
     try:
@@ -57,10 +47,9 @@ def init(cluster: str, nodes: Sequence[str], out: str) -> None:
         )
         os.rename(draft, out)
         sync_directory(os.path.dirname(os.path.abspath(out)))
-    except OSError as fault:
-        raise BundleRefused(
-            out, fault.strerror or str(fault), "choose a place that can be written"
-        ) from fault
+    except (OSError, StoreFailed) as fault:
+        why = fault.why if isinstance(fault, StoreFailed) else fault.strerror or str(fault)
+        raise BundleRefused(out, why, "choose a place that can be written") from fault
     finally:
         os.umask(old_mask)
         shutil.rmtree(draft, ignore_errors=True)

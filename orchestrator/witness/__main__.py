@@ -6,13 +6,16 @@ import argparse
 import asyncio
 import signal
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
 from aiohttp import web
 
+from orchestrator.model.codes import shown
 from orchestrator.model.config import WITNESS_PORT
 from orchestrator.model.errors import HafarmError
 from orchestrator.witness.ledger import Ledger
-from orchestrator.witness.server import application, context_for
+from orchestrator.witness.server import application, entrance, open_doors
 
 
 def main() -> int:
@@ -26,28 +29,48 @@ def main() -> int:
         asyncio.run(serve(asked.listen, asked.bundle, asked.state))
     except (HafarmError, OSError) as fault:
         code = fault.code if isinstance(fault, HafarmError) else "HF2022"
-        print(f"error {code}: the witness cannot serve: {fault}", file=sys.stderr)
+        print(shown(code, f"the witness cannot serve: {fault}"), file=sys.stderr)
         return 1
     return 0
 
 
 async def serve(listen: str, bundles: list[str], state: str) -> None:
     """Serve until SIGTERM or SIGINT."""
-    host, _, port = listen.rpartition(":")
+    host, port = _place(listen)
+    doors = open_doors(bundles)
     ledger = Ledger(state)
-    runner = web.AppRunner(application(ledger), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(application(ledger, doors), access_log=None, shutdown_timeout=1.0)
     over = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, over.set)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context_for(bundles))
+        site = web.TCPSite(runner, host, port, ssl_context=entrance(doors))
         await site.start()
         print(f"witness ready on {listen}", flush=True)
         await over.wait()
     finally:
         await runner.cleanup()
         ledger.close()
+
+
+def _place(listen: str) -> tuple[str, int]:
+    """HOST and PORT; ListenRefused when it is not HOST:PORT."""
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ListenRefused(listen)
+    return host.strip("[]"), int(port)
+
+
+@dataclass(eq=False)
+class ListenRefused(HafarmError):
+    """No place to listen at."""
+
+    code: ClassVar[str] = "HF2022"
+    listen: str
+
+    def __str__(self) -> str:
+        return f"--listen {self.listen} is not HOST:PORT, such as 0.0.0.0:{WITNESS_PORT}"
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
 
-from orchestrator.host.tls import Peer, peer_name, server_context
+from orchestrator.host.tls import BundleRefused, Peer, peer_name, server_context
 from orchestrator.model.errors import CorruptState, HafarmError, StoreFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
@@ -19,9 +20,9 @@ BODY_BYTES_MAX = 64 * 1024  # two records of seven nodes are below 4 KiB
 WIRE_VERSION = 1
 
 
-def application(ledger: Ledger) -> web.Application:
+def application(ledger: Ledger, doors: Mapping[str, ssl.SSLContext]) -> web.Application:
     """Every route; anything else is 404."""
-    served = Witness(ledger)
+    served = Witness(ledger, doors)
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_tell_errors])
     app.router.add_get("/v1/health", served.health)
     app.router.add_get("/v1/{cluster}/{module}", served.read)
@@ -29,20 +30,26 @@ def application(ledger: Ledger) -> web.Application:
     return app
 
 
-def context_for(bundles: Sequence[str]) -> ssl.SSLContext:
-    """Accept nodes of each cluster whose witness bundle is given.
-
-    With several clusters each trusts the witness through its own bundle, so the certificate to show is chosen
-    by the name that the client asks for (SNI): `witness.CLUSTER`.
-    """
-    contexts = {}
+def open_doors(bundles: Sequence[str]) -> dict[str, ssl.SSLContext]:
+    """One door a cluster, opened by certificates of its own CA; BundleRefused when a bundle cannot be used."""
+    doors: dict[str, ssl.SSLContext] = {}
     for bundle in bundles:
         context = server_context(bundle, "witness")
-        contexts[_cluster_of(bundle)] = context
-    first = contexts[_cluster_of(bundles[0])]
+        cluster = _cluster_of(bundle)
+        if cluster in doors:
+            raise BundleRefused(
+                bundle, f"cluster {cluster} is given twice", "name each cluster's bundle once"
+            )
+        doors[cluster] = context
+    return doors
+
+
+def entrance(doors: Mapping[str, ssl.SSLContext]) -> ssl.SSLContext:
+    """The context to listen with: a client asks for its cluster's door by name (SNI, `witness.CLUSTER`)."""
+    first = next(iter(doors.values()))
 
     def choose(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
-        chosen = contexts.get((name or "").removeprefix("witness."))
+        chosen = doors.get((name or "").removeprefix("witness."))
         if chosen is not None:
             connection.context = chosen
 
@@ -55,31 +62,37 @@ def _cluster_of(bundle: str) -> str:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
-    with open(f"{bundle}/witness.crt", "rb") as file:
-        certificate = x509.load_pem_x509_certificate(file.read())
-    return str(certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value)
+    try:
+        with open(os.path.join(bundle, "witness.crt"), "rb") as file:
+            certificate = x509.load_pem_x509_certificate(file.read())
+        return str(certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value)
+    except (OSError, ValueError, IndexError) as fault:
+        raise BundleRefused(
+            bundle, f"witness.crt: {fault}", "copy the directory `witness` of `hafarm init`"
+        ) from fault
 
 
 class Witness:
     """The handlers. One event loop and synchronous writes: bids are judged one after another."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, doors: Mapping[str, ssl.SSLContext]) -> None:
         self._ledger = ledger
+        self._doors = doors
 
     async def health(self, request: web.Request) -> web.Response:
         """It answers, and who asks is known."""
-        peer = _node(request)
+        peer = self._peer(request)
         return web.json_response({"ok": True, "version": WIRE_VERSION, "you": [peer.cluster, peer.name]})
 
     async def read(self, request: web.Request) -> web.Response:
         """The record that stands, or null."""
-        record = self._ledger.read(_cluster(request), request.match_info["module"])
+        record = self._ledger.read(self._cluster(request), request.match_info["module"])
         return web.json_response({"record": record.as_dict() if record else None})
 
     async def swap(self, request: web.Request) -> web.Response:
         """`{expected, record}` to `{outcome, current}`."""
-        peer = _node(request)
-        cluster = _cluster(request)
+        peer = self._peer(request)
+        cluster = self._cluster(request)
         body = await _body(request)
         record = Record.from_dict(body["record"])
         expected = Record.from_dict(body["expected"]) if body.get("expected") is not None else None
@@ -88,6 +101,29 @@ class Witness:
         result = self._ledger.swap(cluster, expected, record, NodeName(peer.name))
         current = result.current.as_dict() if result.current else None
         return web.json_response({"outcome": result.outcome.value, "current": current})
+
+    def _peer(self, request: web.Request) -> Peer:
+        """Who asks. A CA speaks for the cluster whose door it opens, and for no other that it may name."""
+        connection = request.transport.get_extra_info("ssl_object") if request.transport else None
+        if connection is None:
+            raise _forbidden("mutual TLS only")
+        peer = peer_name(connection)
+        if self._doors.get(peer.cluster) is not connection.context:
+            raise _forbidden(f"another cluster's CA made your certificate of {peer.cluster}")
+        return peer
+
+    def _cluster(self, request: web.Request) -> str:
+        """The cluster of the address, which must be the certificate's."""
+        peer = self._peer(request)
+        wanted = request.match_info["cluster"]
+        if peer.witness or peer.cluster != wanted:
+            raise _forbidden(f"your certificate is of cluster {peer.cluster}")
+        return wanted
+
+
+def _forbidden(why: str) -> web.HTTPForbidden:
+    text = json.dumps({"error": {"code": "HF5001", "message": why}})
+    return web.HTTPForbidden(text=text, content_type="application/json")
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
@@ -98,22 +134,6 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict) or not isinstance(body.get("record"), dict):
         raise BidRefused("a bid is {expected, record}")
     return body
-
-
-def _node(request: web.Request) -> Peer:
-    connection = request.transport.get_extra_info("ssl_object") if request.transport else None
-    if connection is None:
-        raise web.HTTPForbidden(text="mutual TLS only")
-    return peer_name(connection)
-
-
-def _cluster(request: web.Request) -> str:
-    """The cluster of the address, which must be the certificate's."""
-    peer = _node(request)
-    wanted = request.match_info["cluster"]
-    if peer.witness or peer.cluster != wanted:
-        raise web.HTTPForbidden(text=f"your certificate is of cluster {peer.cluster}")
-    return wanted
 
 
 @web.middleware

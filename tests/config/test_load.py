@@ -82,6 +82,7 @@ WRONG = [
         "8:5: modules.0: kind is given twice",
     ),
     ("two nodes of one name", ("name: lyon", "name: paris"), "two nodes are named paris"),
+    ("a node named as a folder of init", ("name: lyon", "name: witness"), "no node may be named witness"),
     (
         "a node that is not there",
         ("[paris, lyon]", "[paris, lion]"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -12,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.host.tls import client_context
 from orchestrator.model.errors import RegisterRefused, RegisterUnreachable
 from orchestrator.model.names import ClusterName, Nonce
 from orchestrator.model.record import Outcome
 from orchestrator.providers.onprem.register import WitnessRegister
 from orchestrator.setup.bundle import init
+from orchestrator.setup.ca import Issued, issue
 from tests.mirror.words import CLUSTER, SHOP, A, B, record
+from tests.support.answering import answering
 from tests.witness import conformance
 
 
@@ -170,6 +175,62 @@ def test_a_certificate_speaks_for_its_own_cluster_and_node_alone(tmp_path: Path,
 
     with serving(tmp_path, keys / "witness", tmp_path / "other" / "witness") as served:
         asyncio.run(story(served))
+
+
+def test_a_ca_speaks_for_its_own_cluster_whatever_names_it_writes(tmp_path: Path, keys: Path) -> None:
+    """Who runs one cluster of a shared witness can make certificates with another cluster's name in them."""
+    init("other", [A, B], str(tmp_path / "other"))
+    forged = _forged(keys / "ca", keys / A, tmp_path / "forged", "other")
+
+    async def story(served: Served) -> None:
+        with pytest.raises(RegisterRefused, match="another cluster's CA"):
+            await _read_through(served, forged, CLUSTER)
+        with pytest.raises(RegisterUnreachable):
+            await _read_through(served, forged, "other")
+
+    with serving(tmp_path, keys / "witness", tmp_path / "other" / "witness") as served:
+        asyncio.run(story(served))
+
+
+def _forged(authority: Path, pattern: Path, out: Path, cluster: str) -> Path:
+    """A node's bundle with a certificate that this CA made out to a node of another cluster."""
+    ca = Issued((authority / "ca.crt").read_bytes(), (authority / "ca.key").read_bytes())
+    made = issue(ca, cluster, A)
+    shutil.copytree(pattern, out)
+    (out / "node.crt").write_bytes(made.certificate)
+    (out / "node.key").write_bytes(made.key)
+    return out
+
+
+async def _read_through(served: Served, bundle: Path, door: str) -> object:
+    """Read the other cluster's record through this cluster's door, believing any witness."""
+    client = WitnessRegister(served.url, ClusterName("other"), str(bundle), 5.0)
+    client._context = client_context(str(bundle))
+    client._context.verify_mode = ssl.CERT_NONE
+    client._door = f"witness.{door}"
+    try:
+        return await client.read(SHOP)
+    finally:
+        await client.close()
+
+
+def test_a_node_cannot_pass_for_the_witness(tmp_path: Path, keys: Path) -> None:
+    """It would grant whatever it likes; nothing may even be asked of it."""
+
+    async def ask(bundle: Path, name: str) -> tuple[object, int]:
+        async with answering(bundle, {"record": None}, name) as served:
+            client = WitnessRegister(f"https://127.0.0.1:{served.port}", CLUSTER, str(keys / A), 5.0)
+            try:
+                return await client.read(SHOP), served.requests
+            except RegisterRefused as fault:
+                return str(fault), served.requests
+            finally:
+                await client.close()
+
+    assert asyncio.run(ask(keys / "witness", "witness")) == (None, 1)
+    answer, requests = asyncio.run(ask(keys / B, "node"))
+    assert f"node {B} of cluster {CLUSTER}, not the witness" in str(answer)
+    assert requests == 0
 
 
 def test_damage_is_told_and_never_becomes_a_fresh_start(tmp_path: Path, keys: Path) -> None:

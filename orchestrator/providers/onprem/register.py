@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import ssl
 import time
 from typing import Any
 
 import aiohttp
 
 from orchestrator.cluster.register import BidResult
-from orchestrator.host.tls import client_context, peer_name
+from orchestrator.host.tls import check_witness, client_context
 from orchestrator.model.errors import CorruptState, RegisterRefused, RegisterUnreachable
 from orchestrator.model.names import ClusterName, ModuleName
 from orchestrator.model.record import Outcome, Record
@@ -23,8 +23,12 @@ class WitnessRegister:
         self.url = url.rstrip("/")
         self.rtt_s: float | None = None
         """Of the newest answer."""
+        self.why = ""
+        """Why the newest question had no answer; nothing when it had."""
         self._cluster = cluster
-        self._context = client_context(bundle)
+        self._door = f"witness.{cluster}"
+        # Judged in the handshake: a node of the cluster must not pass for its witness.
+        self._context = client_context(bundle, lambda peer: check_witness(peer, cluster))
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -57,35 +61,22 @@ class WitnessRegister:
                 method,
                 f"{self.url}/v1/{self._cluster}/{module}",
                 data=json.dumps(body) if body else None,
-                server_hostname=f"witness.{self._cluster}",
+                server_hostname=self._door,
             ) as response:
-                self._check_witness(response)
                 answer: dict[str, Any] = await response.json(content_type=None)
         except aiohttp.ClientConnectorCertificateError as fault:
-            raise RegisterRefused(self.url, f"its certificate is not of this cluster ({fault})") from fault
+            raise RegisterRefused(self.url, f"its certificate: {_reason(fault.certificate_error)}") from fault
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as fault:
-            raise RegisterUnreachable(self.url, str(fault) or type(fault).__name__) from fault
-        except asyncio.CancelledError:
-            raise
+            self.why = _reason(fault)
+            raise RegisterUnreachable(self.url, self.why) from fault
         self.rtt_s = time.monotonic() - begun
+        self.why = ""
         if response.status == 503:
-            raise RegisterUnreachable(self.url, self._why(answer))
+            self.why = self._why(answer)
+            raise RegisterUnreachable(self.url, self.why)
         if response.status != 200:
             raise RegisterRefused(self.url, self._why(answer))
         return answer
-
-    def _check_witness(self, response: aiohttp.ClientResponse) -> None:
-        """A node of the cluster must not pass for its witness."""
-        connection = response.connection
-        transport = connection.transport if connection else None
-        tls = transport.get_extra_info("ssl_object") if transport else None
-        if tls is None:
-            return  # the answer is complete and the connection already back in its pool: it was checked there
-        peer = peer_name(tls)
-        if not peer.witness or peer.cluster != self._cluster:
-            raise RegisterRefused(
-                self.url, f"{peer.name} of cluster {peer.cluster} is not this cluster's witness"
-            )
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -105,3 +96,10 @@ class WitnessRegister:
     def _why(answer: dict[str, Any]) -> str:
         error = answer.get("error")
         return str(error.get("message", error)) if isinstance(error, dict) else str(answer)[:200]
+
+
+def _reason(fault: Exception) -> str:
+    """What went wrong, in words that lead to its cause."""
+    if isinstance(fault, ssl.SSLError | aiohttp.ClientSSLError) or "alert" in str(fault).lower():
+        return f"no TLS with it: {fault}; it may not know this cluster's bundle"
+    return str(fault) or type(fault).__name__
