@@ -216,7 +216,7 @@ class Cluster:
         answer = ask(str(machine.run_dir / "agent.sock"), "GET", "/api/v1/status")
         return answer[1] if answer and answer[0] == 200 else None
 
-    def act(self, node: str, **wish: Any) -> tuple[int, dict[str, Any]] | None:
+    def act(self, node: str, /, **wish: Any) -> tuple[int, dict[str, Any]] | None:
         """One action over the API."""
         path = f"/api/v1/modules/{MODULE}/actions"
         return ask(str(self.machines[node].run_dir / "agent.sock"), "POST", path, wish)

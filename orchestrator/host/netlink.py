@@ -67,6 +67,8 @@ class Netlink:
 
         kernel: Any = AsyncIPRoute
         self._kernel = kernel()
+        # A socket carries one dump at a time: the kernel answers EBUSY to a second one.
+        self._dumping = asyncio.Lock()
 
     async def open(self) -> None:
         await self._kernel.setup_endpoint()
@@ -99,7 +101,8 @@ class Netlink:
 
         for _ in range(DUMPS_MAX):
             try:
-                return [message async for message in await getattr(self._kernel, what)("dump", **choice)]
+                async with self._dumping:
+                    return [message async for message in await getattr(self._kernel, what)("dump", **choice)]
             except NetlinkDumpInterrupted:
                 continue
             except NetlinkError as fault:

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import NO_REPLY, Caller, Handler, Session, Wishes
+from tests.support.waiting import eventually
 
 
 class Kernel:
@@ -111,6 +112,7 @@ def test_a_held_request_is_answered_later_and_others_go_on_meanwhile(kernels: li
     kernel.ask(wire.Op.FSYNC, unique=4)
     kernel.ask(wire.Op.READ, unique=6)
     assert kernel.hear() == (6, 0, b"data")
+    eventually(lambda: held)
     kernel.session.reply(held[0], errno.EIO)
     assert kernel.hear() == (4, -errno.EIO, b"")
 
