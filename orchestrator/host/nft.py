@@ -127,6 +127,22 @@ class DeadMan:
         return True
 
 
+def is_silenced(nft: Nft, address: str) -> bool:
+    """Whether the dead-man lease, whoever keeps it, lets this machine answer for the address no more."""
+    version = ipaddress.ip_address(address).version
+    if not _has_element(nft, f"guarded{version}", address):
+        return False
+    return not _has_element(nft, f"held{version}", address)
+
+
+def _has_element(nft: Nft, name: str, address: str) -> bool:
+    try:
+        nft.run(f"get element inet {TABLE} {name} {{ {address} }}")
+    except RulesRefused:
+        return False
+    return True
+
+
 # Declared, deleted, declared anew: what an earlier life held is silent at once.
 _BASE: Final = f"""
 add table inet {TABLE}

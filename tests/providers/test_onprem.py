@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from orchestrator.host.nft import DeadMan, open_nft
 from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import AddressRefused
 from orchestrator.model.events import LinkLost, LinkRestored
@@ -199,6 +200,35 @@ def test_somebody_who_claims_our_address_is_named_and_answered(net: Switch, vip:
         assert a.provider.conflicts == {vip.partition("/")[0]: mac(net["b"])}
         await a.provider.close()
         await b.provider.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("vip", [V4, V6])
+def test_a_node_whose_lease_ended_never_shouts_its_successor_down(net: Switch, vip: str) -> None:
+    bare = vip.partition("/")[0]
+
+    async def story() -> None:
+        a, b = Node(net, "a", (VipConfig(vip),)), Node(net, "b", (VipConfig(vip),))
+        await a.start()
+        await a.claim()
+        with inside(net["a"]):
+            DeadMan(open_nft(), [bare])  # guarded, and held by nobody any more
+        await b.start()
+        ping(net, bare)
+        await b.claim()
+        await until(lambda: a.saw(AddressConflict))
+        await a.provider.announce()
+        again = Node(net, "a", (VipConfig(vip),))
+        await again.start(held=True)
+        # Past both bursts, told by the last frame of the successor's: the client never learnt another MAC.
+        for _ in range(20):
+            await until(lambda: cached(net, bare) == mac(net["b"]))
+            await asyncio.sleep(0.06)
+            assert cached(net, bare) == mac(net["b"])
+        assert not b.saw(AddressConflict)
+        for node in (a, again, b):
+            await node.provider.close()
 
     asyncio.run(story())
 

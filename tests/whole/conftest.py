@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ class Running:
 
 
 @contextmanager
-def running(**options: Any) -> Iterator[Running]:
-    """Two nodes in sync; on a failure the logs stay, and the message says where."""
+def running(keep: Callable[[], bool] = lambda: False, **options: Any) -> Iterator[Running]:
+    """Two nodes in sync; the logs stay where `keep` says so at the end, or on a fault, which says where."""
     work = Path(tempfile.mkdtemp(prefix="hafarm-test-"))
     cluster = Cluster(work, **options)
     failed = True
@@ -82,7 +82,7 @@ def running(**options: Any) -> Iterator[Running]:
         served = Running(cluster)
         served.begin()
         yield served
-        failed = False
+        failed = keep()
     except BaseException as fault:
         fault.add_note(f"logs of the cluster: {work}")
         raise
@@ -92,7 +92,21 @@ def running(**options: Any) -> Iterator[Running]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome: Any = yield
+    report: pytest.TestReport = outcome.get_result()
+    if report.failed:
+        item.stash[_failed] = True
+        where = getattr(item, "funcargs", {}).get("served")
+        if isinstance(where, Running):
+            report.sections.append(("logs of the cluster", str(where.cluster.work)))
+
+
 @pytest.fixture
-def served() -> Iterator[Running]:
-    with running() as served:
+def served(request: pytest.FixtureRequest) -> Iterator[Running]:
+    with running(lambda: request.node.stash.get(_failed, False)) as served:
         yield served

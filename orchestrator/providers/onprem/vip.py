@@ -9,6 +9,7 @@ from itertools import chain, repeat
 from typing import Final
 
 from orchestrator.host.netlink import Changes, Interface, Link, Netlink, Placed, Route
+from orchestrator.host.nft import Nft, is_silenced, open_nft
 from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 from orchestrator.model.events import LinkLost, LinkRestored
@@ -55,6 +56,7 @@ class OnPrem:
         """Who else said to have which of our addresses, by MAC, most recently."""
         self._conflict_at: dict[Address, float] = {}
         self._kernel: Netlink | None = None
+        self._rules: Nft | None = None
         self._changes: Changes | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -67,12 +69,15 @@ class OnPrem:
         assert self._kernel is None, "started once"
         self._kernel = Netlink()
         await self._kernel.open()
+        self._rules = open_nft()
         self._changes = Changes(self._changed.set)
         self._wanted = held
         async with self._one_at_a_time:
             if not held:
                 await self._take_away()
             await self._look()
+        if self._held and "announce" not in self._tasks:
+            self._tasks["announce"] = asyncio.create_task(self._say_again(()))
         self._tasks["watch"] = asyncio.create_task(self._watch())
 
     async def observe(self) -> Owner:
@@ -124,7 +129,7 @@ class OnPrem:
             task.cancel()
         if self._held:
             self._say()
-            self._tasks["announce"] = asyncio.create_task(self._say_again())
+            self._tasks["announce"] = asyncio.create_task(self._say_again(BURST_S))
 
     def held(self) -> list[HeldAddress]:
         return [HeldAddress(str(address), link.name) for address, link in self._held.items()]
@@ -266,8 +271,9 @@ class OnPrem:
             held = self._held.get(address)
             if held is not None and (held.index, held.mac) == (link.index, link.mac):
                 return False
-            await self._put(address, link)  # Adopted, or the interface has another MAC now.
-            return True
+            await self._put(address, link)
+            # Adopted from an earlier agent it is known to everybody already; under another MAC it is not.
+            return held is not None
         try:
             await self._put(address, link)
         except AddressRefused:
@@ -278,12 +284,16 @@ class OnPrem:
     # --- the wire ---------------------------------------------------------------------------------------
 
     def _say(self) -> None:
+        """Announce what this machine answers for: behind an ended lease another node may have the address."""
+        assert self._rules is not None
         for address, link in self._held.items():
+            if is_silenced(self._rules, str(address.ip)):
+                continue
             for frame in frames(address.ip, link.mac):
                 self._wires[link.name].send(frame)
 
-    async def _say_again(self) -> None:
-        for pause_s in chain(BURST_S, repeat(AGAIN_S)):
+    async def _say_again(self, burst_s: tuple[float, ...]) -> None:
+        for pause_s in chain(burst_s, repeat(AGAIN_S)):
             await asyncio.sleep(pause_s)
             self._say()
 
