@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import stat
@@ -524,17 +525,22 @@ class Copier:
         for first in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES), BLOCKS_MAX):
             self._check()
             count = min(BLOCKS_MAX, -(-end // BLOCK_BYTES) - first)
-            try:
-                answer = self._question("hash", volume, path, first=first, count=count)
-                blocks = answer["blocks"]
-            except FileNotFoundError:
-                blocks = []
-            own = trees.hash_blocks(reader, first, count)
+            blocks, own = trees.side_by_side(
+                functools.partial(self._hashes, volume, path, first, count),
+                functools.partial(trees.hash_blocks, reader, first, count),
+            )
             for number, digest in enumerate(own):
                 if number >= len(blocks) or blocks[number] != digest:
                     self._send_block(volume, path, reader, entry, (first + number) * BLOCK_BYTES)
             self._tally.compared += len(own) * BLOCK_BYTES
             self._tell(path)
+
+    def _hashes(self, volume: int, path: bytes, first: int, count: int) -> list[str]:
+        try:
+            blocks: list[str] = self._question("hash", volume, path, first=first, count=count)["blocks"]
+        except FileNotFoundError:
+            return []
+        return blocks
 
     def _send_all(self, volume: int, path: bytes, reader: int, own: Entry) -> None:
         """A new file: its data regions, then its size."""

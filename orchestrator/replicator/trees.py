@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Final, TypeVar
 
 from orchestrator.host import disk
 from orchestrator.mirror.differ import Key
@@ -16,6 +18,13 @@ BLOCK_BYTES: Final = 256 << 10  # small enough to spare the wire, large enough t
 BLOCKS_MAX: Final = 256  # one answer covers 64 MiB: a fraction of a second of hashing
 NAMES_MAX: Final = 10_000  # entries in one answer, some 2 MiB
 _ZEROS: Final = bytes(BLOCK_BYTES)
+_HASHERS: Final = ThreadPoolExecutor(4, "hash")
+"""Reading and hashing leave the interpreter's lock: four keep a fast disk and two to four cores busy."""
+_ASKERS: Final = ThreadPoolExecutor(4, "ask")
+"""One a copy or comparison that runs at a time; more of them wait for each other."""
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 Entry = dict[str, Any]
 Excluded = Callable[[int, bytes], bool]
@@ -110,13 +119,34 @@ def list_entries(root: int, path: bytes, after: bytes) -> tuple[dict[bytes, Entr
 
 def hash_blocks(fd: int, first: int, count: int) -> list[str]:
     """A digest for each block that begins before the end of the file; of nothing but zeros: empty."""
+    ends = -(-os.fstat(fd).st_size // BLOCK_BYTES)
+    blocks = range(first, min(first + min(count, BLOCKS_MAX), ends))
+    hashed = functools.partial(_hash_block, fd)
+    # Most files are of one block: no thread is asked for those.
+    found = _HASHERS.map(hashed, blocks) if len(blocks) > 1 else map(hashed, blocks)
     digests: list[str] = []
-    for block in range(first, first + min(count, BLOCKS_MAX)):
-        data = os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES)
-        if not data:
-            break
-        digests.append("" if data == _ZEROS[: len(data)] else _digest(data))
+    for digest in found:
+        if digest is None:
+            break  # the file became shorter meanwhile
+        digests.append(digest)
     return digests
+
+
+def _hash_block(fd: int, block: int) -> str | None:
+    data = os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES)
+    if not data:
+        return None
+    return "" if data == _ZEROS[: len(data)] else _digest(data)
+
+
+def side_by_side(theirs: Callable[[], T], own: Callable[[], U]) -> tuple[T, U]:
+    """Let the peer work while this node works; what either raises is raised, the peer's first."""
+    asked = _ASKERS.submit(theirs)
+    try:
+        mine = own()
+    finally:
+        wait([asked])
+    return asked.result(), mine
 
 
 def _digest(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Callable
@@ -112,8 +113,11 @@ class Verifier:
             blocks = -(-size // BLOCK_BYTES)
             for first in range(0, blocks, BLOCKS_MAX):
                 count = min(BLOCKS_MAX, blocks - first)
-                answer = self._question("hash", volume, path, first=first, count=count)
-                if answer["blocks"] != trees.hash_blocks(fd, first, count):
+                question = functools.partial(self._question, "hash", volume, path, first=first, count=count)
+                answer, own = trees.side_by_side(
+                    question, functools.partial(trees.hash_blocks, fd, first, count)
+                )
+                if answer["blocks"] != own:
                     return True
             return False
         except OSError:
