@@ -82,7 +82,8 @@ def bid(turn: Turn, expected: Record | None, record: Record) -> None:
     assert expected is None or record.forced or record.epoch == expected.epoch + 1
     if mirror.held is not None:
         widened = mirror.required | record.in_sync
-        if widened != mirror.required:
+        if not record.in_sync <= mirror.held.in_sync:
+            # Also where it was ordered before: what was ordered may not have reached the gate.
             turn.set(required=widened, widening=widened - mirror.required)
             lease(turn)
             turn.do(WidenRequired(mirror.module, widened))
@@ -193,7 +194,7 @@ def _resolve(turn: Turn, record: Record) -> None:
         return
     turn.set(bids=pending)
     if not pending:
-        turn.set(bid_since=None, force=False)
+        turn.set(bid_since=None, force=False, widening=frozenset())
     held = mirror.held
     if held is None and len(pending) < len(mirror.bids):
         # The tag has moved past every bid of this life, those of a former agent too: none can land any more.

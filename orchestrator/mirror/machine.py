@@ -279,6 +279,8 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
             _what_was_dropped(turn)
         case "WidenRequired" | "Mute" | "Lease":
             turn.set(retry_at=soon, leased=None)
+            if effect == "WidenRequired":
+                _not_widened(turn)
             _what_was_dropped(turn)
         case "Follow" | "AdmitReign":
             turn.set(following=None, retry_at=soon)
@@ -293,6 +295,19 @@ def _stop_without_the_gate(turn: Turn) -> None:
         turn.do(StopApplication(module, force=True), ReleaseAddresses(module))
 
 
+def _not_widened(turn: Turn) -> None:
+    """The gate refused the newcomers: the bid that names them, the only one under way, was never sent."""
+    mirror = turn.mirror
+    if not mirror.bidding or not mirror.widening or not mirror.bids:
+        return
+    unsent = mirror.bids[-1]
+    turn.set(bids=mirror.bids[:-1], required=mirror.required - mirror.widening, widening=frozenset())
+    for name in unsent.in_sync & mirror.widening:
+        turn.peer(name, ready=None)
+    if not turn.mirror.bids:
+        turn.set(bid_since=None)
+
+
 def _what_was_dropped(turn: Turn) -> None:
     """A bid or a reign behind the failed effect never left: it is decided anew."""
     mirror = turn.mirror
@@ -303,15 +318,7 @@ def _what_was_dropped(turn: Turn) -> None:
             StopApplication(mirror.module, force=True),
             ReleaseAddresses(mirror.module),
         )
-    if mirror.bidding and mirror.widening:
-        # The gate refused the newcomers, and the bid that names them was not sent.
-        unsent = mirror.bids[-1]
-        turn.set(bids=mirror.bids[:-1], required=mirror.required - mirror.widening, widening=frozenset())
-        for name in unsent.in_sync & mirror.widening:
-            turn.peer(name, ready=None)
-        if not turn.mirror.bids:
-            turn.set(bid_since=None)
-        mirror = turn.mirror
+    # A bid may be out, or not: it stays among the unresolved ones, which is right for both.
     turn.set(bidding=False, halting=False)
     if mirror.held is None:
         turn.set(following=None)

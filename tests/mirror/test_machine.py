@@ -143,6 +143,32 @@ def test_a_joiner_is_required_before_the_bid_that_takes_it_in() -> None:
     assert story.mirror.role is Role.PRIM
 
 
+def test_a_bid_that_is_out_stays_unresolved_when_the_state_disk_fails() -> None:
+    story = alone()
+    story.hears(ev.PeerAlive(B), ev.StreamUp(SHOP, B), ev.MemberReady(SHOP, B, LIFE[B]))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(asks(Start()), ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    assert story.mirror.bids == (bid.record,)
+    assert story.mirror.required == {A, B}
+
+
+def test_a_bid_that_is_proved_while_the_state_disk_fails_gives_no_role() -> None:
+    story = alone()
+    story.hears(ev.PeerAlive(B), ev.StreamUp(SHOP, B), ev.MemberReady(SHOP, B, LIFE[B]))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.RegisterAnswered(SHOP, bid.record), ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    assert story.mirror.held is None
+    assert story.ordered(do.CloseGate)
+
+
+def test_a_newcomer_that_the_gate_refuses_was_never_bid_for() -> None:
+    story = alone()
+    story.hears(ev.PeerAlive(B), ev.StreamUp(SHOP, B), ev.MemberReady(SHOP, B, LIFE[B]))
+    story.hears(ev.EffectFailed(SHOP, "WidenRequired", "not ready any more"))
+    assert story.mirror.bids == ()
+    assert story.mirror.required == {A}
+
+
 def test_a_joiner_lost_while_its_bid_is_unresolved_stays_required() -> None:
     story = alone()
     story.hears(ev.PeerAlive(B), ev.StreamUp(SHOP, B), ev.MemberReady(SHOP, B, LIFE[B]))

@@ -58,9 +58,10 @@ def play(seed: int, log: bool = False, cluster: Cluster | None = None) -> Outcom
     except Violation as found:
         violation = str(found)
         world.note(f"VIOLATION {found}")
-    except AssertionError as found:
+    except Exception as found:
+        # Whatever a machine raises would have ended the agent.
         at = traceback.extract_tb(found.__traceback__)[-1]
-        violation = f"assertion {found} in {at.name}: {at.line}"
+        violation = f"{type(found).__name__} {found} in {at.name}: {at.line}"
         world.note(f"VIOLATION {violation}")
     return Outcome(
         seed,
