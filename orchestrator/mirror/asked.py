@@ -187,7 +187,7 @@ def _promote(turn: Turn, request: RequestId, order: Promote) -> None:
     if reason:
         turn.refuse(request, *reason)
         return
-    turn.set(force=True, wanted=True, retry_at=None)
+    turn.set(force=True, accept_loss=order.accept_data_loss, wanted=True, retry_at=None)
     bids.store(turn)
     if not mirror.member:
         turn.tell("HF1210", "promoted by the operator: what the other side acknowledged since is set aside")
@@ -202,6 +202,11 @@ def _cannot_promote(mirror: Mirror, order: Promote) -> tuple[str, str] | None:
         return "HF1212", f"this node's volume is not ready: {mirror.failed or 'start the module here first'}"
     if mirror.record is None:
         return "HF1213", "no record is known: a first start is `hafarm start MODULE --first NODE`"
+    if mirror.register is Register.SILENT and not order.accept_data_loss and not mirror.offline:
+        return "HF1217", (
+            "the register does not answer: another node may be granted the role meanwhile, and what is written "
+            "here would be lost; bring it back, or accept that with --accept-data-loss"
+        )
     others = [
         peer
         for peer in mirror.peers.values()

@@ -27,7 +27,7 @@ HEALTH_PERIOD_S = 60.0
 
 def may_bid(mirror: Mirror, expected: Record) -> bool:
     """R2: only a member of the in-sync set of the record whose tag is bid on; or an operator's order."""
-    return mirror.me in expected.in_sync or mirror.force
+    return mirror.me in expected.in_sync or mirror.accept_loss
 
 
 def may_create(mirror: Mirror) -> bool:
@@ -194,7 +194,7 @@ def _resolve(turn: Turn, record: Record) -> None:
         return
     turn.set(bids=pending)
     if not pending:
-        turn.set(bid_since=None, force=False, widening=frozenset())
+        turn.set(bid_since=None, force=False, accept_loss=False, widening=frozenset())
     held = mirror.held
     if held is None and len(pending) < len(mirror.bids):
         # The tag has moved past every bid of this life, those of a former agent too: none can land any more.

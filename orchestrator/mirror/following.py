@@ -84,14 +84,17 @@ def _same_gate(turn: Turn, held: Record) -> None:
 
 def _take_back(turn: Turn, event: ReplicatorUp, record: Record) -> None:
     """The agent restarted beneath a serving gate: go on where it stands, touch nothing."""
-    turn.set(held=record, required=event.required | record.in_sync, stage=Stage.OVERLAP, again_at=None)
+    turn.set(held=record, required=event.required | record.in_sync, stage=Stage.OVERLAP)
     turn.become(bids.role_under(turn.mirror, record))
-    turn.set(running=event.application)
+    turn.set(running=event.application, again_at=None)
     if event.application and event.addresses:
         turn.set(stage=Stage.SERVING, claimed=True)
         bids.lease(turn)
-    else:
-        serving.go_on(turn)
+        return
+    if not event.application and not event.addresses:
+        # The former agent may have been waiting for the other side's end.
+        turn.set(again_at=serving.others_end(turn, record))
+    serving.go_on(turn)
 
 
 def replicator_lost(turn: Turn, why: str) -> None:
@@ -137,7 +140,7 @@ def wait_or_take(turn: Turn) -> None:
         _begin(turn)
     elif record is None or mirror.register is Register.RESTORED or not mirror.stored:
         _ask_again(turn)
-    elif mirror.force and mirror.register is Register.SILENT:
+    elif mirror.accept_loss and mirror.register is Register.SILENT:
         _serve_offline(turn, record)
     elif mirror.leaving and mirror.me not in record.in_sync:
         _left(turn)
@@ -215,24 +218,27 @@ def _take_over(turn: Turn, record: Record) -> None:
         return
     if bids.may_open(mirror, record):
         if mirror.proved:
-            serving.open_gate(turn, record, takeover=record.reason == TAKEOVER)
+            serving.open_gate(turn, record)
         else:
             _ask_again(turn)
         return
     if mirror.retry_at is not None and mirror.retry_at > turn.now:
         return
     if not bids.may_bid(mirror, record):
-        # The record names us, and yet we are not in it: cannot be, or not our turn.
+        # An operator's order came too late: this copy is not in sync any more.
+        turn.set(force=False)
         follow(turn, record)
         return
     assert mirror.life is not None
-    reason = "restart" if record.primary == mirror.me else TAKEOVER
+    # A take-over that this life has not opened is still one, also when a former agent or life had won it.
+    restart = record.primary == mirror.me and record.reason not in serving.MAY_OVERLAP
+    reason = serving.PROMOTED if mirror.force else "restart" if restart else serving.TAKEOVER
     wish = record.following(
         primary=mirror.me,
         in_sync=frozenset({mirror.me}),
         nonce=mirror.life,
-        forced=mirror.force and mirror.me not in record.in_sync,
-        reason="promoted by the operator" if mirror.force else reason,
+        forced=mirror.accept_loss and mirror.me not in record.in_sync,
+        reason=reason,
     )
     bids.bid(turn, record, wish)
 
@@ -248,14 +254,11 @@ def _serve_offline(turn: Turn, record: Record) -> None:
         in_sync=frozenset({mirror.me}),
         nonce=mirror.life,
         forced=True,
-        reason="promoted by the operator without the register",
+        reason=serving.PROMOTED_OFFLINE,
     )
-    turn.set(record=reign, proved=False, epoch=reign.epoch, offline=True, force=False)
+    turn.set(record=reign, proved=False, epoch=reign.epoch, offline=True)
     bids.store(turn)
-    serving.open_gate(turn, reign, takeover=False)
-
-
-TAKEOVER = "take-over"
+    serving.open_gate(turn, reign)
 
 
 def follow(turn: Turn, record: Record) -> None:

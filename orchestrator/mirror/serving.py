@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.mirror.bids import bid, lease, mute, read, role_under, store
-from orchestrator.mirror.state import Ending, Mirror, Register, Stage
+from orchestrator.mirror.state import Ending, Mirror, Peer, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.effects import (
     ClaimAddresses,
@@ -28,7 +28,15 @@ OVERLAP_MARGIN_S = 2.0
 """With `overlap: none` a successor waits T and this much more: the old side's kill and its scheduling."""
 
 
-def open_gate(turn: Turn, record: Record, takeover: bool) -> None:
+SWAP = "swap"
+TAKEOVER = "take-over"
+PROMOTED = "promoted by the operator"
+PROMOTED_OFFLINE = "promoted by the operator without the register"
+MAY_OVERLAP = frozenset({TAKEOVER, PROMOTED, PROMOTED_OFFLINE})
+"""Reasons of records that are won while another node may still be serving."""
+
+
+def open_gate(turn: Turn, record: Record) -> None:
     """Become primary under a proved record."""
     mirror = turn.mirror
     assert record.primary == mirror.me
@@ -41,7 +49,9 @@ def open_gate(turn: Turn, record: Record, takeover: bool) -> None:
         stage=Stage.OPENING,
         following=None,
         offline=mirror.offline,
-        again_at=_others_end(turn, takeover),
+        force=False,
+        accept_loss=False,
+        again_at=others_end(turn, record),
     )
     mute(turn)
     turn.forget_streams()
@@ -49,15 +59,22 @@ def open_gate(turn: Turn, record: Record, takeover: bool) -> None:
     turn.do(TakeReign(mirror.module, record))
 
 
-def _others_end(turn: Turn, takeover: bool) -> Instant | None:
+def others_end(turn: Turn, record: Record) -> Instant | None:
     """When the former primary is silent for certain; None: it is already."""
     mirror = turn.mirror
-    if takeover and mirror.overlap == "none":
+    takeover = record.reason in MAY_OVERLAP
+    # A swap's record was bid after everything had ended there; what is heard of it may be older.
+    serves = record.reason != SWAP and any(_may_serve(peer) for peer in mirror.peers.values())
+    if mirror.overlap == "none" and (takeover or serves):
         return turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S)
-    if takeover and mirror.muted is not True:
-        # The bid landed late, after we had begun to echo again: T counts from here (T4).
+    if serves or (takeover and mirror.muted is not True):
+        # The bid landed late, after we had begun to echo again, perhaps a former agent's: T counts from here.
         return turn.at_the_latest(mirror.timings.detection_s)
     return None
+
+
+def _may_serve(peer: Peer) -> bool:
+    return peer.said is not None and peer.said.serving and not peer.gone
 
 
 def reign_taken(turn: Turn, record: Record) -> None:
@@ -248,7 +265,7 @@ def hand(turn: Turn, equal: frozenset[NodeName]) -> None:
     assert said is not None
     assert said.life is not None
     in_sync = mirror.held.in_sync & (equal | {mirror.me})
-    record = mirror.held.following(primary=mirror.heir, in_sync=in_sync, nonce=said.life, reason="swap")
+    record = mirror.held.following(primary=mirror.heir, in_sync=in_sync, nonce=said.life, reason=SWAP)
     bid(turn, mirror.held, record)
 
 

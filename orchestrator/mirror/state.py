@@ -150,7 +150,9 @@ class Mirror:
     first: bool = False
     """The operator chose this node's files to begin with."""
     force: bool = False
-    """The operator accepted data loss: the next bid may pass R2."""
+    """The operator promotes this node: the next bid need not wait for the primary's loss."""
+    accept_loss: bool = False
+    """With `force`: the operator accepted data loss, so it may pass R2, and do without the register."""
     offline: bool = False
     """Serving by that order without the register's grant: no role is given back by itself."""
     muted: bool | None = None

@@ -178,6 +178,12 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "This node serves by an operator's order and the register, which answers again, says otherwise.",
             "`hafarm promote MODULE --node NODE --accept-data-loss` once more keeps this side.",
         ),
+        "HF1217": Code(
+            "promotion needs the register",
+            "Without the register another node in sync may be granted the role meanwhile: two histories.",
+            "Bring the witness back, or order it again with --accept-data-loss.",
+            REFUSED,
+        ),
         "HF1220": Code(
             "no such node",
             "The order names a node that this module does not have.",

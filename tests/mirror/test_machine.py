@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -127,6 +128,51 @@ def test_a_silent_register_alone_stops_nothing() -> None:
     assert story.ordered(do.ReadRegister)
     story.hears(ev.RegisterSilent(SHOP), ev.TimePassed(), after=5)
     assert (story.mirror.role, story.mirror.phase()) == (Role.PRIM, Phase.READY)
+
+
+def test_a_take_over_that_a_former_agent_won_waits_until_the_old_primary_is_silent() -> None:
+    story = fresh(B, A, B, epoch=7)
+    story.hears(
+        ev.PeerAlive(A),
+        ev.ReplicatorUp(SHOP, LIFE[B], required=frozenset({A, B})),
+        ev.PeerSaid(A, {SHOP: says(Role.PRIM, 7, A, A, B, life=LIFE[A], serving=True)}),
+    )
+    won = replace(record(8, B, B), reason="take-over")
+    story.hears(ev.RegisterAnswered(SHOP, won))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON), ev.ReignTaken(SHOP, bid.record))
+    assert not story.ordered(do.ClaimAddresses)
+    story.hears(ev.TimePassed(), after=0.49)
+    assert not story.ordered(do.ClaimAddresses)
+    story.hears(ev.TimePassed(), after=0.02)
+    assert story.ordered(do.ClaimAddresses)
+
+
+def test_an_agent_that_restarts_while_it_waits_for_the_other_side_waits_on() -> None:
+    story = fresh(B, A, B, epoch=8, overlap="none")
+    held = replace(record(8, B, B), reason="take-over")
+    story.hears(ev.PeerLost(A), ev.ReplicatorUp(SHOP, LIFE[B], held, held.in_sync, open=True))
+    assert not story.ordered(do.ClaimAddresses)
+    story.hears(ev.TimePassed(), after=2.51)
+    assert story.ordered(do.ClaimAddresses)
+
+
+def test_without_the_register_a_member_is_promoted_only_by_an_order_that_accepts_the_loss() -> None:
+    story = secondary(B, A)
+    story.hears(ev.PeerSaid(A, {SHOP: says(Role.WAIT, 7, A, A, B)}), ev.RegisterSilent(SHOP), asks(Promote()))
+    assert answer(story) == "HF1217"
+    story.hears(ev.TimePassed(), ev.RegisterSilent(SHOP), after=3)
+    assert story.mirror.held is None
+    story.hears(asks(Promote(accept_data_loss=True)), ev.RegisterSilent(SHOP))
+    assert story.mirror.offline
+
+
+def test_an_order_that_came_too_late_is_forgotten() -> None:
+    story = secondary(B, A)
+    story.hears(ev.PeerSaid(A, {SHOP: says(Role.WAIT, 7, A, A, B)}), asks(Promote()))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.LOST, record(8, A, A)))
+    assert not story.mirror.force
 
 
 # --- a member joins ----------------------------------------------------------------------------------------
