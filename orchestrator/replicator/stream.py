@@ -20,11 +20,12 @@ from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
-from orchestrator.replicator.copy import Changes, Copier, CopyPlan
+from orchestrator.replicator.copy import Copier
 from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import ChangeKey, Link, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
+from orchestrator.replicator.plan import Changes, CopyPlan
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.verify import Verifier
 

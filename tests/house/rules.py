@@ -56,7 +56,6 @@ BANNED_CALLS: Final = {
 LINES_MAX: Final = 500
 """Files of 100 to 300 lines feel right; one of more than this has more than one idea."""
 LONGER: Final = {
-    "orchestrator/replicator/copy.py": 700,
     "orchestrator/replicator/stream.py": 700,
     "orchestrator/replicator/follower.py": 700,
     "orchestrator/replicator/apply.py": 600,
