@@ -25,6 +25,8 @@ class Gate(Generic[Token]):
         self._durable: dict[NodeName, int] = {}
         self._held: list[tuple[int, int, Token]] = []
         self._count = 0
+        self._acknowledged = 0
+        """Every point up to here may have been acknowledged."""
 
     @property
     def held(self) -> int:
@@ -45,6 +47,17 @@ class Gate(Generic[Token]):
         """Need these members too, from now on: before the bid that names them leaves (R2)."""
         self.required |= frozenset(members)
 
+    def lacking(self, members: Iterable[NodeName]) -> frozenset[NodeName]:
+        """Those that have not confirmed every point acknowledged so far: not to be taken in yet (R7)."""
+        return frozenset(
+            name for name in members if name != self.me and self._durable.get(name, 0) < self._acknowledged
+        )
+
+    def narrow(self, members: Iterable[NodeName]) -> list[Token]:
+        """Need these no more: the bid that would have named them was never sent."""
+        self.required -= frozenset(members)
+        return self._settle()
+
     def serve(self, members: Iterable[NodeName]) -> list[Token]:
         """A bid is proved won: open, and need exactly the members of its record."""
         self.required = frozenset(members)
@@ -57,11 +70,13 @@ class Gate(Generic[Token]):
         assert not self.is_open
         assert not self._held
         self._durable.clear()
+        self._acknowledged = 0
 
     def hold(self, sequence: int, token: Token) -> bool:
         """True when this point is already settled; else it is held."""
         assert self.is_open, "a closed gate holds nothing: the caller answers EIO"
         if sequence <= self.settled_to:
+            self._acknowledged = max(self._acknowledged, sequence)
             return True
         self._count += 1
         heapq.heappush(self._held, (sequence, self._count, token))
@@ -85,5 +100,7 @@ class Gate(Generic[Token]):
         if self.is_open:
             limit = self.settled_to
             while self._held and self._held[0][0] <= limit:
-                settled.append(heapq.heappop(self._held)[2])
+                sequence, _, token = heapq.heappop(self._held)
+                self._acknowledged = max(self._acknowledged, sequence)
+                settled.append(token)
         return settled

@@ -349,6 +349,11 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "The network between the replicators broke, or the other side was silent too long.",
             "Nothing, if it passes: it is dialled again.",
         ),
+        "HF4015": Code(
+            "joiner is not ready any more",
+            "A node that had caught up fell behind again before it was taken in.",
+            "Nothing, if it passes; if not, look at that node's disk and at the network.",
+        ),
         # HF50: who may talk to whom
         "HF5001": Code(
             "not who it must be",

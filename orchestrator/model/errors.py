@@ -104,3 +104,14 @@ class ProcessUnreachable(HafarmError):
 
     def __str__(self) -> str:
         return f"{self.what} does not answer: {self.why}"
+
+
+@dataclass(eq=False)
+class MemberNotReady(HafarmError):
+    """A joiner lacks something that was acknowledged: the bid that takes it in is not sent yet."""
+
+    code: ClassVar[str] = "HF4015"
+    peers: str
+
+    def __str__(self) -> str:
+        return f"{self.peers} has not confirmed everything acknowledged so far; it is tried again by itself"

@@ -162,9 +162,9 @@ class Replicator:
     def widen_required(self, request: Mapping[str, Any]) -> dict[str, Any]:
         members = frozenset(NodeName(name) for name in request["members"])
         with self._orders:
-            # Kept first: a replicator that dies here is followed by one that needs these members too.
-            facts = self._facts.change(required=self._facts.facts.required | members)
             self._primary.widen(members)
+            # Kept before the answer: a replicator that dies now is followed by one that needs them too.
+            facts = self._facts.change(required=self._facts.facts.required | members)
         return {"required": sorted(facts.required)}
 
     def take_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
 from orchestrator.mirror.gate import Gate
 from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
-from orchestrator.model.errors import CorruptState, HafarmError
+from orchestrator.model.errors import CorruptState, HafarmError, MemberNotReady
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
@@ -34,6 +34,8 @@ Tell = Callable[[dict[str, Any]], None]
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
 
+CATCH_UP_S: Final = 1.0
+"""A joiner that is ready is behind by what was acknowledged during one message to the agent and back."""
 ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
 
 _REPLIES: Final = frozenset(
@@ -128,9 +130,26 @@ class Primary:
         return self._gate.held
 
     def widen(self, members: Iterable[NodeName]) -> None:
-        """Need these members' disks too, from now on (R2)."""
+        """Need these members' disks too, from now on (R2). Raises MemberNotReady.
+
+        A point acknowledged after a joiner said that it was ready, and before this, did not wait for it: the
+        bid that makes it a member leaves only when it has that too.
+        """
         with self._lock:
-            self._gate.widen(members)
+            newcomers = frozenset(members) - self._gate.required
+            self._gate.widen(newcomers)
+        deadline = time.monotonic() + CATCH_UP_S
+        while self._gate.lacking(newcomers) and time.monotonic() < deadline:
+            time.sleep(0.005)  # as long as a disk's flush: whoever asks waits for no more than that
+        with self._lock:
+            lacking = self._gate.lacking(newcomers)
+            settled = self._gate.narrow(newcomers) if lacking else []
+        for callback in settled:
+            callback(0)
+        for peer in lacking & self._links.keys():
+            self._links[peer].end_session("it was not ready any more")
+        if lacking:
+            raise MemberNotReady(", ".join(sorted(lacking)))
 
     def take_reign(self, record: Record, required: Iterable[NodeName] = ()) -> None:
         """Serve under this proved record: durable in the lineage first (G1), then told to the others.

@@ -96,3 +96,23 @@ def test_a_new_stream_forgets_what_was_confirmed_of_the_former_one() -> None:
     gate.begin_stream()
     gate.serve({ME, B})
     assert not gate.hold(1, "one")
+
+
+def test_a_joiner_lacks_what_was_acknowledged_before_it_was_required() -> None:
+    gate: Gate[str] = Gate(ME)
+    gate.serve({ME})
+    assert gate.hold(5, "alone")
+    gate.widen({B})
+    assert gate.lacking({B}) == {B}
+    gate.confirm(B, 4)
+    assert gate.lacking({B}) == {B}
+    gate.confirm(B, 5)
+    assert gate.lacking({B}) == frozenset()
+
+
+def test_a_point_that_waited_for_a_joiner_settles_when_it_is_not_taken_in() -> None:
+    gate: Gate[str] = Gate(ME)
+    gate.serve({ME})
+    gate.widen({B})
+    assert not gate.hold(5, "held")
+    assert gate.narrow({B}) == ["held"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.mirror.lineage import Position
+from orchestrator.model.errors import MemberNotReady
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.support.waiting import eventually
 
@@ -70,6 +71,21 @@ def test_a_synced_write_is_acknowledged_once_it_is_on_the_other_disk(pair: Pair)
     answered = durable(pair, pair.live.sync("file"))
     eventually(lambda: answered == [0], 10)
     assert (pair.trees[LYON] / "file").read_bytes() == b"hello"
+
+
+def test_a_joiner_is_not_taken_in_while_it_lacks_something_acknowledged(pair: Pair) -> None:
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    primary = pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 10)
+    pair.stop_follower()
+    assert pair.live is not None
+    pair.live.create("file")
+    pair.live.write("file", 0, b"hello")
+    answered = durable(pair, pair.live.sync("file"))
+    eventually(lambda: answered == [0], 10)
+    with pytest.raises(MemberNotReady):
+        primary.widen({LYON})
+    assert primary.required == {PARIS}
 
 
 def test_a_write_is_held_while_a_required_member_is_away_and_released_by_proof(pair: Pair) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.sim --minutes N [--seed S] [--json FILE]`: seeds until the time is over, then what they met."""
+"""Seeds until the time is over, then what they met: `python -m tests.sim --minutes N [--seed S] [--json FILE]`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.sim.episode import Outcome, play
 WEEK_S = 7 * 24 * 3600.0
 FIRST_SEED = 1
 FAULTS = (
-    "agent crash", "agent pause", "clock change", "cut", "cut from the register", "disk error", "heal", "isolation",
-    "keeper crash", "one-way cut", "pause", "power cut", "pulse crash", "register outage",
+    "agent crash", "agent pause", "clock change", "cut", "cut from the register", "disk error", "heal",
+    "isolation", "keeper crash", "one-way cut", "pause", "power cut", "pulse crash", "register outage",
     "register slow and lossy", "replicator crash", "restart", "state disk error",
 )  # fmt: skip
 EVENTS = (

@@ -300,7 +300,7 @@ class Host:
         )
         if keeper.failed:
             self.tell(VolumeFailed(self.module, keeper.failed))
-        for name, session in keeper.sessions.items():
+        for name in keeper.sessions:
             self.tell(StreamUp(self.module, NodeName(name)))
         if keeper.incoming is not None:
             self.tell(StreamUp(self.module, keeper.incoming.source.host.name))
@@ -629,7 +629,8 @@ class Host:
 def brief(what: object) -> str:
     """An event or effect in a line that a person can read."""
     return re.sub(
-        r"Record\(.*?epoch=(\d+), primary='(\w+)', in_sync=frozenset\((.*?)\),.*?nonce='(....).*?reason='(.*?)'\)",
+        r"Record\(.*?epoch=(\d+), primary='(\w+)', in_sync=frozenset\((.*?)\),.*?nonce='(....)"
+        r".*?reason='(.*?)'\)",
         r"[\1 \2 \3 \4 \5]",
         repr(what),
     )

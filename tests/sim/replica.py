@@ -1,4 +1,4 @@
-"""A model of one mirror's replicator: volume, gate, ordered stream, may-differ logs, copy among live writes."""
+"""A model of one mirror's replicator: volume, gate, ordered stream, may-differ logs, copies."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ class Session:
     """The stream from a primary's gate to one other node's replicator."""
 
     __slots__ = (
-        "alive", "applied", "arrives", "asked_at", "copying", "durable", "frames", "last", "ready", "ready_at",
-        "resending", "source", "start", "target",
+        "alive", "applied", "arrives", "asked_at", "copying", "durable", "frames", "last", "ready",
+        "ready_at", "resending", "source", "start", "target",
     )  # fmt: skip
 
     def __init__(self, source: Keeper, target: Keeper, start: int, copying: list[int] | None) -> None:
@@ -217,7 +217,7 @@ class Keeper:
         self.host.tell(ReignTaken(self.host.module, record))
 
     def tell_ready(self) -> None:
-        """Who lacks nothing and is not in the set: a joiner, or a member that was dropped and is still here."""
+        """Who lacks nothing and is not in the set: a joiner, or a member that was dropped and is here."""
         for name, session in self.sessions.items():
             if session.ready and self.record is not None and name not in self.record.in_sync:
                 self.host.tell(MemberReady(self.host.module, NodeName(name), session.target.life))
@@ -231,11 +231,13 @@ class Keeper:
         self.owns = True
 
     def widen(self, members: frozenset[NodeName]) -> bool:
-        """WidenRequired; refused for a newcomer that lacks something acknowledged: it is not ready any more."""
+        """WidenRequired; refused for a newcomer that lacks something acknowledged."""
         for name in sorted(members - self.required - {self.host.name}):
             session = self.sessions.get(name)
             if session is None or not session.ready or session.durable < self.acked_seq:
                 self.world.counts["widening refused"] += 1
+                if session is not None:
+                    self.end(session, "it was not ready any more")
                 return False
         self.required |= members
         return True

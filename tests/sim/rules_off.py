@@ -1,4 +1,4 @@
-"""Each rule can be switched off here, in the machine or in the simulated gate where it lives, and nowhere else."""
+"""Each rule can be switched off here, in the machine or in the simulated gate where it lives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _patched(*patches: Any) -> Switch:
     return switch  # type: ignore[return-value]
 
 
-# --- R1: the gate counts on itself alone ----------------------------------------------------------------------
+# --- R1: the gate counts on itself alone ----------------------------------------------------------------
 
 
 def _settle_alone(self: Keeper) -> None:
@@ -47,7 +47,7 @@ def _widen_nothing(self: Keeper, members: frozenset[NodeName]) -> bool:
     return True
 
 
-# --- R2: anybody bids -----------------------------------------------------------------------------------------
+# --- R2: anybody bids -----------------------------------------------------------------------------------
 
 
 def _successor_of_any(turn: Any, record: Record) -> bool:
@@ -55,7 +55,7 @@ def _successor_of_any(turn: Any, record: Record) -> bool:
     return peer is not None and peer.gone
 
 
-# --- R3: an unanswered bid is taken for lost ------------------------------------------------------------------
+# --- R3: an unanswered bid is taken for lost ------------------------------------------------------------
 
 _bid_answered = bids.bid_answered
 
@@ -68,7 +68,7 @@ def _unanswered_is_lost(turn: Any, bid: Record, outcome: Outcome, current: Recor
         turn.do(bids.TakeReign(turn.mirror.module, held))
 
 
-# --- R4: the epoch is known and never on disk -----------------------------------------------------------------
+# --- R4: the epoch is known and never on disk -----------------------------------------------------------
 
 
 def _store_no_epoch(self: host.Host, epoch: Epoch, wanted: bool) -> bool:
@@ -76,21 +76,21 @@ def _store_no_epoch(self: host.Host, epoch: Epoch, wanted: bool) -> bool:
     return True
 
 
-# --- R5: any life of the gate will do -------------------------------------------------------------------------
+# --- R5: any life of the gate will do -------------------------------------------------------------------
 
 
 def _may_open_in_any_life(mirror: Mirror, record: Record) -> bool:
     return record.primary == mirror.me
 
 
-# --- R6: whatever arrives is applied --------------------------------------------------------------------------
+# --- R6: whatever arrives is applied --------------------------------------------------------------------
 
 
 def _fits_always(self: Keeper, frame: Frame, epoch: int) -> bool:
     return True
 
 
-# --- R7: the joiner is ready before its disk is ---------------------------------------------------------------
+# --- R7: the joiner is ready before its disk is ---------------------------------------------------------
 
 _copy = Keeper._copy
 
@@ -103,7 +103,7 @@ def _ready_when_sent(self: Keeper, session: Session) -> None:
         self.tell_ready()
 
 
-# --- R8: a swap does not wait until both are equal ------------------------------------------------------------
+# --- R8: a swap does not wait until both are equal ------------------------------------------------------
 
 
 def _drain_nothing(self: Keeper, turn: int, until: float) -> None:
@@ -114,7 +114,7 @@ def _drain_nothing(self: Keeper, turn: int, until: float) -> None:
         self.host.tell(replica.GateClosed(self.host.module, frozenset(map(NodeName, everybody))))
 
 
-# --- R9: an empty register is a reason to create --------------------------------------------------------------
+# --- R9: an empty register is a reason to create --------------------------------------------------------
 
 
 def _may_create_whenever_empty(turn: Any) -> None:
@@ -127,14 +127,14 @@ def _may_create_whenever_empty(turn: Any) -> None:
         bids.bid(turn, None, first)
 
 
-# --- R10: no sync before the application starts ---------------------------------------------------------------
+# --- R10: no sync before the application starts ---------------------------------------------------------
 
 
 def _no_flush(self: Keeper) -> None:
     return
 
 
-# --- the lease outlasts the detection -------------------------------------------------------------------------
+# --- the lease outlasts the detection -------------------------------------------------------------------
 
 
 def _lease_too_long(self: cluster.Cluster, heart: Heart) -> None:
@@ -145,7 +145,7 @@ RULES_OFF: dict[str, Switch] = {
     "R1 the gate counts on nobody": _patched(mock.patch.object(Keeper, "settle", _settle_alone)),
     "R1 the gate is not widened": _patched(mock.patch.object(Keeper, "widen", _widen_nothing)),
     "R2 anybody may bid": _patched(
-        mock.patch.object(bids, "may_bid", lambda mirror, expected: True),
+        mock.patch.object(bids, "may_bid", return_value=True),
         mock.patch.object(following, "_successor", _successor_of_any),
     ),
     "R3 silence is taken for a loss": _patched(mock.patch.object(bids, "bid_answered", _unanswered_is_lost)),
