@@ -71,21 +71,55 @@ def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
     assert "installing Python packages" in done.stderr
 
 
-def test_without_root_it_prints_the_line_that_installs(tmp_path: Path) -> None:
-    """Played with a PATH that lacks `nft`, by a user who may not install it."""
-    tree = _copy(tmp_path)
+def _bare_tools(tmp_path: Path, user: int, *names: str) -> Path:
+    """A PATH with these programs alone, as this user."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("sh", "dirname", "cksum", "cat", "apt-get"):
+    for name in ("sh", "dirname", "cksum", "cat", *names):
         found = next(Path(folder) / name for folder in ("/bin", "/usr/bin") if (Path(folder) / name).exists())
         (tools / name).symlink_to(found)
-    (tools / "id").write_text("#!/bin/sh\necho 1000\n")
-    (tools / "id").chmod(0o755)
+    _script(tools / "id", f"echo {user}")
+    return tools
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def _run_bare(tree: Path, tools: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # `has` looks into the system's folders too; here they must look empty.
     text = (tree / "run").read_text().replace('PATH="$PATH:/usr/sbin:/sbin"', 'PATH="$PATH"')
     (tree / "run").write_text(text)
     env = {"PATH": str(tools)}
-    done = subprocess.run([str(tree / "run"), "demo"], capture_output=True, text=True, timeout=60, env=env)
+    return subprocess.run([str(tree / "run"), *words], capture_output=True, text=True, timeout=60, env=env)
+
+
+def test_a_machine_without_python_is_told_of_all_of_it(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    (tree / ".venv" / ".installed").unlink()
+    done = _run_bare(tree, _bare_tools(tmp_path, 1000), "sim")
+    assert done.returncode == 2
+    assert "apt-get install -y --no-install-recommends python3 python3-venv\n" in done.stderr
+
+
+def test_the_python_that_was_just_installed_is_used(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    (tree / ".venv" / ".installed").unlink()
+    (tree / ".venv" / "bin" / "python").unlink()
+    tools = _bare_tools(tmp_path, 0, "rm", "chmod")
+    seen = tmp_path / "seen"
+    python = f'case $1 in -m) echo "$*" >>{seen}; exit 9;; esac'
+    _script(tools / "python3.new", python)
+    _script(tools / "apt-get", f"/bin/mv {tools}/python3.new {tools}/python3")
+    done = _run_bare(tree, tools, "sim")
+    assert done.returncode == 9, done.stderr
+    assert seen.read_text() == f"-m venv --clear {tree}/.venv\n"
+
+
+def test_without_root_it_prints_the_line_that_installs(tmp_path: Path) -> None:
+    """Played with a PATH that lacks `nft`, by a user who may not install it."""
+    done = _run_bare(_copy(tmp_path), _bare_tools(tmp_path, 1000, "apt-get"), "demo")
     assert done.returncode == 2
     line = next(line for line in done.stderr.splitlines() if "install it with:" in line)
     assert "apt-get install -y --no-install-recommends" in line
