@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from aiohttp import web
 
@@ -13,11 +15,13 @@ from orchestrator.agent import api, status
 from orchestrator.agent.control import Neighbours
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
+from orchestrator.agent.lines import Refused
 from orchestrator.agent.loop import Loop
 from orchestrator.agent.operations import Operations
 from orchestrator.agent.pulse import PulseClient
 from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.agent.settings import AgentSettings
+from orchestrator.agent.strangers import LOOK_S, Strangers
 from orchestrator.cluster.orders import States, Step, order_as_dict
 from orchestrator.host.application import Application
 from orchestrator.host.tls import server_context
@@ -32,9 +36,22 @@ from orchestrator.node import Node
 from orchestrator.providers.onprem.register import WitnessRegister
 from orchestrator.providers.onprem.vip import OnPrem
 
+LOCK_TIMEOUT_S = 5.0
+"""An agent that was killed lets go of its lock at once; longer means that two agents run."""
 ANSWER_TIMEOUT_S = 15.0
 """An order is answered at once, or after one read of the register; longer means that its disk hangs."""
 VERIFY_TIMEOUT_S = 600.0
+
+
+@dataclass(eq=False)
+class AgentRuns(HafarmError):
+    """One node, one agent."""
+
+    code: ClassVar[str] = "HF1005"
+    where: str
+
+    def __str__(self) -> str:
+        return f"another agent runs on this node, with {self.where}; end one of them"
 
 
 class Agent:
@@ -46,6 +63,10 @@ class Agent:
         self.settings = settings
         for folder in (settings.run_dir, settings.log_dir, os.path.join(settings.state_dir, "modules")):
             os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._lock = os.open(
+            os.path.join(settings.run_dir, "agent.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        self._strangers = Strangers()
         self.timings_now = derive(config.timing)
         self.journal = Journal(os.path.join(settings.state_dir, "events.jsonl"), self.me)
         self.register = WitnessRegister(
@@ -102,6 +123,7 @@ class Agent:
 
     async def run(self, over: asyncio.Event) -> None:
         """Take back what runs and serve until `over` is set; then let go of everything."""
+        await self._be_the_only_one()
         work = [asyncio.create_task(hands.work()) for hands in self.hands.values()]
         work += [asyncio.create_task(hands.replicator.watch()) for hands in self.hands.values()]
         try:
@@ -110,6 +132,7 @@ class Agent:
                 self._load(name, hands)
                 await hands.take_back()
             work.append(asyncio.create_task(self.loop.run()))
+            work.append(asyncio.create_task(self._look_for_strangers()))
             await self._serve()
             ending = asyncio.create_task(over.wait())
             done, _ = await asyncio.wait([ending, *work], return_when=asyncio.FIRST_COMPLETED)
@@ -119,6 +142,24 @@ class Agent:
             for task in work:
                 task.cancel()
             await self._close()
+
+    async def _be_the_only_one(self) -> None:
+        """Two agents would take each other's processes for left-overs. The kernel frees a dead one's lock."""
+        deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise AgentRuns(self.settings.run_dir) from None
+                await asyncio.sleep(0.1)
+
+    async def _look_for_strangers(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for code, text in self._strangers.look(await self._pulse_status()):
+                self.journal.tell("", code, text)
 
     def _load(self, name: ModuleName, hands: Hands) -> None:
         try:
@@ -239,7 +280,7 @@ class Agent:
                 if "error" in answer:
                     raise ProcessUnreachable(f"the comparison on {name}", str(answer["error"]["message"]))
                 return answer["result"]
-        raise ProcessUnreachable("the primary", "no node serves this module now")
+        raise Refused("HF1225", "no node serves this module now")
 
     async def verify_here(self, module: ModuleName) -> Any:
         return {"differing": await self.hands[module].replicator.verify(VERIFY_TIMEOUT_S)}
@@ -251,9 +292,12 @@ class Agent:
             status.module_status(mirror, self.modules[name], self.hands[name])
             for name, mirror in self.loop.node.mirrors.items()
         ]
-        return status.cluster_status(
+        told = status.cluster_status(
             self.config, self.me, modules, await self._pulse_status(), self._witness()
         )
+        for node in told["nodes"]:
+            node["trouble"] = self._strangers.troubles.get(node["name"], "")
+        return told
 
     async def _pulse_status(self) -> Any:
         try:
@@ -269,6 +313,7 @@ class Agent:
             "url": self.config.witness.url,
             "ok": None if rtt is None and not silent else not silent,
             "rtt_ms": None if rtt is None else round(rtt * 1000, 2),
+            "why": self.register.why,
         }
 
     async def timings(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class _Api:
         return web.json_response(await self._agent.timings())
 
     async def events(self, request: web.Request) -> web.Response:
-        since, module = int(request.query.get("since", 0)), request.query.get("module", "")
+        since, module = _number(request.query.get("since", "0")), request.query.get("module", "")
         found = self._agent.journal.since(since, module)
         if not found:
             await self._agent.journal.wait(_seconds(request))
@@ -155,10 +155,21 @@ async def _body(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.read())
     except ValueError as fault:
-        raise web.HTTPBadRequest(text=f"not JSON: {fault}") from fault
+        raise _bad(f"not JSON: {fault}") from fault
     if not isinstance(body, dict):
-        raise web.HTTPBadRequest(text="an object is needed")
+        raise _bad("an object is needed")
     return body
+
+
+def _bad(why: str) -> web.HTTPBadRequest:
+    text = json.dumps({"error": {"code": "HF1223", "message": why}})
+    return web.HTTPBadRequest(text=text, content_type="application/json")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:  # more digits than any log has events
+        raise _bad(f"since={text:.40} is no event's number")
+    return int(text)
 
 
 def _seconds(request: web.Request) -> float:

@@ -46,7 +46,11 @@ class Neighbours:
         async with self._session.request(
             method, url, json=body, timeout=limit, ssl=self._contexts[node], server_hostname=node
         ) as response:
-            return await response.json()
+            try:
+                return await response.json()
+            except (aiohttp.ContentTypeError, ValueError) as fault:
+                why = f"HTTP {response.status} and no answer of ours: it runs another release"
+                raise ProcessUnreachable(f"the agent of {node}", why) from fault
 
     async def close(self) -> None:
         if self._session is not None:

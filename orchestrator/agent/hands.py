@@ -19,6 +19,7 @@ from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.config import MirrorConfig
 from orchestrator.model.errors import (
+    CorruptState,
     HafarmError,
     ProcessUnreachable,
     RegisterRefused,
@@ -160,7 +161,12 @@ class Hands:
     def load(self) -> tuple[int, bool] | None:
         """Epoch and wish as this node's disk has them; None: nothing yet. Raises CorruptState."""
         content = self._file.read()
-        return None if content is None else (int(content["epoch"]), bool(content["wanted"]))
+        if content is None:
+            return None
+        epoch, wanted = content.get("epoch"), content.get("wanted")
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0 or not isinstance(wanted, bool):
+            raise CorruptState("the module's state", "epoch and wanted are not there", self._file.path)
+        return epoch, wanted
 
     async def _store(self, epoch: int, wanted: bool) -> None:
         try:
@@ -213,6 +219,8 @@ class Hands:
 
     def replicator_said(self, message: Mapping[str, Any]) -> None:
         """An event of the replicator, in the machine's words."""
+        if message.get("event") == "copy_begins":
+            self._journal.tell(self.module.name, "HF4006", _of_a_copy(message))
         event = _translated(self.module.name, message)
         if event is not None:
             self._post(event)
@@ -324,6 +332,12 @@ class Hands:
         await self.replicator.close()
 
 
+def _of_a_copy(message: Mapping[str, Any]) -> str:
+    how = "compared in full" if message.get("full") else "brought up to date by its log"
+    why = f" ({message['why']})" if message.get("why") else ""
+    return f"{message['peer']} is {how}: {message['verdict']}{why}"
+
+
 def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
     """A line of the replicator as an event; None for what is only shown."""
     match message.get("event"):
@@ -342,7 +356,9 @@ def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
         case "member_ready":
             return ev.MemberReady(module, NodeName(message["peer"]), Nonce(str(message["life"])))
         case "handshake_refused":
-            return ev.HandshakeRefused(module, NodeName(message["peer"]), str(message["verdict"]))
+            return ev.HandshakeRefused(
+                module, NodeName(message["peer"]), str(message["verdict"]), str(message.get("why", ""))
+            )
         case "volume_failed":
             return ev.VolumeFailed(module, str(message["why"]))
         case _:

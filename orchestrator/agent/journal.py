@@ -9,6 +9,10 @@ import time
 from collections import deque
 from typing import Any
 
+REPEATED = frozenset({"HF2001", "HF4002", "HF4004", "HF4012", "HF5003", "HF5004", "HF5005"})
+"""What is tried several times a second and fails the same way each time."""
+REPEAT_S = 60.0
+"""The same words of these are told once a minute: a log full of them hides everything else."""
 EVENTS_MAX = 5_000
 """Some months of a calm cluster, two megabytes; beyond, the oldest half of the file is dropped."""
 
@@ -21,23 +25,29 @@ class Journal:
         self._node = node
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
         self._lines = 0
+        self._torn = False
+        """The file's last line has no end: the next event must not become a part of it."""
         self._new = asyncio.Event()
+        self._told: dict[tuple[str, str, str], float] = {}
         self._recall()
 
     def _recall(self) -> None:
+        """What can be read; a log is no reason not to run."""
         try:
-            with open(self._path, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8", errors="replace") as file:
                 for line in file:
                     self._lines += 1
-                    try:
-                        self._events.append(json.loads(line))
-                    except ValueError:
-                        continue  # a torn last line of a crash; the others stand
-        except FileNotFoundError:
+                    self._torn = not line.endswith("\n")
+                    event = _event(line)
+                    if event is not None:
+                        self._events.append(event)
+        except OSError:
             return
 
     def tell(self, module: str, code: str, text: str) -> None:
         """Add one event. A log that cannot be written is no reason to fail over: it is kept in memory."""
+        if code in REPEATED and self._was_told((module, code, text)):
+            return
         number = self._events[-1]["id"] + 1 if self._events else 1
         event = {
             "id": number,
@@ -52,12 +62,21 @@ class Journal:
             if self._lines > 2 * EVENTS_MAX:
                 self._shorten()
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+                file.write("\n" * self._torn + json.dumps(event) + "\n")
+            self._torn = False
             self._lines += 1
         except OSError:
             pass
         self._new.set()
         self._new = asyncio.Event()
+
+    def _was_told(self, words: tuple[str, str, str]) -> bool:
+        now = time.monotonic()
+        self._told = {each: at for each, at in self._told.items() if now - at < REPEAT_S}
+        if words in self._told:
+            return True
+        self._told[words] = now
+        return False
 
     def _shorten(self) -> None:
         draft = f"{self._path}.new"
@@ -77,3 +96,15 @@ class Journal:
                 await self._new.wait()
         except TimeoutError:
             pass
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """A line as we write it; None for a torn or damaged one: the others stand."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict):
+        return None
+    kinds = {"id": int, "at": int | float, "node": str, "module": str, "code": str, "text": str}
+    return event if all(isinstance(event.get(key), kind) for key, kind in kinds.items()) else None

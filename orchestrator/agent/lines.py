@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.host.lines import LineBuffer, encode
@@ -15,13 +16,12 @@ REQUEST_TIMEOUT_S = 5.0
 """A process that does not answer for so long is taken for hung; nothing that is asked takes that long."""
 
 
+@dataclass(eq=False)
 class Refused(HafarmError):
-    """The process understood and said no."""
+    """The process understood and said no, with a code of its own."""
 
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.refusal = code
-        self.text = text
+    refusal: str
+    text: str
 
     def __str__(self) -> str:
         return self.text

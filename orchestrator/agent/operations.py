@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from orchestrator.agent.lines import Refused
 from orchestrator.cluster.orders import Refusal, States, Step, Wish, plan, reached
 from orchestrator.model.names import ModuleName, NodeName
 
@@ -103,7 +104,8 @@ class Operations:
         try:
             operation.result = await verify()
         except Exception as fault:  # whatever it was, the operator is told and nothing is changed
-            operation.end("failed", getattr(fault, "refusal", getattr(fault, "code", "HF1000")), str(fault))
+            state = "refused" if isinstance(fault, Refused) else "failed"
+            operation.end(state, getattr(fault, "refusal", getattr(fault, "code", "HF1000")), str(fault))
             return
         operation.end("done")
 

@@ -119,7 +119,8 @@ class ReplicatorClient:
             except ProcessUnreachable:
                 await lines.close()
                 if not await asyncio.to_thread(self._keeper_lives):
-                    raise ProcessUnreachable("the replicator", f"it gave up, see {self._log}") from None
+                    why = await asyncio.to_thread(_last_words, self._log)
+                    raise ProcessUnreachable("the replicator", f"it gave up: {why}") from None
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.02)
@@ -259,3 +260,15 @@ class ReplicatorClient:
         self._stopping = True
         if self._lines is not None:
             await self._lines.close()
+
+
+def _last_words(log: str) -> str:
+    """Why a replicator gave up, as it wrote at its end."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.path.getsize(log) - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as fault:
+        return f"{log} cannot be read: {fault.strerror}"
+    said = [line.partition("cannot serve: ")[2] for line in lines if "cannot serve: " in line]
+    return said[-1] if said else f"see {log}"

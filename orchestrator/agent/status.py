@@ -83,6 +83,8 @@ def reason(mirror: Mirror) -> str:
         return "its state on disk cannot be read: no role is taken on doubt"
     if mirror.failed:
         return f"the volume failed: {mirror.failed}"
+    if mirror.life is None and mirror.wanted and mirror.trouble:
+        return f"no replicator: {mirror.trouble}"
     if not mirror.stored:
         return "its state cannot be made durable"
     if mirror.register is Register.RESTORED:
@@ -108,10 +110,10 @@ def _reason_of_a_primary(mirror: Mirror) -> str:
 
 def hint(mirror: Mirror, told: Mapping[NodeName, ModuleState | None]) -> str:
     """What to type next, where something has to be typed."""
+    if mirror.loaded and mirror.epoch == NEVER and mirror.record is None:
+        return f"hafarm start {mirror.module} --first NODE   (NODE holds the files to begin with)"
     if not mirror.wanted:
         return f"hafarm start {mirror.module}"
-    if mirror.epoch == NEVER and mirror.record is None:
-        return f"hafarm start {mirror.module} --first NODE   (NODE holds the files to begin with)"
     if mirror.failed:
         return f"repair the disk, then hafarm start {mirror.module} --node {mirror.me}"
     record = mirror.record

@@ -132,9 +132,17 @@ def _order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
     _ended(operation, waited=wish.wait is not None)
     over = operation["state"] == "done"
     text = f"{action} {module}: " + ("done" if over else "accepted, under way; see hafarm status -w")
-    table = "\n".join([*columns([("-", str(step)) for step in operation.get("steps", [])], "  "), text])
+    steps = columns([("-", str(step)) for step in operation.get("steps", [])], "  ")
+    table = "\n".join([*steps, text, *_next(agent, module)])
     say(wish.form, operation, table, [("op", "module", "action", "state"), _row(operation)])
     return OK
+
+
+def _next(agent: Agent, module: str) -> list[str]:
+    """What has to be typed now, where the order alone changes nothing."""
+    modules = agent.get("/status").get("modules", [])
+    hints = [str(each.get("hint") or "") for each in modules if each.get("name") == module]
+    return [f"next: {hint}" for hint in hints if hint]
 
 
 def _row(operation: dict[str, Any]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from orchestrator.model.config import ClusterConfig, MirrorConfig
+from orchestrator.model.config import UNFIT_FILE_SYSTEMS, ClusterConfig, MirrorConfig
 
 FILE_SYSTEMS: Final = ("ext4", "xfs")
 """Tested with power cuts; others are served too, at the operator's risk."""
@@ -70,6 +70,9 @@ def _directory(path: str) -> Iterator[Finding]:
     kind = _file_system(path)
     if kind == "fuse.hafarm":
         yield Finding("pass", path, "is served by hafarm now")
+        return
+    if kind in UNFIT_FILE_SYSTEMS:
+        yield Finding("fail", path, f"on {kind}: {UNFIT_FILE_SYSTEMS[kind]}")
         return
     verdict: Literal["pass", "warn"] = "pass" if kind in FILE_SYSTEMS else "warn"
     advice = "" if verdict == "pass" else f": tested are {' and '.join(FILE_SYSTEMS)}"

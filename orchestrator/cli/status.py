@@ -90,7 +90,8 @@ def _witness(witness: Data) -> str:
             rtt = witness.get("rtt_ms")
             return "witness answers" + (f" in {rtt:.1f} ms" if rtt is not None else "")
         case False:
-            return click.style("witness does not answer: no role can change", fg="red")
+            why = f" ({witness['why']})" if witness.get("why") else ""
+            return click.style(f"witness does not answer{why}: no role can change", fg="red")
         case _:
             return "witness not asked yet"
 
@@ -102,7 +103,8 @@ def _alive(node: Data) -> str:
 def _paths(node: Data) -> str:
     if node.get("here"):
         return "this node"
-    return ", ".join(_path(path) for path in node.get("paths", []))
+    paths = ", ".join(_path(path) for path in node.get("paths", []))
+    return f"{paths}; {click.style(node['trouble'], fg='red')}" if node.get("trouble") else paths
 
 
 def _path(path: Data) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from orchestrator.demo.cluster import Cluster
 from orchestrator.demo.screen import Screen
 from orchestrator.demo.story import Report, Story
+from orchestrator.model.codes import shown
 
 
 def main() -> int:
@@ -27,19 +29,24 @@ def main() -> int:
     asked = words.parse_args()
     refusal = _cannot_run()
     if refusal:
-        print(f"error HF6010: {refusal}", file=sys.stderr)
+        print(shown("HF6010", refusal), file=sys.stderr)
         return 2
     if os.geteuid() != 0:
         return _in_namespaces_of_our_own()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    work = Path(tempfile.mkdtemp(prefix="hafarm-demo-"))
+    # Without images of their own the nodes replicate plain directories, which must not be on a tmpfs.
+    work = Path(tempfile.mkdtemp(prefix="hafarm-demo-", dir=None if _can_mount_images() else "/var/tmp"))
     console = Console()
     try:
         report = _run(work, console, asked.fast)
     except KeyboardInterrupt:
         console.print("interrupted; everything was cleaned up")
         return 130
+    except (subprocess.SubprocessError, OSError, RuntimeError) as fault:
+        said = str(getattr(fault, "stderr", None) or "").strip()
+        print(shown("HF6010", str(fault), why=said), file=sys.stderr)
+        return 1
     finally:
         if asked.keep:
             console.print(f"logs and disks are kept in {work}")

@@ -54,7 +54,7 @@ def replicator_up(turn: Turn, event: ReplicatorUp) -> None:
         return
     if mirror.held is not None:
         serving.demote(turn, "the gate's life is over")
-    turn.set(life=event.life, launched=False, halting=False, failed="", bids=(), bidding=False)
+    turn.set(life=event.life, launched=False, halting=False, failed="", bids=(), bidding=False, trouble="")
     turn.set(following=event.following)
     if turn.mirror.role is Role.STOP:
         turn.become(Role.WAIT)
@@ -111,6 +111,7 @@ def replicator_lost(turn: Turn, why: str) -> None:
         bids=(),
         bidding=False,
         again_at=turn.at_the_latest(RELAUNCH_S),
+        trouble=why,
     )
     turn.forget_streams()
     if turn.mirror.role is Role.SECOND:

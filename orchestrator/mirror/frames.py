@@ -69,13 +69,17 @@ class WireFault(HafarmError):
         return f"the replication stream is not ours: {self.why}; check that both nodes run the same hafarm"
 
 
+REASONS: Final = ("version", "foreign", "clone", "epoch", "not-following", "busy", "broken")
+"""Why a replicator is turned away: who it is, what it speaks, and when; nothing about its copy."""
+
+
 @dataclass(eq=False)
 class HandshakeRejected(HafarmError):
     """The other side is not the replicator that we may talk to."""
 
     code: ClassVar[str] = "HF4012"
     reason: str
-    """One word: `version`, `foreign`, `clone`, `epoch`, `not-following`."""
+    """One of REASONS."""
     why: str
 
     def __str__(self) -> str:

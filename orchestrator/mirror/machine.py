@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from orchestrator.cluster.application import Budget
 from orchestrator.mirror import asked, bids, following, serving
+from orchestrator.mirror.frames import REASONS
 from orchestrator.mirror.state import Mirror, Peer, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.config import ClusterConfig, MirrorConfig
@@ -222,12 +223,20 @@ def _learn_from_the_replicator(turn: Turn, event: Event) -> None:
             turn.tell("HF4003", f"{peer} is given up as a member: {why}")
         case MemberReady(_, peer, life):
             turn.peer(peer, ready=life, broken=False)
-        case HandshakeRefused(_, peer, verdict):
-            turn.tell("HF4004", f"the copies here and on {peer} do not fit: {verdict}")
+        case HandshakeRefused(_, peer, verdict, why):
+            _tell_of_refusal(turn, peer, verdict, why)
         case VolumeFailed(_, why):
             serving.volume_failed(turn, why)
         case _:
             _learn_from_the_application(turn, event)
+
+
+def _tell_of_refusal(turn: Turn, peer: NodeName, verdict: str, why: str) -> None:
+    """Who may not talk to whom is another trouble than copies that do not fit."""
+    if verdict in REASONS:
+        turn.tell("HF4012", f"no replication with {peer or 'whoever dialled'} ({verdict}): {why}")
+    else:
+        turn.tell("HF4004", f"the copies here and on {peer} do not fit: {verdict}")
 
 
 def _learn_from_the_application(turn: Turn, event: Event) -> None:

@@ -174,6 +174,8 @@ class Mirror:
     following: Record | None = None
     failed: str = ""
     """Why this node's volume cannot serve; cleared by the operator's start."""
+    trouble: str = ""
+    """Why there is no replicator although one is wanted; for people."""
 
     # Application and addresses.
     running: bool = False

@@ -54,6 +54,11 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "Look whether the agent runs (`systemctl status hafarm-agent`); it starts the others by itself.",
             UNREACHABLE,
         ),
+        "HF1005": Code(
+            "another agent runs",
+            "One node has one agent; a second one would take the first one's processes for left-overs.",
+            "`systemctl status hafarm-agent`; end the one that was started by hand.",
+        ),
         # HF11: what happened to a module
         "HF1100": Code("role changed", "This node changed its role for the module.", _NOTHING),
         "HF1101": Code(
@@ -328,6 +333,18 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "`hafarm status MODULE` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up "
             "that node's own history (differing files are set aside first).",
         ),
+        "HF4005": Code(
+            "directory cannot be replicated",
+            "The directory is missing, or its file system cannot keep what a mirror promises: tmpfs forgets "
+            "everything with the current, others give no lasting handle to a file.",
+            "Name a real directory on a local ext4 or xfs, then `hafarm start MODULE`; nothing was changed.",
+        ),
+        "HF4006": Code(
+            "resync begins",
+            "A copy is brought up to date: by the log of what may differ, or by comparing every file where "
+            "that log does not say enough.",
+            _NOTHING,
+        ),
         "HF4011": Code(
             "not our stream",
             "What arrived on a replication connection is nothing that hafarm sends.",
@@ -364,6 +381,23 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "bundle refused",
             "The directory with certificate and keys cannot be used, or must not be made.",
             "Copy this node's whole directory again from what `hafarm init` wrote.",
+        ),
+        "HF5003": Code(
+            "heartbeats of another key",
+            "What arrives from a peer's address was not made with this cluster's heartbeat key, or was "
+            "recorded and sent again; it is not heard.",
+            "Copy both nodes' bundles from one and the same `hafarm init`, and start both agents anew.",
+        ),
+        "HF5004": Code(
+            "heartbeats of another release",
+            "The other node's hafarm speaks another version of the heartbeat, so the nodes do not hear each "
+            "other and no role changes.",
+            "Bring both nodes to the same release; `hafarm version` tells it.",
+        ),
+        "HF5005": Code(
+            "two machines with one name",
+            "Heartbeats of two lives come in one node's name: a cloned machine runs with its bundle.",
+            "Stop the clone, and give it a bundle and a name of its own before it starts again.",
         ),
         # HF60: files and the command line
         "HF6001": Code(

@@ -14,6 +14,21 @@ WITNESS_PORT = 9700  # TCP, node to witness
 REPLICATION_PORT = 9720  # TCP, the first mirror's; the next mirror takes the next number
 
 
+UNFIT_FILE_SYSTEMS: Mapping[str, str] = {
+    # What a mirror cannot promise there. Whatever is not named is served; tested are ext4 and xfs.
+    **dict.fromkeys(("tmpfs", "ramfs", "devtmpfs"), "it forgets everything when the current fails"),
+    **dict.fromkeys(
+        ("proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs"),
+        "it shows the kernel and keeps no files",
+    ),
+    **dict.fromkeys(
+        ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.glusterfs", "fuse.sshfs"),
+        "its disk is another machine's, which may change it behind this node's back",
+    ),
+    "overlay": "it gives no lasting handle to a file",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """One machine: its addresses by path, in the order in which the file names them."""

@@ -205,11 +205,13 @@ class MemberReady:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeRefused:
-    """Two histories do not fit; `verdict` is a name of the verdict table."""
+    """Two replicators did not agree to talk: `verdict` is a name of the verdict table, or of frames."""
 
     module: ModuleName
     peer: NodeName
+    """Empty where the other side could not be believed to be anybody."""
     verdict: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,11 +250,14 @@ class Follower:
         return self._record is not None and self._record.epoch >= epoch
 
     def _refuse(self, connection: Connection | None, fault: Exception) -> None:
+        reason = fault.reason if isinstance(fault, HandshakeRejected) else "broken"
+        why = fault.why if isinstance(fault, HandshakeRejected) else str(fault)
+        if isinstance(fault, ssl.SSLCertVerificationError):
+            reason, why = "foreign", f"its certificate is not of this cluster ({fault.verify_message})"
+        if reason in ("version", "foreign", "clone"):
+            self.tell({"event": "handshake_refused", "peer": "", "verdict": reason, "why": why})
         if connection is None:
             return
-        reason = fault.reason if isinstance(fault, HandshakeRejected) else "broken"
-        if reason in ("version", "foreign", "clone"):
-            self.tell({"event": "handshake_refused", "peer": "", "verdict": reason})
         try:
             connection.send(
                 frames.encode_json(Kind.REFUSED, {"reason": reason, "why": str(fault)[:500]}), 1.0

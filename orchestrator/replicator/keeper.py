@@ -9,9 +9,13 @@ import secrets
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from orchestrator.host import disk
 from orchestrator.host.fuse import mount
+from orchestrator.model.config import UNFIT_FILE_SYSTEMS
 from orchestrator.model.errors import HafarmError, Unsupported
 from orchestrator.replicator.settings import Settings, load
 
@@ -26,6 +30,22 @@ _RESTART_S = (
 _LONG_LIFE_S = 10.0  # a replicator that lived so long is restarted at once again
 
 
+ELSEWHERE = "replicate a directory on a local ext4 or xfs"
+
+
+@dataclass(eq=False)
+class DirectoryUnfit(HafarmError):
+    """A directory that a mirror could not keep its promises on; nothing was changed."""
+
+    code: ClassVar[str] = "HF4005"
+    path: str
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be replicated: {self.why}; {self.fix}"
+
+
 def main() -> int:
     """`python -m orchestrator.replicator.keeper SETTINGS.json`; returns when it has left its parent."""
     path = sys.argv[1]
@@ -34,7 +54,8 @@ def main() -> int:
         lock = _only_one(settings)
         held = [_hold(volume.path, volume.journal) for volume in settings.volumes]
     except (HafarmError, OSError) as fault:
-        print(fault, file=sys.stderr)
+        code = f"{fault.code}: " if isinstance(fault, HafarmError) else ""
+        print(f"{code}{fault}", file=sys.stderr)
         return 1
     if os.fork():
         return 0
@@ -70,9 +91,32 @@ def _hold(path: str, journal: str) -> list[int]:
         )
     return [
         mount.open_device(),
-        os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
-        os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+        *_open_fit(path),
     ]
+
+
+def _open_fit(path: str) -> tuple[int, int]:
+    """The directory, once by name and once to read; DirectoryUnfit where no promise could be kept."""
+    if os.path.realpath(path) != path:
+        raise DirectoryUnfit(path, f"it leads to {os.path.realpath(path)}", "name the real directory")
+    try:
+        fds = (
+            os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
+            os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC),
+        )
+    except OSError as fault:
+        why = fault.strerror or str(fault)
+        raise DirectoryUnfit(path, why, "make it, or mount the disk that it is on") from fault
+    kind = mount.file_system_of(fds[0])
+    if kind in UNFIT_FILE_SYSTEMS:
+        raise DirectoryUnfit(path, f"it is on {kind}: {UNFIT_FILE_SYSTEMS[kind]}", ELSEWHERE)
+    try:
+        disk.handle_of(fds[0], b"")
+    except OSError as fault:
+        raise DirectoryUnfit(path, f"{kind} gives no lasting handle to a file", ELSEWHERE) from fault
+    if os.fstatvfs(fds[0]).f_flag & os.ST_RDONLY:
+        raise DirectoryUnfit(path, "its file system is mounted read-only", "mount it writable")
+    return fds
 
 
 def _watch(path: str, held: list[list[int]], lock: int) -> None:

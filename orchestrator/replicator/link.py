@@ -149,6 +149,10 @@ def _secured(
     try:
         tune(plain)
         tls = settings.client.wrap_socket(plain, server_hostname=peer)
+    except ssl.SSLCertVerificationError as fault:
+        plain.close()
+        why = f"its certificate is not of this cluster ({fault.verify_message})"
+        raise HandshakeRejected("foreign", why) from fault
     except OSError as fault:
         plain.close()
         raise ConnectionLost(f"TLS with {peer}: {fault}") from fault

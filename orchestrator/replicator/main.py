@@ -322,7 +322,8 @@ def main() -> int:
         replicator = Replicator(settings, given)
         replicator.start()
     except (HafarmError, OSError) as fault:
-        log.error("cannot serve: %s", fault)
+        code = fault.code if isinstance(fault, HafarmError) else "HF4001"
+        log.error("cannot serve: %s: %s", code, fault)
         for volume in settings.volumes:
             mount.unmount(volume.path)
         return GAVE_UP

@@ -349,7 +349,7 @@ class PeerLink:
             except HandshakeRejected as refusal:
                 self._why = str(refusal)
                 if refusal.reason not in ("not-following", "busy"):
-                    self._tell("handshake_refused", verdict=refusal.reason)
+                    self._tell("handshake_refused", verdict=refusal.reason, why=refusal.why)
             except (HafarmError, OSError) as fault:
                 self._why = str(fault)
             finally:
@@ -438,7 +438,7 @@ class PeerLink:
             self._outbox.detach(self.peer)
             self._primary.lost(self.peer, ruling.why)
         else:
-            self._tell("handshake_refused", verdict=ruling.verdict.value)
+            self._tell("handshake_refused", verdict=ruling.verdict.value, why=ruling.why)
         self._why = f"{ruling.verdict.value}: {ruling.why}"
         self._stopped.wait(0.5)  # the answer is a bid, or an operator: asking faster changes nothing
 
@@ -448,6 +448,9 @@ class PeerLink:
         if resumes and not outbox.resume(self.peer, applied):
             raise ConnectionLost("what the peer missed is no longer kept")
         start = applied if resumes else self._prepare_copy(ruling)
+        if not resumes:
+            facts = {"verdict": ruling.verdict.value, "full": ruling.full, "why": ruling.why}
+            self._tell("copy_begins", **facts)
         act = "resume" if resumes else "copy"
         verdict = {"act": act, "verdict": ruling.verdict.value, "after": start}
         forward.send(frames.encode_json(Kind.VERDICT, verdict), max(self._settings.silence_s, 0.5))

@@ -31,7 +31,7 @@ def application(ledger: Ledger, doors: Mapping[str, ssl.SSLContext]) -> web.Appl
 
 
 def open_doors(bundles: Sequence[str]) -> dict[str, ssl.SSLContext]:
-    """One door a cluster, opened by certificates of its own CA; BundleRefused: a bundle cannot be used."""
+    """One door a cluster, opened by its own CA's certificates; BundleRefused when one cannot be used."""
     doors: dict[str, ssl.SSLContext] = {}
     for bundle in bundles:
         context = server_context(bundle, "witness")

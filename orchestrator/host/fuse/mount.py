@@ -51,6 +51,17 @@ def mounts_of_ours(path: str) -> int:
     return sum(point == wanted and kind == TYPE for point, kind in _mount_points())
 
 
+def file_system_of(fd: int) -> str:
+    """The kind of file system that an open directory is on."""
+    facts = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines())
+    number = facts["mnt_id"].strip()
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split()
+        if fields[0] == number:
+            return fields[fields.index("-") + 1]
+    return "an unknown file system"
+
+
 def mounts_inside(path: str) -> list[str]:
     """Other mounts below `path`."""
     return [point for point, _ in _mount_points() if point.startswith(_point(path) + "/")]

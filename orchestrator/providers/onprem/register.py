@@ -63,9 +63,10 @@ class WitnessRegister:
                 data=json.dumps(body) if body else None,
                 server_hostname=self._door,
             ) as response:
-                answer: dict[str, Any] = await response.json(content_type=None)
+                answer: dict[str, Any] = await self._understand(response)
         except aiohttp.ClientConnectorCertificateError as fault:
-            raise RegisterRefused(self.url, f"its certificate: {_reason(fault.certificate_error)}") from fault
+            self.why = f"its certificate: {_reason(fault.certificate_error)}"
+            raise RegisterRefused(self.url, self.why) from fault
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as fault:
             self.why = _reason(fault)
             raise RegisterUnreachable(self.url, self.why) from fault
@@ -75,7 +76,20 @@ class WitnessRegister:
             self.why = self._why(answer)
             raise RegisterUnreachable(self.url, self.why)
         if response.status != 200:
-            raise RegisterRefused(self.url, self._why(answer))
+            self.why = self._why(answer)
+            raise RegisterRefused(self.url, self.why)
+        return answer
+
+    async def _understand(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+        """Our own words; whoever has no such page or speaks otherwise is another release, or no witness."""
+        try:
+            answer = await response.json(content_type=None)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise RegisterRefused(
+                self.url, f"HTTP {response.status} and no answer of ours: another release, or no witness"
+            )
         return answer
 
     def _open(self) -> aiohttp.ClientSession:
