@@ -204,8 +204,8 @@ def _cannot_promote(mirror: Mirror, order: Promote) -> tuple[str, str] | None:
         return "HF1213", "no record is known: a first start is `hafarm start MODULE --first NODE`"
     if mirror.register is Register.SILENT and not order.accept_data_loss and not mirror.offline:
         return "HF1217", (
-            "the register does not answer: another node may be granted the role meanwhile, and what is written "
-            "here would be lost; bring it back, or accept that with --accept-data-loss"
+            "the register does not answer: another node may be granted the role meanwhile, and what is "
+            "written here would be lost; bring it back, or accept that with --accept-data-loss"
         )
     others = [
         peer

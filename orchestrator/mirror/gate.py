@@ -22,13 +22,11 @@ class Gate(Generic[Token]):
         self.me = me
         self.is_open = False
         self.required: frozenset[NodeName] = frozenset()
-        self.joining: frozenset[NodeName] = frozenset()
-        """Who lacks nothing and is not required yet: waited for all the same, as long as its stream stands."""
-        self.passed = 0
-        """The highest point that was let go. It may still wait for the own disk, and nobody can hold it back."""
         self._durable: dict[NodeName, int] = {}
         self._held: list[tuple[int, int, Token]] = []
         self._count = 0
+        self._acknowledged = 0
+        """Every point up to here may have been acknowledged."""
 
     @property
     def held(self) -> int:
@@ -37,49 +35,32 @@ class Gate(Generic[Token]):
 
     @property
     def settled_to(self) -> float:
-        """Every point up to here is on the disk of each member that is waited for."""
-        return min((self._durable.get(member, 0) for member in self.awaited), default=float("inf"))
-
-    @property
-    def awaited(self) -> frozenset[NodeName]:
-        """Whose disks a point waits for, beside the own."""
-        return (self.required | self.joining) - {self.me}
+        """Every point up to here is on the disk of each required member."""
+        return min(
+            (self._durable.get(member, 0) for member in self.required - {self.me}), default=float("inf")
+        )
 
     def durable(self, member: NodeName) -> int:
         return self._durable.get(member, 0)
 
-    def expect(self, joiner: NodeName, reached: int) -> None:
-        """This node holds everything up to here: wait for it from now on, so that no point passes it by."""
-        self._durable[joiner] = max(reached, self._durable.get(joiner, 0))
-        if joiner not in self.required:
-            self.joining |= {joiner}
+    def widen(self, members: Iterable[NodeName]) -> None:
+        """Need these members too, from now on: before the bid that names them leaves (R2)."""
+        self.required |= frozenset(members)
 
-    def lacks(self, joiner: NodeName) -> bool:
-        """Some point was let go that is not known to be on its disk; once it is waited for, only an old one."""
-        return self.durable(joiner) < self.passed
+    def lacking(self, members: Iterable[NodeName]) -> frozenset[NodeName]:
+        """Those that have not confirmed every point acknowledged so far: not to be taken in yet (R7)."""
+        return frozenset(
+            name for name in members if name != self.me and self._durable.get(name, 0) < self._acknowledged
+        )
 
-    def forget(self, joiner: NodeName) -> list[Token]:
-        """Its stream ended: what is not required is not waited for."""
-        self.joining -= {joiner}
+    def narrow(self, members: Iterable[NodeName]) -> list[Token]:
+        """Need these no more: the bid that would have named them was never sent."""
+        self.required -= frozenset(members)
         return self._settle()
-
-    def widen(self, members: Iterable[NodeName]) -> bool:
-        """Need these members too, from now on: before the bid that names them leaves (R2).
-
-        False, and nothing changed, when a newcomer's stream is down or it lacks a point that was let go: the
-        record must not name it.
-        """
-        newcomers = frozenset(members) - self.required - {self.me}
-        if not newcomers <= self.joining or any(map(self.lacks, newcomers)):
-            return False
-        self.required |= newcomers
-        self.joining -= newcomers
-        return True
 
     def serve(self, members: Iterable[NodeName]) -> list[Token]:
         """A bid is proved won: open, and need exactly the members of its record."""
         self.required = frozenset(members)
-        self.joining -= self.required
         assert self.me in self.required
         self.is_open = True
         return self._settle()
@@ -89,14 +70,13 @@ class Gate(Generic[Token]):
         assert not self.is_open
         assert not self._held
         self._durable.clear()
-        self.joining = frozenset()
-        self.passed = 0
+        self._acknowledged = 0
 
     def hold(self, sequence: int, token: Token) -> bool:
         """True when this point is already settled; else it is held."""
         assert self.is_open, "a closed gate holds nothing: the caller answers EIO"
         if sequence <= self.settled_to:
-            self.passed = max(self.passed, sequence)
+            self._acknowledged = max(self._acknowledged, sequence)
             return True
         self._count += 1
         heapq.heappush(self._held, (sequence, self._count, token))
@@ -121,6 +101,6 @@ class Gate(Generic[Token]):
             limit = self.settled_to
             while self._held and self._held[0][0] <= limit:
                 sequence, _, token = heapq.heappop(self._held)
-                self.passed = max(self.passed, sequence)
+                self._acknowledged = max(self._acknowledged, sequence)
                 settled.append(token)
         return settled

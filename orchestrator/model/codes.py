@@ -367,9 +367,9 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "Nothing, if it passes: it is dialled again.",
         ),
         "HF4015": Code(
-            "joiner is behind",
-            "A node that was ready to be in sync lost its connection, or lacks a write that was let go before.",
-            "Nothing: it is taken in as soon as it has caught up.",
+            "joiner is not ready any more",
+            "A node that had caught up fell behind again before it was taken in.",
+            "Nothing, if it passes; if not, look at that node's disk and at the network.",
         ),
         # HF50: who may talk to whom
         "HF5001": Code(

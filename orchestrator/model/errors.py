@@ -83,17 +83,6 @@ class Unsupported(HafarmError):
 
 
 @dataclass(eq=False)
-class JoinerBehind(HafarmError):
-    """A node that is to be named in the record lacks a write that was acknowledged without it, or is gone."""
-
-    code: ClassVar[str] = "HF4015"
-    node: str
-
-    def __str__(self) -> str:
-        return f"{self.node} is not ready to be in sync any more; it is named once it has caught up"
-
-
-@dataclass(eq=False)
 class AddressRefused(HafarmError):
     """An address could not be put on or taken off an interface."""
 
@@ -115,3 +104,14 @@ class ProcessUnreachable(HafarmError):
 
     def __str__(self) -> str:
         return f"{self.what} does not answer: {self.why}"
+
+
+@dataclass(eq=False)
+class MemberNotReady(HafarmError):
+    """A joiner lacks something that was acknowledged: the bid that takes it in is not sent yet."""
+
+    code: ClassVar[str] = "HF4015"
+    peers: str
+
+    def __str__(self) -> str:
+        return f"{self.peers} has not confirmed everything acknowledged so far; it is tried again by itself"

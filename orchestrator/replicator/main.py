@@ -15,7 +15,7 @@ from orchestrator.host import disk
 from orchestrator.host.fuse import mount
 from orchestrator.host.reach import processes_inside
 from orchestrator.host.tls import client_context, server_context
-from orchestrator.model.errors import HafarmError, JoinerBehind
+from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator.control import Control, Request
@@ -162,9 +162,8 @@ class Replicator:
     def widen_required(self, request: Mapping[str, Any]) -> dict[str, Any]:
         members = frozenset(NodeName(name) for name in request["members"])
         with self._orders:
-            if not self._primary.widen(members):
-                raise JoinerBehind(", ".join(sorted(members - self._primary.required)))
-            # Kept before the answer, and no bid leaves before it: a successor of this process needs them too.
+            self._primary.widen(members)
+            # Kept before the answer: a replicator that dies now is followed by one that needs them too.
             facts = self._facts.change(required=self._facts.facts.required | members)
         return {"required": sorted(facts.required)}
 

@@ -16,15 +16,16 @@ from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
 from orchestrator.mirror.gate import Gate
 from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
-from orchestrator.model.errors import CorruptState, HafarmError
+from orchestrator.model.errors import CorruptState, HafarmError, MemberNotReady
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
-from orchestrator.replicator.copy import Changes, Copier, CopyPlan
+from orchestrator.replicator.copy import Copier
 from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import ChangeKey, Link, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
+from orchestrator.replicator.plan import Changes, CopyPlan
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.verify import Verifier
 
@@ -33,6 +34,8 @@ Tell = Callable[[dict[str, Any]], None]
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
 
+CATCH_UP_S: Final = 1.0
+"""A joiner that is ready is behind by what was acknowledged during one message to the agent and back."""
 ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
 
 _REPLIES: Final = frozenset(
@@ -64,8 +67,6 @@ class Primary:
         self.volumes = 0
         self._gate: Gate[Callable[[int], None]] = Gate(settings.node)
         self._lock = threading.Lock()
-        self._behind: set[NodeName] = set()
-        """Joiners that hold the copy, and have yet to confirm a point that was let go without them."""
         self._links: dict[NodeName, PeerLink] = {}
         self._stop = threading.Event()
         self._flushed = 0
@@ -128,38 +129,27 @@ class Primary:
         """How many durable points wait for a member."""
         return self._gate.held
 
-    @property
-    def awaited(self) -> frozenset[NodeName]:
-        """Whom writes wait for: who is required, and who is ready to be."""
-        return self._gate.awaited
+    def widen(self, members: Iterable[NodeName]) -> None:
+        """Need these members' disks too, from now on (R2). Raises MemberNotReady.
 
-    def widen(self, members: Iterable[NodeName]) -> bool:
-        """Need these members' disks too, from now on (R2); False for one that lacks what was let go."""
-        with self._lock:
-            return self._gate.widen(members)
-
-    def joins(self, link: PeerLink) -> bool:
-        """A node outside the record's set holds everything that was to be copied: writes wait for it too now.
-
-        True when it may be named in the record; False when it has yet to confirm what was let go before.
+        A point acknowledged after a joiner said that it was ready, and before this, did not wait for it: the
+        bid that makes it a member leaves only when it has that too.
         """
         with self._lock:
-            if self.record is None or link.peer in self.record.in_sync or not link.is_complete:
-                return False
-            self._gate.expect(link.peer, link.flushed)
-            if self._gate.lacks(link.peer):
-                self._behind.add(link.peer)
-                return False
-        return True
-
-    def leaves(self, link: PeerLink) -> None:
-        """Its stream ended."""
+            newcomers = frozenset(members) - self._gate.required
+            self._gate.widen(newcomers)
+        deadline = time.monotonic() + CATCH_UP_S
+        while self._gate.lacking(newcomers) and time.monotonic() < deadline:
+            time.sleep(0.005)  # as long as a disk's flush: whoever asks waits for no more than that
         with self._lock:
-            link.is_up = False
-            self._behind.discard(link.peer)
-            settled = self._gate.forget(link.peer)
+            lacking = self._gate.lacking(newcomers)
+            settled = self._gate.narrow(newcomers) if lacking else []
         for callback in settled:
             callback(0)
+        for peer in lacking & self._links.keys():
+            self._links[peer].end_session("it was not ready any more")
+        if lacking:
+            raise MemberNotReady(", ".join(sorted(lacking)))
 
     def take_reign(self, record: Record, required: Iterable[NodeName] = ()) -> None:
         """Serve under this proved record: durable in the lineage first (G1), then told to the others.
@@ -184,10 +174,6 @@ class Primary:
             threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True).start()
             for link in self._links.values():
                 link.start()
-        else:
-            # Who was dropped and is still here lacks nothing: it is to be taken in again.
-            for link in list(self._links.values()):
-                link.tell_ready_if_joining()
 
     def _begin_stream(self) -> None:
         self.stream = secrets.token_hex(16)
@@ -252,13 +238,8 @@ class Primary:
         with self._lock:
             reached = progress.applied if self.settings.ack == "memory" else progress.points
             settled = self._gate.confirm(peer, reached)
-            caught_up = peer in self._behind and not self._gate.lacks(peer)
-            if caught_up:
-                self._behind.discard(peer)
         for callback in settled:
             callback(0)
-        if caught_up:
-            self._links[peer].tell_ready_if_joining()
 
     def oldest_held(self) -> int:
         """How many points wait; a link uses it to know whether its peer is asked for anything."""
@@ -359,11 +340,6 @@ class PeerLink:
             "copy": self._copier.progress() if self._copier else None,
         }
 
-    @property
-    def is_complete(self) -> bool:
-        """The peer is here, and nothing is left to be copied."""
-        return self.is_up and self._copier is None
-
     # --- one session after the other -----------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -390,7 +366,7 @@ class PeerLink:
             self._copier.cancel()
             self._copier = None
         if self.is_up:
-            self._primary.leaves(self)
+            self.is_up = False
             self._broken_at = time.monotonic()
             self._outbox.disconnect(self.peer)
             self._tell("stream_down", why=self._why)
@@ -487,7 +463,7 @@ class PeerLink:
         if self._copier is not None:
             self._copier.start()
         else:
-            self.tell_ready_if_joining()
+            self._tell_ready_if_joining()
         reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
         reader.start()
         try:
@@ -550,10 +526,10 @@ class PeerLink:
             log.confirmed(Position(self._primary.stream, flushed))
             log.unreadable = False
             self._copier, self._copy_target = None, 0
-            self.tell_ready_if_joining()
+            self._tell_ready_if_joining()
 
     def _check_progress(self) -> None:
-        if self._primary.oldest_held() and self.peer in self._primary.awaited:
+        if self._primary.oldest_held() and self.peer in self._primary.required:
             waited_s = time.monotonic() - self._points_at[1]
             if waited_s > self._settings.ack_timeout_s:
                 self._outbox.detach(self.peer)
@@ -607,9 +583,9 @@ class PeerLink:
     def verify(self) -> list[str]:
         return Verifier(self._primary, self.ask).differing()
 
-    def tell_ready_if_joining(self) -> None:
-        """A joiner, or a member that was dropped: the agent may bid for it."""
-        if self._primary.joins(self):
+    def _tell_ready_if_joining(self) -> None:
+        record = self._primary.record
+        if record is not None and self.peer not in record.in_sync:
             self._tell("member_ready", life=self._life)
 
     def _tell(self, event: str, **facts: object) -> None:

@@ -63,10 +63,8 @@ def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: M
 def test_a_sync_that_a_lost_member_must_confirm_is_held_and_refused_when_the_gate_closes(
     mirror: Mirror,
 ) -> None:
-    agent = mirror.start()
-    both = record(1, "paris", agent.ask("status")["life"], ["paris", "lyon"])
-    agent.ask("take_reign", record=both)
-    agent.event("reign_taken")
+    agent = mirror.serve()
+    agent.ask("widen_required", members=["lyon"])
     errors: list[str] = []
 
     def work() -> None:

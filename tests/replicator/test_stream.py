@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.mirror.lineage import Position
+from orchestrator.model.errors import MemberNotReady
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.support.waiting import eventually
 
@@ -70,6 +71,21 @@ def test_a_synced_write_is_acknowledged_once_it_is_on_the_other_disk(pair: Pair)
     answered = durable(pair, pair.live.sync("file"))
     eventually(lambda: answered == [0], 10)
     assert (pair.trees[LYON] / "file").read_bytes() == b"hello"
+
+
+def test_a_joiner_is_not_taken_in_while_it_lacks_something_acknowledged(pair: Pair) -> None:
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    primary = pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 10)
+    pair.stop_follower()
+    assert pair.live is not None
+    pair.live.create("file")
+    pair.live.write("file", 0, b"hello")
+    answered = durable(pair, pair.live.sync("file"))
+    eventually(lambda: answered == [0], 10)
+    with pytest.raises(MemberNotReady):
+        primary.widen({LYON})
+    assert primary.required == {PARIS}
 
 
 def test_a_write_is_held_while_a_required_member_is_away_and_released_by_proof(pair: Pair) -> None:
@@ -187,25 +203,3 @@ def test_a_late_flush_never_takes_a_position_back(pair: Pair) -> None:
     assert before is not None
     history.advance(Position(before.stream, before.sequence - 1))
     assert history.standing.position == before
-
-
-def test_a_joiner_whose_stream_ended_is_not_named(pair: Pair) -> None:
-    alone = record(1, LIFE, {PARIS})
-    pair.start_follower(alone)
-    primary = pair.start_primary(alone)
-    eventually(lambda: pair.said("member_ready") != [], 10)
-    pair.stop_follower()
-    eventually(lambda: pair.said("stream_down") != [], 10)
-    # What is written now is acknowledged without Lyon: a record that names Lyon would be a lie.
-    assert durable(pair, 1 << 40) == [0]
-    assert not primary.widen({LYON})
-    assert primary.required == {PARIS}
-
-
-def test_a_member_that_was_dropped_and_is_still_here_is_ready_at_once(pair: Pair) -> None:
-    primary = joined(pair).primary
-    assert primary is not None
-    pair.told.clear()
-    primary.take_reign(record(3, LIFE, {PARIS}))
-    eventually(lambda: pair.said("member_ready") != [], 10)
-    assert primary.widen({LYON})
