@@ -1,4 +1,4 @@
-"""For all tests: as root, on a machine that can do everything, a skipped test is a failed one."""
+"""For all tests: as root a skipped test is a failed one, and so is what stays on the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import os
 
 import pytest
 
+from tests.support import leftovers
+
 _skipped: list[str] = []
+_left: list[str] = []
+
+
+def pytest_sessionstart() -> None:
+    leftovers.mark()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -14,8 +21,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _skipped.append(report.nodeid)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    leftovers.remember(tmp_path_factory.getbasetemp())
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _skipped and os.geteuid() == 0 and session.exitstatus == pytest.ExitCode.OK:
+    _left.extend(leftovers.left())
+    wrong = bool(_left) or (bool(_skipped) and os.geteuid() == 0)
+    if wrong and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -23,4 +37,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _skipped and os.geteuid() == 0:
         terminalreporter.write_line(f"{len(_skipped)} skipped as root, which counts as failed:", red=True)
         for name in _skipped:
+            terminalreporter.write_line(f"  {name}")
+    if _left:
+        terminalreporter.write_line("the tests left on this machine, which counts as failed:", red=True)
+        for name in _left:
             terminalreporter.write_line(f"  {name}")

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.demo.cluster import Cluster
 from orchestrator.demo.story import Clients, Story
+from tests.support.leftovers import remember
 from tests.support.waiting import eventually
 
 
@@ -74,7 +75,7 @@ class Running:
 @contextmanager
 def running(keep: Callable[[], bool] = lambda: False, **options: Any) -> Iterator[Running]:
     """Two nodes in sync; the logs stay where `keep` says so at the end, or on a fault, which says where."""
-    work = Path(tempfile.mkdtemp(prefix="hafarm-test-"))
+    work = remember(Path(tempfile.mkdtemp(prefix="hafarm-test-")))
     cluster = Cluster(work, **options)
     failed = True
     try:
