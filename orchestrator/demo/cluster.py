@@ -101,12 +101,20 @@ class Cluster:
 
     def up(self) -> None:
         """Wire the network, make the keys, boot every machine, start witness and agents."""
+        self.boot()
+        self.start_processes()
+
+    def boot(self) -> None:
+        """Everything but processes of ours: disks can be filled now."""
         self.data.mkdir(parents=True, exist_ok=True)
         self.network.create()
         init(self.cluster, self.names, str(self.work / "keys"))
         (self.work / "hafarm.yaml").write_text(json.dumps(self._config, indent=1))
         for machine in self.machines.values():
             machine.power_on()
+
+    def start_processes(self) -> None:
+        """The witness and the agents, until each of them answers."""
         self.start_witness()
         for name in self.names:
             self._write_agent_settings(name)

@@ -53,6 +53,11 @@ class Machine:
     def up(self) -> bool:
         return self._holder is not None
 
+    @property
+    def cgroup(self) -> Path | None:
+        """All control groups of this machine are below it; None where there are none."""
+        return self._cgroup[1] if self._cgroup is not None else None
+
     def power_on(self) -> None:
         """Boot: an empty /run, the disk mounted, no process but the first."""
         assert self._holder is None

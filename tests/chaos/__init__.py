@@ -1,0 +1,1 @@
+"""Real applications on real clusters, hurt at random moments; what clients were told decides."""

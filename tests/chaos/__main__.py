@@ -1,0 +1,112 @@
+"""`./run chaos --minutes N [--seed S] [--json FILE]`: real clusters, faults, and what clients were told."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.chaos.campaign import Campaign, Report
+from tests.chaos.faults import KINDS
+from tests.chaos.postgres import Postgres
+from tests.chaos.rig import rig
+from tests.chaos.schedule import Step, schedule
+from tests.chaos.workloads import Sqlite, Workload
+from tests.support import leftovers
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {"postgresql": Postgres, "sqlite": Sqlite}
+BLOCK_S = 150.0
+"""One cluster's life before another one, with the other application, takes its place."""
+EVERY_KIND_S = 300.0
+"""From this length on each kind of fault has had its turn, or the run has failed."""
+OVERLAPS = ("brief", "none")
+
+
+def main() -> int:
+    """0 only if every check held and nothing was left."""
+    words = argparse.ArgumentParser(prog="run chaos", description=__doc__)
+    words.add_argument("--minutes", type=float, default=5.0)
+    words.add_argument("--seed", type=int, default=None, help="repeats an earlier run")
+    words.add_argument("--json", metavar="FILE", help="write what was counted and checked")
+    words.add_argument("--workload", choices=sorted(WORKLOADS), help="this application only")
+    asked = words.parse_args()
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    print(
+        f"seed {seed}; ./run chaos --minutes {asked.minutes:g} --seed {seed} repeats the faults", flush=True
+    )
+    leftovers.mark()
+    begun = time.monotonic()
+    names = [asked.workload] if asked.workload else sorted(WORKLOADS)
+    try:
+        report = run(names, schedule(seed), begun + asked.minutes * 60)
+    except KeyboardInterrupt:
+        print("interrupted; everything was cleaned up")
+        return 130
+    _judge_kinds(report, time.monotonic() - begun)
+    report.check("nothing of the run is left on this machine", "; ".join(leftovers.left()))
+    _print(report)
+    if asked.json:
+        facts = {**report.as_dict(), "seed": seed, "minutes": asked.minutes}
+        Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
+    return 0 if report.ok else 1
+
+
+def run(names: list[str], steps: Iterator[Step], until: float) -> Report:
+    """One cluster after the other, until the time is over."""
+    total = Report()
+    for name, overlap in zip(itertools.cycle(names), itertools.cycle(_doubled(OVERLAPS)), strict=False):
+        print(f"--- {name}, overlap {overlap}", flush=True)
+        try:
+            with rig(WORKLOADS[name](), overlap=overlap) as hurt:
+                ends = min(until, time.monotonic() + BLOCK_S)
+                part = Campaign(hurt, overlap, _tell).run(steps, ends)
+                hurt.keep = not part.ok
+            total.add(part)
+        except (AssertionError, OSError, TimeoutError, RuntimeError) as fault:
+            notes = " ".join(getattr(fault, "__notes__", ()))
+            total.check("the cluster can be built and looked at", f"{type(fault).__name__}: {fault} {notes}")
+        if time.monotonic() >= until:
+            return total
+    raise AssertionError("cycles do not end")
+
+
+def _doubled(words: tuple[str, ...]) -> list[str]:
+    """Each twice, so that both applications meet both."""
+    return [word for word in words for _ in range(2)]
+
+
+def _judge_kinds(report: Report, lasted_s: float) -> None:
+    if lasted_s >= EVERY_KIND_S:
+        met = {name.split("/")[0] for name in report.faults}
+        report.check("every kind of fault occurred", ", ".join(kind for kind in KINDS if kind not in met))
+
+
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def _print(report: Report) -> None:
+    print("\nfaults by kind, and the clients' longest silence after one that came alone")
+    for kind in KINDS:
+        count = sum(number for name, number in report.faults.items() if name.split("/")[0] == kind)
+        gap = f"{report.outage_s[kind]:6.2f} s" if kind in report.outage_s else "       -"
+        print(f"  {kind:<18} {count:4}  {gap}")
+    print(f"failovers {report.failovers}, acknowledged {report.acknowledged}, lost {report.lost}")
+    for check in report.checks():
+        print(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['detail']}")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""The current fails, on one node and on all at once: what was acknowledged is on the disks that come back."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from tests.chaos.campaign import Campaign
+from tests.chaos.faults import FAULTS
+from tests.chaos.rig import rig
+from tests.chaos.schedule import schedule
+from tests.chaos.workloads import Sqlite
+
+SEED = 9
+CUTS = [fault for fault in FAULTS if fault.kind == "power-cut"]
+EVERYTHING = [fault for fault in CUTS if fault.target == "both"]
+ROUNDS = 2
+
+
+@pytest.mark.timeout(900)
+def test_no_power_cut_costs_a_row() -> None:
+    with rig(Sqlite()) as hurt:
+        report = Campaign(hurt).run(islice(schedule(SEED, CUTS), ROUNDS * len(CUTS)))
+        hurt.keep = not report.ok
+        assert report.ok, [check for check in report.checks() if not check["ok"]]
+        assert set(report.faults) == {fault.name for fault in CUTS}
+        assert report.lost == 0
+
+
+def test_the_same_rig_reports_loss_when_sqlite_leaves_fsync_out() -> None:
+    with rig(Sqlite(careless=True)) as hurt:
+        report = Campaign(hurt).run(islice(schedule(SEED, EVERYTHING, hasty=0), 1))
+        assert report.lost > 0
+        assert "nothing acknowledged is missing" in report.broken
