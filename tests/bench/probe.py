@@ -1,7 +1,9 @@
-"""A UDP probe each 2 ms through a virtual IP: how long were there no good replies?
+"""A UDP probe each 2 ms through an address: how long were there no good replies?
 
-probe.py serve PORT                      answers each datagram with itself and this node's name
-probe.py watch ADDRESS PORT              one JSON line per second until standard input ends, then the gaps
+    probe.py ADDRESS PORT
+
+says {"ready": true}, probes until standard input ends, then says what it saw. Times: CLOCK_MONOTONIC seconds.
+It runs in real time: what it measures must be the service's silence, not its own.
 """
 
 from __future__ import annotations
@@ -11,69 +13,96 @@ import select
 import socket
 import sys
 import time
+from typing import Any
+
+from orchestrator.host import realtime
 
 PERIOD_S = 0.002
-GAP_MIN_S = 0.05
-"""Shorter silences are the machine's own: a stall of a shared core, not an outage."""
+GAP_MIN_S = 0.01
+"""Shorter silences are a few lost or late probes, not an outage."""
+STALL_S = 0.05
+"""We did not run for so long: what looks like a gap is ours, and the round does not count."""
+LAST_REPLIES_S = 0.3
+"""A reply that takes longer than this is counted as lost."""
 
 
-def serve(port: int) -> None:
-    """Answer on every address of either family."""
-    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind(("::", port))
-    name = socket.gethostname().encode()
-    while True:
-        data, client = server.recvfrom(2048)
-        try:
-            server.sendto(data + b" " + name, client)
-        except OSError:
-            continue  # the address went away between the question and the answer
+class Probe:
+    """Asks and listens; remembers every silence."""
 
+    def __init__(self, address: str, port: int) -> None:
+        self._target = (address, port)
+        self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._awaited: set[bytes] = set()
+        self.sent = self.stalls = 0
+        self.gaps: list[tuple[float, float]] = []
+        self.last_of: dict[str, float] = {}
+        """By node: when it answered last."""
+        self.last_good = self._before = self._due = time.monotonic()
 
-def watch(address: str, port: int) -> None:
-    """Probe until standard input ends; print every gap with its beginning and end on CLOCK_MONOTONIC."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    client = socket.socket(family, socket.SOCK_DGRAM)
-    client.setblocking(False)
-    gaps: list[list[float]] = []
-    sent = good = stalls = 0
-    last_good = before = time.monotonic()
-    due = before
-    print(json.dumps({"ready": True}), flush=True)
-    while True:
-        wait = max(0.0, due - time.monotonic())
-        readable, _, _ = select.select([client, sys.stdin], [], [], wait)
+    def run(self) -> None:
+        """Until standard input ends, and then until the last replies are in."""
+        while not self._turn([sys.stdin]):
+            pass
+        end, self._due = time.monotonic() + LAST_REPLIES_S, float("inf")
+        while self._awaited and time.monotonic() < end:
+            self._turn([])
+        if time.monotonic() - self.last_good > GAP_MIN_S and self._awaited:
+            self.gaps.append((self.last_good, time.monotonic()))
+
+    def _turn(self, others: list[Any]) -> bool:
+        """Listen until the next probe is due, send it; True when one of the others has something to say."""
+        wait = min(LAST_REPLIES_S, max(0.0, self._due - time.monotonic()))
+        readable, _, _ = select.select([self._socket, *others], [], [], wait)
         now = time.monotonic()
-        if now - before > GAP_MIN_S:
-            stalls += 1  # we did not run: what looks like a gap is ours
-        before = now
-        if sys.stdin in readable:
-            break
-        if client in readable:
-            try:
-                while True:
-                    client.recv(2048)
-                    good += 1
-                    if now - last_good > GAP_MIN_S:
-                        gaps.append([last_good, now])
-                    last_good = now
-            except (BlockingIOError, ConnectionError):
-                pass
-        if now >= due:
-            due = now + PERIOD_S
-            try:
-                client.sendto(f"{sent}".encode(), (address, port))
-                sent += 1
-            except OSError:
-                pass  # no route or no neighbour yet: that is what is being measured
-    if time.monotonic() - last_good > GAP_MIN_S:
-        gaps.append([last_good, time.monotonic()])
-    print(json.dumps({"sent": sent, "good": good, "gaps": gaps, "stalls": stalls}), flush=True)
+        self.stalls += now - self._before > STALL_S and self._due < float("inf")
+        self._before = now
+        if self._socket in readable:
+            self._listen(now)
+        if now >= self._due:
+            self._due = now + PERIOD_S
+            self._ask()
+        return any(other in readable for other in others)
+
+    def _ask(self) -> None:
+        number = b"%d" % self.sent
+        self.sent += 1
+        self._awaited.add(number)
+        try:
+            self._socket.sendto(number, self._target)
+        except OSError:
+            pass  # no route or no neighbour yet: that is what is being measured
+
+    def _listen(self, now: float) -> None:
+        try:
+            while True:
+                number, _, node = self._socket.recv(2048).partition(b" ")
+                if number not in self._awaited:
+                    continue
+                self._awaited.discard(number)
+                if now - self.last_good > GAP_MIN_S:
+                    self.gaps.append((self.last_good, now))
+                self.last_good = self.last_of[node.decode()] = now
+        except (BlockingIOError, ConnectionError):
+            pass
+
+    def report(self) -> dict[str, object]:
+        return {
+            "sent": self.sent,
+            "lost": len(self._awaited),
+            "gaps": self.gaps,
+            "last_of": self.last_of,
+            "stalls": self.stalls,
+        }
+
+
+def main() -> None:
+    probe = Probe(sys.argv[1], int(sys.argv[2]))
+    realtime.become_punctual()
+    print(json.dumps({"ready": True}), flush=True)
+    probe.run()
+    print(json.dumps(probe.report()), flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve(int(sys.argv[2]))
-    else:
-        watch(sys.argv[2], int(sys.argv[3]))
+    main()

@@ -1,0 +1,127 @@
+"""The table of figures: each row's name, its bounds, and the form in which it is printed and kept."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a row is called and what its value must and should be: `sign` is "<=" or ">="."""
+
+    name: str
+    unit: str
+    sign: str
+    must: float
+    aim: float | None
+    what: str
+
+    def holds(self, value: float, bound: float) -> bool:
+        return value <= bound if self.sign == "<=" else value >= bound
+
+
+MIRROR: Final = (
+    Spec("gap_lan_median_s", "s", "<=", 0.6, 0.5, "client gap after a node's loss, preset lan: median"),
+    Spec("gap_lan_worst_s", "s", "<=", 0.8, 0.5, "the same: worst"),
+    Spec("gap_fast_median_s", "s", "<=", 0.35, 0.2, "client gap after a node's loss, preset fast: median"),
+    Spec("decision_to_reply_ms", "ms", "<=", 10, 3, "role won to the client's first reply, idle"),
+    Spec("decision_to_reply_loaded_ms", "ms", "<=", 30, 3, "the same at load average >= 10"),
+    Spec("false_takeovers", "", "<=", 0, 0, "healthy nodes accused at load average >= 10, preset fast"),
+    Spec("lease_silence_s", "s", "<=", 0.4, None, "address silent after the pulse's death or freeze"),
+    Spec("agent_restart_gap_s", "s", "<=", 0, None, "probes lost while the agent is killed, as seconds"),
+    Spec("swap_gap_s", "s", "<=", 0.5, 0.1, "client gap of a planned swap"),
+    Spec("limit_vs_bare_fsync4k_1", "ratio", ">=", 0.5, None, "limit against the bare directory, 1 job"),
+    Spec("limit_vs_bare_fsync4k_4", "ratio", ">=", 0.5, None, "the same, 4 jobs"),
+    Spec("limit_vs_bare_seqwrite", "ratio", ">=", 0.3, None, "the same, sequential write"),
+    Spec("fsync4k_1_vs_limit", "ratio", ">=", 0.55, 0.9, "4 KiB write and fsync, 1 job"),
+    Spec("fsync4k_4_vs_limit", "ratio", ">=", 0.45, 0.9, "4 KiB write and fsync, 4 jobs"),
+    Spec("fsync4k_1_vs_gluster", "ratio", ">=", 1.5, 3, "4 KiB write and fsync, 1 job"),
+    Spec("seqwrite_vs_limit", "ratio", ">=", 0.7, 0.95, "1 MiB blocks and a final fsync"),
+    Spec("warmread_vs_bare", "ratio", ">=", 0.45, 0.95, "sequential read, our cache warm"),
+    Spec("coldread_vs_bare", "ratio", ">=", 0.3, 0.95, "sequential read, our cache cold, the disk's warm"),
+    Spec("create_vs_gluster", "ratio", ">=", 5, 15, "create, write 1 KB, close"),
+    Spec("untar_vs_gluster", "ratio", ">=", 10, 50, "a source tree of some thousand entries"),
+    Spec("sqlite_vs_gluster", "ratio", ">=", 3, 6, "WAL, synchronous FULL, one row a commit"),
+    Spec("pgbench4_vs_bare", "ratio", ">=", 0.55, 0.9, "PostgreSQL, 4 clients"),
+    Spec("sim_weeks_per_cpu_min", "1/min", ">=", 1, 10, "simulated cluster-weeks"),
+    Spec("sim_faults_per_cpu_min", "1/min", ">=", 5000, 50000, "simulated faults"),
+    Spec("sim_role_changes_per_cpu_min", "1/min", ">=", 500, 5000, "simulated role changes"),
+    Spec("cli_status_ms", "ms", "<=", 150, 80, "hafarm status"),
+    Spec("idle_cpu_pct", "%", "<=", 1, 0.3, "all processes of a node with 8 modules, of one core"),
+    Spec("idle_rss_mib", "MiB", "<=", 90, 50, "agent and pulse with 8 modules"),
+    Spec("replicator_idle_rss_mib", "MiB", "<=", 40, 25, "one replicator with its keeper"),
+)
+BY_NAME: Final = {spec.name: spec for spec in MIRROR}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. `value` is what the table bounds, `spread` the distance of the extremes over `n` rounds."""
+
+    name: str
+    value: float
+    unit: str
+    against: str
+    n: int
+    spread: float
+
+
+def median_row(name: str, values: Sequence[float], against: str = "") -> Row:
+    """The median of the rounds."""
+    assert values, f"{name}: no round counts"
+    return _row(name, statistics.median(values), values, against)
+
+
+def worst_row(name: str, values: Sequence[float], against: str = "") -> Row:
+    """The round farthest from its bound."""
+    assert values, f"{name}: no round counts"
+    pick = max if BY_NAME[name].sign == "<=" else min
+    return _row(name, pick(values), values, against)
+
+
+def _row(name: str, value: float, values: Sequence[float], against: str) -> Row:
+    spread = max(values) - min(values)
+    return Row(name, _round(value), BY_NAME[name].unit, against, len(values), _round(spread))
+
+
+def _round(value: float) -> float:
+    """Four digits: no figure here is known better."""
+    return float(f"{value:.4g}")
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round: what both had of the machine in the same minute."""
+    return [one / other for one, other in zip(ours, theirs, strict=True)]
+
+
+def verdict(row: Row) -> str:
+    """Both bounds, and whether the value keeps them."""
+    spec = BY_NAME[row.name]
+    bounds = [("must", spec.must), *([("aim", spec.aim)] if spec.aim is not None else [])]
+    said = [
+        f"{word} {spec.sign} {bound:g} {'met' if spec.holds(row.value, bound) else 'NOT MET'}"
+        for word, bound in bounds
+    ]
+    return ", ".join(said)
+
+
+def line(row: Row) -> str:
+    """A row for people."""
+    beside = f"   ({row.against})" if row.against else ""
+    figures = f"{row.name:<28} {row.value:>10g} {row.unit:<6} n={row.n:<3} spread {row.spread:<8g}"
+    return f"{figures} {verdict(row)}{beside}"
+
+
+def missing(rows: Iterable[Row], wanted: Iterable[str]) -> list[str]:
+    """The names that were to be measured and are not there."""
+    found = {row.name for row in rows}
+    return [name for name in wanted if name not in found]
+
+
+def write(rows: Iterable[Row], file: Path) -> None:
+    file.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
