@@ -35,6 +35,8 @@ def free_port() -> int:
 class Served:
     """A witness process that can be killed and started again on its state."""
 
+    program: tuple[str, ...] = ("-m", "orchestrator.witness")
+
     def __init__(self, work: Path, *bundles: Path) -> None:
         self.state = work / "state"
         self.port = free_port()
@@ -43,7 +45,7 @@ class Served:
 
     def start(self) -> None:
         words = [f"--bundle={bundle}" for bundle in self.bundles]
-        argv = [sys.executable, "-m", "orchestrator.witness", f"--listen=127.0.0.1:{self.port}", *words]
+        argv = [sys.executable, *self.program, f"--listen=127.0.0.1:{self.port}", *words]
         self.process = subprocess.Popen([*argv, f"--state={self.state}"], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert "ready" in self.process.stdout.readline()
