@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_interface
 from typing import Any
 
 from orchestrator.agent.hands import Hands
@@ -152,14 +153,16 @@ def headline(mirror: Mirror, told: Mapping[NodeName, ModuleState | None]) -> str
 def vip_status(mirror: Mirror, config: MirrorConfig, hands: Hands) -> list[dict[str, Any]]:
     held = {held.address: held.interface for held in hands.provider.held()}
     conflicts = hands.provider.conflicts
+    # The provider writes addresses as the kernel does, the file as its author likes.
+    places = [(vip.address, ip_interface(vip.address)) for vip in config.vip]
     return [
         {
-            "address": vip.address,
-            "here": vip.address in held,
-            "interface": held.get(vip.address, ""),
-            "conflict": conflicts.get(vip.address, ""),
+            "address": written,
+            "here": str(address) in held,
+            "interface": held.get(str(address), ""),
+            "conflict": conflicts.get(str(address.ip), ""),
         }
-        for vip in config.vip
+        for written, address in places
     ]
 
 

@@ -104,7 +104,7 @@ class Application:
         if why:
             self._on_event(ApplicationFailed(self._module.name, why))
             return
-        self.checks.start(self._variables(epoch))
+        self.checks.start(self._variables(epoch), self._module.run.start_timeout_s)
         self._on_event(ApplicationStarted(self._module.name))
 
     async def stop(self, force: bool) -> None:

@@ -48,11 +48,15 @@ class Checks:
         self._tasks: list[asyncio.Task[None]] = []
         self.results: dict[str, CheckResult] = {}
 
-    def start(self, variables: Mapping[str, str]) -> None:
-        """Begin asking; `variables` are the custom checks' environment."""
+    def start(self, variables: Mapping[str, str], grace_s: float = 0.0) -> None:
+        """Begin asking; `variables` are the custom checks' environment.
+
+        For `grace_s` a check that was never good yet counts no failure: an application may take its time to
+        come up, and one that is restarted meanwhile never does.
+        """
         assert not self._tasks, "checks are started once, after the application"
         self.results.clear()
-        self._tasks = [asyncio.create_task(self._repeat(check, variables)) for check in self._checks]
+        self._tasks = [asyncio.create_task(self._repeat(check, variables, grace_s)) for check in self._checks]
 
     async def stop(self) -> None:
         """Ask no more; when this returns no check runs and none will report."""
@@ -61,12 +65,15 @@ class Checks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _repeat(self, check: CheckConfig, variables: Mapping[str, str]) -> None:
+    async def _repeat(self, check: CheckConfig, variables: Mapping[str, str], grace_s: float) -> None:
         failures = 0
+        lenient_until = time.monotonic() + grace_s
         while True:
             began = time.monotonic()
             good, text = await ask(self._module, check, variables)
-            failures = 0 if good else failures + 1
+            if good:
+                lenient_until = began
+            failures = 0 if good or began < lenient_until else failures + 1
             self.results[check.name] = CheckResult(good, text, time.time(), failures)
             # Each further `fail_after` failures are told again: the first answer may not have helped.
             if failures and failures % check.fail_after == 0:

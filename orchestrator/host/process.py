@@ -27,9 +27,12 @@ TAIL_BYTES = 600
 def open_log(directory: Path, name: str) -> Path:
     """A new log for one run; the oldest beyond LOGS_KEPT are removed."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-    path = directory / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.log"
+    now = time.time()
+    # With the millisecond: two runs of one second are two runs.
+    when = time.strftime("%Y%m%dT%H%M%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
+    path = directory / f"{name}-{when}.log"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    stamp = "[0-9]" * 8 + "T" + "[0-9]" * 6
+    stamp = "[0-9]" * 8 + "T" + "[0-9]" * 6 + "." + "[0-9]" * 3
     for old in sorted(directory.glob(f"{name}-{stamp}.log"))[:-LOGS_KEPT]:
         old.unlink(missing_ok=True)
     return path

@@ -181,11 +181,11 @@ def test_logs_are_for_root_only_and_the_oldest_go(lab: Lab) -> None:
     folder = lab.home / "log" / SHOP
     folder.mkdir(parents=True)
     for day in range(10, 31):
-        (folder / f"command-202001{day}T000000.log").write_text("old")
+        (folder / f"command-202001{day}T000000.000.log").write_text("old")
     asyncio.run(lab.application(RunConfig(command=("/bin/true",))).start(Epoch(1)))
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 20
-    assert "command-20200110T000000.log" not in names
+    assert "command-20200110T000000.000.log" not in names
     assert (folder / names[-1]).stat().st_mode & 0o777 == 0o600
 
 
@@ -345,7 +345,8 @@ def test_checks_begin_with_the_application_and_end_before_it(lab: Lab) -> None:
     )
 
     async def story() -> None:
-        application = lab.application(RunConfig(command=("/bin/sh", "-c", PATIENT)), (check,))
+        run = RunConfig(command=("/bin/sh", "-c", PATIENT), start_timeout_s=0.1)
+        application = lab.application(run, (check,))
         await application.start(Epoch(1))
         await until(lambda: lab.saw(CheckFailed))
         assert application.checks.results["fails"].text == "broken"

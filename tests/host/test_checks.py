@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import os
 
 from orchestrator.host.cgroup import group
@@ -93,3 +94,26 @@ def test_one_good_answer_forgives() -> None:
         assert told == []
 
     asyncio.run(story())
+
+
+def test_an_application_that_comes_up_slowly_is_not_blamed_until_it_was_good_or_its_time_is_over() -> None:
+    async def failures_within(grace_s: float, good_first: bool) -> float:
+        """After how long the first failure was told, of a check that turns bad or never was good."""
+        told = asyncio.Event()
+        listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        target = str(listener.sockets[0].getsockname()[1])
+        check = CheckConfig(name="port", kind="tcp", target=target, every_s=0.05, timeout_s=5.0, fail_after=2)
+        if not good_first:
+            listener.close()
+        checks = Checks(SHOP, (check,), lambda _: told.set())
+        begun = time.monotonic()
+        checks.start({}, grace_s)
+        if good_first:
+            await until(lambda: "port" in checks.results and checks.results["port"].good)
+            listener.close()
+        await asyncio.wait_for(told.wait(), 20)
+        await checks.stop()
+        return time.monotonic() - begun
+
+    assert asyncio.run(failures_within(1.5, good_first=False)) > 1.5
+    assert asyncio.run(failures_within(15.0, good_first=True)) < 15.0
