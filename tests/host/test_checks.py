@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import os
+import time
 
 from orchestrator.host.cgroup import group
 from orchestrator.host.checks import Checks, ask
