@@ -174,6 +174,10 @@ class Primary:
             threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True).start()
             for link in self._links.values():
                 link.start()
+        else:
+            # Who was dropped while its stream stands lacks nothing, and nothing else would ever say so again.
+            for link in list(self._links.values()):
+                link.tell_ready_if_complete()
 
     def _begin_stream(self) -> None:
         self.stream = secrets.token_hex(16)
@@ -582,6 +586,11 @@ class PeerLink:
 
     def verify(self) -> list[str]:
         return Verifier(self._primary, self.ask).differing()
+
+    def tell_ready_if_complete(self) -> None:
+        """For a new record: a node that streams, and has nothing left to be copied, may be in it."""
+        if self.is_up and self._copier is None:
+            self._tell_ready_if_joining()
 
     def _tell_ready_if_joining(self) -> None:
         record = self._primary.record

@@ -101,6 +101,16 @@ def test_a_write_is_held_while_a_required_member_is_away_and_released_by_proof(p
     assert answered == [0]
 
 
+def test_a_member_that_is_dropped_while_its_stream_stands_is_ready_to_come_back(pair: Pair) -> None:
+    joined(pair)
+    assert pair.primary is not None
+    before = len(pair.said("member_ready"))
+    pair.primary.take_reign(record(3, LIFE, {PARIS}))
+    eventually(lambda: len(pair.said("member_ready")) == before + 1, 10)
+    pair.primary.widen({LYON})
+    assert not pair.said("stream_down")
+
+
 def test_a_closed_gate_answers_every_held_write_with_an_error(pair: Pair) -> None:
     joined(pair)
     assert pair.live is not None
