@@ -36,8 +36,8 @@ STORE_TIMEOUT_S = 10.0
 FORCE_TIMEOUT_S = 3.0
 """A gate that is not closed by then is closed by killing its keeper."""
 RELEASE_TIMEOUT_S = 5.0
-WORDS = (do.Announce, do.Answer, do.Tell)
-"""What is said all the same when a deed before it failed."""
+ALL_THE_SAME = (do.Announce, do.Answer, do.Tell, do.ReleaseAddresses)
+"""What is said and let go all the same when a deed before it failed."""
 Post = Callable[[ev.Event], None]
 
 
@@ -86,7 +86,7 @@ class Hands:
         while True:
             failed = False
             for effect in await self._queue.get():
-                if failed and not isinstance(effect, WORDS):
+                if failed and not isinstance(effect, ALL_THE_SAME):
                     continue
                 try:
                     await self._carry_out(effect)
@@ -293,7 +293,9 @@ class Hands:
             self._post(ev.AddressesClaimed(self.module.name))
 
     async def _release(self) -> None:
-        await self.pulse.end_lease(self.module.name)
+        # A pulse that does not answer is ended as a hung one, and the next one is told of no lease.
+        with contextlib.suppress(ProcessUnreachable, TimeoutError):
+            await self.pulse.end_lease(self.module.name)
         async with asyncio.timeout(RELEASE_TIMEOUT_S):
             await self.provider.release()
 

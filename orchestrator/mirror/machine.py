@@ -110,6 +110,8 @@ def _consider(turn: Turn) -> None:
 
 def _forget_what_is_due(turn: Turn) -> None:
     mirror = turn.mirror
+    if mirror.remains and (mirror.retry_at is None or mirror.retry_at <= turn.now):
+        _end_what_remains(turn)
     if not mirror.stored and (mirror.retry_at is None or mirror.retry_at <= turn.now):
         bids.store(turn)
     if mirror.retry_at is not None and mirror.retry_at <= turn.now:
@@ -286,15 +288,30 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
         case "StoreModule":
             turn.set(stored=False, retry_at=soon)
             _what_was_dropped(turn)
-        case "WidenRequired" | "Mute" | "Lease":
+        case "WidenRequired" | "Lease" | "Mute" | "Unmute":
             turn.set(retry_at=soon, leased=None)
+            if effect in ("Mute", "Unmute"):
+                turn.set(muted=None)
             if effect == "WidenRequired":
                 _not_widened(turn)
             _what_was_dropped(turn)
         case "Follow" | "AdmitReign":
             turn.set(following=None, retry_at=soon)
+        case "StopApplication" | "ReleaseAddresses":
+            turn.set(remains=True, retry_at=soon)
+            _what_was_dropped(turn)
         case _:
             turn.set(retry_at=soon)
+
+
+def _end_what_remains(turn: Turn) -> None:
+    """What a former role left here ends, however often it has to be asked."""
+    mirror = turn.mirror
+    turn.set(remains=False)
+    if mirror.held is None:
+        turn.do(StopApplication(mirror.module, force=True), ReleaseAddresses(mirror.module))
+    elif mirror.stage is Stage.ENDING:
+        turn.do(ReleaseAddresses(mirror.module), StopApplication(mirror.module, force=False))
 
 
 def _stop_without_the_gate(turn: Turn) -> None:
@@ -320,7 +337,7 @@ def _not_widened(turn: Turn) -> None:
 def _what_was_dropped(turn: Turn) -> None:
     """A bid or a reign behind the failed effect never left: it is decided anew."""
     mirror = turn.mirror
-    if mirror.held is None and mirror.abandoned > NEVER and mirror.life is not None:
+    if mirror.held is None and mirror.abandoned > NEVER and mirror.life is not None and not mirror.remains:
         # A role may have been given up behind what failed: it ends all the same.
         turn.do(
             CloseGate(mirror.module, drain=False),

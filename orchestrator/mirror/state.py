@@ -180,6 +180,8 @@ class Mirror:
     # Application and addresses.
     running: bool = False
     claimed: bool = False
+    remains: bool = False
+    """Application or addresses of a role that is over could not be ended yet; it is tried again."""
     worn: bool = False
     """The restart budget was spent: the other node is to get its chance."""
     ending: Ending = ""

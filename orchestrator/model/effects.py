@@ -1,9 +1,10 @@
 """Everything a node can do, as orders.
 
 The hands carry out one module's effects one after another, in the order given. Those marked *waited for* are
-finished before the next begins, and a failure drops the deeds in the rest of the decision (words are said all
-the same: `Announce`, `Answer`, `Tell`) and comes back as `EffectFailed`. Those marked *started* are begun in
-their turn and go on beside what follows; what came of them returns as the event that is named.
+finished before the next begins, and a failure drops the deeds in the rest of the decision and comes back as
+`EffectFailed` (words are said and addresses let go all the same: `Announce`, `Answer`, `Tell`,
+`ReleaseAddresses`). Those marked *started* are begun in their turn and go on beside what follows; what came
+of them returns as the event that is named.
 """
 
 from __future__ import annotations

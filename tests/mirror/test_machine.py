@@ -301,6 +301,27 @@ def test_a_disk_that_cannot_keep_the_epoch_takes_no_role() -> None:
     assert story.ordered(do.CloseGate)
 
 
+def test_a_role_whose_remains_cannot_be_ended_is_over_all_the_same_and_they_are_tried_again() -> None:
+    story = primary()
+    newer = record(8, B, A, B)
+    story.hears(ev.RegisterAnswered(SHOP, newer))
+    assert story.ordered(do.Follow)
+    story.hears(ev.EffectFailed(SHOP, "ReleaseAddresses", "the pulse does not answer"))
+    assert story.ordered(do.Follow), "what was dropped behind the failure is ordered again"
+    assert not story.ordered(do.ReleaseAddresses), "not at once: it would be asked without end"
+    story.hears(ev.TimePassed(), after=1)
+    assert [type(effect) for effect in story.did] == [do.StopApplication, do.ReleaseAddresses]
+
+
+def test_a_planned_end_whose_first_deed_failed_is_begun_again() -> None:
+    story = primary()
+    story.hears(asks(Swap()), ev.RegisterAnswered(SHOP, story.mirror.held))
+    assert story.ordered(do.ReleaseAddresses)
+    story.hears(ev.EffectFailed(SHOP, "ReleaseAddresses", "no answer"))
+    story.hears(ev.TimePassed(), after=1)
+    assert [type(effect) for effect in story.did] == [do.ReleaseAddresses, do.StopApplication]
+
+
 # --- planned changes ---------------------------------------------------------------------------------------
 
 
@@ -469,7 +490,10 @@ EVENTS = [
     ev.ApplicationStopped(SHOP, True),
     ev.ApplicationFailed(SHOP, "exit 1"),
     *(ev.CheckFailed(SHOP, "tcp", action) for action in ("restart", "swap", "stop", "none")),
-    *(ev.EffectFailed(SHOP, name, "x") for name in ("StoreModule", "WidenRequired", "Follow", "CloseGate")),
+    *(
+        ev.EffectFailed(SHOP, name, "x")
+        for name in ("StoreModule", "WidenRequired", "Follow", "CloseGate", "ReleaseAddresses")
+    ),
     *(
         asks(order)
         for order in (
