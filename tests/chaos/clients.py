@@ -141,8 +141,11 @@ async def write_rows(kind: str, host: str, port: int, name: str, ledger: Ledger)
         ledger.busy += 1
         try:
             if connection is None:
-                connection = await asyncio.wait_for(KINDS[kind].open(host, port), CONNECT_TIMEOUT_S * 3)
-            await asyncio.wait_for(connection.write(name, number), ANSWER_TIMEOUT_S)
+                async with asyncio.timeout(CONNECT_TIMEOUT_S * 3):
+                    connection = await KINDS[kind].open(host, port)
+            # Not wait_for, which in Python 3.11 may swallow the cancellation that ends us.
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await connection.write(name, number)
             ledger.acknowledged(name, number)
             number += 1
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
