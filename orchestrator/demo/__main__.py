@@ -69,6 +69,9 @@ def _run(work: Path, console: Console, fast: bool) -> Report:
         cluster.up()
         screen.show(story, cluster, story.run)
     finally:
+        # Once is enough: a second Ctrl-C would leave what the first one is taking away.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         cluster.down()
     return story.report
 

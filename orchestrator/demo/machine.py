@@ -40,6 +40,8 @@ class Machine:
         self._image = work / "disk.img" if image else None
         self._binds = binds
         self._holder: subprocess.Popen[str] | None = None
+        self._dark = False
+        """The disk had its power cut, the processes are next."""
         self._processes: list[subprocess.Popen[str]] = []
         self._cgroup = _cgroup_for(f"{network.prefix}-{name}")
         for folder in (self.disk, self.log_dir):
@@ -95,22 +97,22 @@ class Machine:
             raise RuntimeError(f"{self.name} does not boot: {why.strip()}")
 
     def power_off(self) -> None:
-        """The current fails: what was not synced is gone, and every process with it."""
+        """The current fails: what was not synced is gone, and every process with it.
+
+        May be called again where an interrupt ended it half-way.
+        """
         if self._holder is None:
             return
-        first = self.first_pid()
-        if self._image is not None:
-            self.shut_down_disk(first)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(first, signal.SIGKILL)
+        first = self._first_child()
+        if first is not None:
+            if self._image is not None and not self._dark:
+                self.shut_down_disk(first)
+                self._dark = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
         for process in self._processes:
             process.kill()  # an entry whose process was stopped stopped with it, and would never reap it
-        self._holder.wait()
-        for stream in (self._holder.stdout, self._holder.stderr):
-            if stream is not None:
-                stream.close()
-        self._holder = None
-        for process in self._processes:
+        for process in (self._holder, *self._processes):
             process.wait()
             for stream in (process.stdout, process.stderr, process.stdin):
                 if stream is not None:
@@ -119,6 +121,8 @@ class Machine:
         self._processes.clear()
         if self._cgroup is not None:
             _remove_cgroup(self._cgroup[1])
+        self._holder = None
+        self._dark = False
 
     def shut_down_disk(self, first: int) -> None:
         """From here on the file system forgets whatever was not synced, and answers EIO."""
@@ -130,15 +134,22 @@ class Machine:
 
     def first_pid(self) -> int:
         """The machine's first process, as the outside numbers it."""
-        assert self._holder is not None
-        outer = self._holder.pid
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
-            if children:
-                return int(children[0])
+            first = self._first_child()
+            if first is not None:
+                return first
             time.sleep(0.01)
         raise RuntimeError(f"{self.name} has no first process")
+
+    def _first_child(self) -> int | None:
+        assert self._holder is not None
+        outer = self._holder.pid
+        try:
+            children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+        except OSError:
+            return None
+        return int(children[0]) if children else None
 
     def inside(self, *words: str) -> list[str]:
         """The command line that runs something on this machine."""
@@ -191,9 +202,17 @@ def _cgroup_for(name: str) -> tuple[Path, Path] | None:
 
 
 def _remove_cgroup(path: Path) -> None:
-    for folder, _, _ in os.walk(path, topdown=False):
+    """The killed processes leave it one by one: some are still held by the kernel for a moment."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while path.exists():
         with contextlib.suppress(OSError):
-            os.rmdir(folder)
+            (path / "cgroup.kill").write_text("1")
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
 
 
 def _run(*words: str) -> None:

@@ -163,6 +163,17 @@ def open_handle(mount: int, handle: bytes, flags: int) -> int:
     return _check(_libc.open_by_handle_at(mount, handle, flags | os.O_CLOEXEC))
 
 
+def may_open_handles(mount: int) -> bool:
+    """Whether this process may open by handle: root may, root of a user namespace may not."""
+    try:
+        os.close(open_handle(mount, handle_of(mount, b""), os.O_PATH))
+    except OSError as fault:
+        if fault.errno in (errno.EPERM, errno.EOPNOTSUPP):
+            return False
+        raise
+    return True
+
+
 _DIRENT = struct.Struct("<QqHB")
 _GETDENTS64: Final = {"x86_64": 217, "aarch64": 61}.get(platform.machine(), 217)
 

@@ -59,6 +59,8 @@ class Objects:
         self._roots = [
             os.open(disk.path_of(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for root in roots
         ]
+        # Without handles (overlayfs), or the right to open them, what is open stays open.
+        self._by_handle = all(disk.may_open_handles(root) for root in self._roots)
         self._known: dict[tuple[int, int], _Object] = {}
         self._open: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._writers: OrderedDict[tuple[int, int], int] = OrderedDict()
@@ -89,7 +91,9 @@ class Objects:
             if fault.errno in ABSENT:
                 self._known[volume, id] = _Object(-1, 0, None)
             raise
-        self._known[volume, id] = _Object(fd, os.stat(fd).st_ino, _handle(fd))
+        self._known[volume, id] = _Object(
+            fd, os.stat(fd).st_ino, disk.handle_of(fd, b"") if self._by_handle else None
+        )
         self._open[volume, id] = None
         self._shrink()
         return fd
@@ -469,15 +473,6 @@ def _extents(volume: int, inode: int, offset: int, length: int) -> list[Key]:
     first = offset // ops.EXTENT_BYTES
     last = max(offset + length - 1, offset) // ops.EXTENT_BYTES
     return [(volume, inode, ops.DATA, extent) for extent in range(first, last + 1)]
-
-
-def _handle(fd: int) -> bytes | None:
-    try:
-        return disk.handle_of(fd, b"")
-    except OSError as fault:
-        if fault.errno in (errno.EOPNOTSUPP, errno.EPERM):
-            return None  # overlayfs and the like: the descriptor stays open
-        raise
 
 
 def _sync_all(fds: list[int], data_only: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 import threading
@@ -9,7 +11,7 @@ from struct import Struct
 from typing import Final
 
 from orchestrator.host import disk
-from orchestrator.replicator.ops import ROOT
+from orchestrator.replicator.ops import ORPHANS, ROOT, orphan_name
 
 _RECORD: Final = Struct("<cQQH")
 _OUTCOMES_MAX = 4096  # far more than the kernel keeps in flight at once
@@ -64,7 +66,7 @@ class Node:
         table = self.table
         with table.descriptors:
             if self.fd < 0:
-                self.fd = disk.open_handle(table.mount_fd, self.key, os.O_PATH | os.O_NOFOLLOW)
+                self.fd = table.reach(self)
                 table.note_open(self)
             self.users += 1
             return self.fd
@@ -89,7 +91,8 @@ class Table:
 
     def __init__(self, mount_fd: int, journal_path: str, descriptors_max: int) -> None:
         self.mount_fd = mount_fd
-        self.descriptors = threading.Lock()
+        self._by_handle = disk.may_open_handles(mount_fd)
+        self.descriptors = threading.RLock()
         self.nodes: dict[int, Node] = {}
         self.by_key: dict[bytes, Node] = {}
         self.by_inode: dict[int, Node] = {}
@@ -134,7 +137,8 @@ class Table:
                 self._apply(kind, first, second, payload)
         for number, (node_id, flags) in reopened.items():
             node = self.nodes[node_id]
-            self._install(number, node, flags, disk.open_handle(self.mount_fd, node.key, flags))
+            with node as fd:
+                self._install(number, node, flags, disk.reopen(fd, flags))
 
     def _apply(self, kind: bytes, first: int, second: int, payload: bytes) -> None:
         if kind == b"S":
@@ -269,10 +273,29 @@ class Table:
 
     # --- descriptors ------------------------------------------------------------------------------------
 
+    def reach(self, node: Node) -> int:
+        """An O_PATH descriptor of the object, whatever it is called now; ESTALE when it is gone."""
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        if self._by_handle:
+            return disk.open_handle(self.mount_fd, node.key, flags)
+        if node.id == ROOT:
+            return os.open(".", flags, dir_fd=self.mount_fd)
+        # Without the right to open by handle a name leads there, if it is still this object's.
+        for parent, name in [(ROOT, ORPHANS + b"/" + orphan_name(node.id)), *node.names]:
+            above = self.nodes.get(parent)
+            if above is None:
+                continue
+            with above as directory, contextlib.suppress(OSError):
+                fd = os.open(name, flags, dir_fd=directory)
+                if disk.handle_of(fd, b"") == node.key:
+                    return fd
+                os.close(fd)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
     def note_open(self, node: Node) -> None:
         """Held: `descriptors`. Close the oldest descriptors that nobody uses when there are too many."""
         self._opened[node] = None
-        if len(self._opened) <= self._descriptors_max:
+        if len(self._opened) <= self._descriptors_max or not self._by_handle:
             return
         for old in list(self._opened):
             if old.users == 0 and old is not node and old.id != ROOT:

@@ -15,8 +15,6 @@ from orchestrator.replicator.handles import Node
 from orchestrator.replicator.ops import HIDDEN, ChangeKey
 from orchestrator.replicator.volume import Mode, Volume, refusal
 
-ORPHANS = b"orphans"
-
 
 def text(body: memoryview, start: int = 0) -> bytes:
     """The NUL-terminated name at the end of a request."""
@@ -28,12 +26,12 @@ class Namespace(Volume):
 
     def orphan_directory(self) -> int:
         """A descriptor of the hidden directory that keeps unlinked open files."""
-        for path in (HIDDEN, HIDDEN + b"/" + ORPHANS):
+        for path in (HIDDEN, ops.ORPHANS):
             try:
                 os.mkdir(path, 0o700, dir_fd=self.root_fd)
             except FileExistsError:
                 pass
-        return disk.open_beneath(self.root_fd, HIDDEN + b"/" + ORPHANS, os.O_PATH | os.O_DIRECTORY)
+        return disk.open_beneath(self.root_fd, ops.ORPHANS, os.O_PATH | os.O_DIRECTORY)
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -239,7 +237,7 @@ class Namespace(Volume):
             self.bind(victim)  # writes through the open file still travel, to the object without a name
         refuge = self.orphan_directory()
         try:
-            os.link(name, b"%x" % victim.id, src_dir_fd=fd, dst_dir_fd=refuge, follow_symlinks=False)
+            os.link(name, ops.orphan_name(victim.id), src_dir_fd=fd, dst_dir_fd=refuge, follow_symlinks=False)
         except FileExistsError:
             pass
         finally:
@@ -250,7 +248,7 @@ class Namespace(Volume):
     def _remove_orphan(self, node: Node) -> None:
         refuge = self.orphan_directory()
         try:
-            os.unlink(b"%x" % node.id, dir_fd=refuge)
+            os.unlink(ops.orphan_name(node.id), dir_fd=refuge)
         except FileNotFoundError:
             pass
         finally:
@@ -258,7 +256,7 @@ class Namespace(Volume):
 
     def clear_orphans(self) -> None:
         """At the start: drop what no open file needs any more."""
-        kept = {b"%x" % node.id for node in self.table.nodes.values() if node.orphan}
+        kept = {ops.orphan_name(node.id) for node in self.table.nodes.values() if node.orphan}
         refuge = self.orphan_directory()
         try:
             for name in os.listdir(disk.path_of(refuge)):

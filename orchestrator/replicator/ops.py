@@ -17,6 +17,14 @@ ROOT: Final = 1
 HIDDEN: Final = b".hafarm"
 """A directory of ours in the root of each tree: orphans, set-aside files; never replicated, never shown."""
 
+ORPHANS: Final = HIDDEN + b"/orphans"
+
+
+def orphan_name(id: int) -> bytes:
+    """What an unlinked open file is called among the orphans."""
+    return b"%x" % id
+
+
 # What a SetAttr sets.
 MODE, UID, GID, SIZE, ATIME, MTIME = 1, 2, 4, 8, 16, 32
 

@@ -59,11 +59,23 @@ class Mounted:
         self.tree = tree
         self.plain_fd = os.open(tree, os.O_PATH)
         fds = (open_device(), self.plain_fd, os.open(tree, os.O_RDONLY))
+        self._roots = fds[1:]
         settings = VolumeSettings(str(tree), exclude, str(journal))
         self.files = Files(0, settings, fds, self.outlet, writeback)
         self.files.start()
         self.files.open_writes()
         self.plain = Path(f"/proc/self/fd/{self.plain_fd}")
+
+    def close(self) -> None:
+        """What the end of a replicator's process closes too, so that the disk below can go."""
+        self.files.stop()
+        table = self.files.table
+        for number in list(table.files):
+            table.close_file(number)
+        for node in table.nodes.values():
+            table.close(node)
+        for fd in self._roots:
+            os.close(fd)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +93,7 @@ def mounted(disk: Path, tmp_path: Path) -> Iterator[Mounted]:
     try:
         yield thing
     finally:
-        thing.files.stop()
+        thing.close()
 
 
 def sent(mounted: Mounted, kind: type | tuple[type, ...]) -> list[Operation]:
@@ -331,3 +343,34 @@ def snapshot(tree: Path) -> list[tuple[object, ...]]:
 
 def _xattrs(path: Path) -> list[str]:
     return os.listxattr(path, follow_symlinks=False)
+
+
+def test_without_the_right_to_open_by_handle_names_lead_to_the_same_objects(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, "only root may")
+
+    monkeypatch.setattr("orchestrator.host.disk.open_handle", refuse)
+    tree = disk / f"names-{tmp_path.name}"
+    tree.mkdir()
+    thing = Mounted(tree, tmp_path / "journal")
+    try:
+        (tree / "d").mkdir()
+        (tree / "d" / "f").write_bytes(b"one")
+        os.rename(tree / "d", tree / "e")
+        os.link(tree / "e" / "f", tree / "g")
+        with open(tree / "e" / "f", "r+b") as file:
+            os.unlink(tree / "e" / "f")
+            os.unlink(tree / "g")
+            file.write(b"two")
+            os.fsync(file.fileno())
+            file.seek(0)
+            assert file.read() == b"two"
+        with sqlite3.connect(tree / "rows.db") as base:
+            base.execute("create table rows (n)")
+            base.execute("insert into rows values (7)")
+        assert sqlite3.connect(thing.plain / "rows.db").execute("select n from rows").fetchall() == [(7,)]
+        assert (thing.plain / "e").is_dir()
+    finally:
+        thing.close()

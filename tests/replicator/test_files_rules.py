@@ -43,7 +43,7 @@ def mount_one(base: Path, writeback: bool) -> Iterator[Mounted]:
         try:
             yield thing
         finally:
-            thing.files.stop()
+            thing.close()
 
 
 def as_nobody(code: str, tree: Path) -> str:
