@@ -9,7 +9,9 @@ import time
 from collections import deque
 from typing import Any
 
-REPEATED = frozenset({"HF2001", "HF4002", "HF4004", "HF4012", "HF5003", "HF5004", "HF5005"})
+REPEATED = frozenset(
+    {"HF1002", "HF1114", "HF2001", "HF4002", "HF4004", "HF4012", "HF5003", "HF5004", "HF5005"}
+)
 """What is tried several times a second and fails the same way each time."""
 REPEAT_S = 60.0
 """The same words of these are told once a minute: a log full of them hides everything else."""

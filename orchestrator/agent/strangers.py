@@ -41,7 +41,8 @@ class Strangers:
             self.troubles[peer] = text
             return [("HF5004", text)]
         if refused >= FEW and not heard:
-            text = f"{peer}'s heartbeats on path {path['path']} do not carry this cluster's key"
+            what = "carry another key, or are meant for another machine of this node's name"
+            text = f"{peer}'s heartbeats on path {path['path']} {what}"
             self.troubles[peer] = text
             return [("HF5003", text)]
         return []

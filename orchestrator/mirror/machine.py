@@ -281,7 +281,7 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
     """What could not be done, and what depended on it was not tried."""
     mirror = turn.mirror
     soon = turn.at_the_latest(mirror.timings.retry_s)
-    turn.tell("HF1114", f"{effect} failed: {why}")
+    turn.tell("HF1002" if effect == "StoreModule" else "HF1114", f"{effect} failed: {why}")
     match effect:
         case "CloseGate":
             _stop_without_the_gate(turn)

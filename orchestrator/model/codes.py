@@ -384,9 +384,10 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
         "HF5003": Code(
             "heartbeats of another key",
-            "What arrives from a peer's address was not made with this cluster's heartbeat key, or was "
-            "recorded and sent again; it is not heard.",
-            "Copy both nodes' bundles from one and the same `hafarm init`, and start both agents anew.",
+            "What arrives from a peer's address was not made with this cluster's heartbeat key, or not for "
+            "this machine, or was recorded and sent again; it is not heard.",
+            "Copy both nodes' bundles from one and the same `hafarm init`, and start both agents anew; look "
+            "whether a cloned machine runs.",
         ),
         "HF5004": Code(
             "heartbeats of another release",
