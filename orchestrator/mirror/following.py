@@ -270,6 +270,8 @@ def follow(turn: Turn, record: Record) -> None:
         if not mirror.proved or mirror.register is not Register.ANSWERS:
             _ask_again(turn)
         return
+    if mirror.follow_at is not None:
+        return
     bids.unmute(turn)
     if mirror.following is None or mirror.following.reign != record.reign:
         turn.set(following=record)

@@ -110,6 +110,8 @@ def _consider(turn: Turn) -> None:
 
 def _forget_what_is_due(turn: Turn) -> None:
     mirror = turn.mirror
+    if mirror.follow_at is not None and mirror.follow_at <= turn.now:
+        turn.set(follow_at=None)
     if mirror.remains and (mirror.retry_at is None or mirror.retry_at <= turn.now):
         _end_what_remains(turn)
     if not mirror.stored and (mirror.retry_at is None or mirror.retry_at <= turn.now):
@@ -296,7 +298,7 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
                 _not_widened(turn)
             _what_was_dropped(turn)
         case "Follow" | "AdmitReign":
-            turn.set(following=None, retry_at=soon)
+            turn.set(following=None, follow_at=soon, retry_at=soon)
         case "StopApplication" | "ReleaseAddresses":
             turn.set(remains=True, retry_at=soon)
             _what_was_dropped(turn)
@@ -347,7 +349,7 @@ def _what_was_dropped(turn: Turn) -> None:
     # A bid may be out, or not: it stays among the unresolved ones, which is right for both.
     turn.set(bidding=False, halting=False)
     if mirror.held is None:
-        turn.set(following=None)
+        turn.set(following=None, follow_at=turn.at_the_latest(mirror.timings.retry_s))
     if mirror.life is None:
         turn.set(launched=False, again_at=turn.at_the_latest(mirror.timings.retry_s))
     if mirror.held is not None and mirror.taking:

@@ -205,6 +205,8 @@ class Mirror:
     """The register is asked again."""
     again_at: Instant | None = None
     """Application, addresses or replicator are tried again."""
+    follow_at: Instant | None = None
+    """Following is ordered again, after it failed."""
     check_at: Instant | None = None
     """The register's health is looked at, though nothing needs it."""
 
@@ -286,5 +288,7 @@ class Mirror:
 
     def deadline(self) -> Instant | None:
         """When `TimePassed` is next worth a step."""
-        dues = [due for due in (self.retry_at, self.again_at, self.check_at) if due is not None]
+        dues = [
+            due for due in (self.retry_at, self.again_at, self.follow_at, self.check_at) if due is not None
+        ]
         return min(dues, default=None)

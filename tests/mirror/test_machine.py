@@ -307,10 +307,23 @@ def test_a_role_whose_remains_cannot_be_ended_is_over_all_the_same_and_they_are_
     story.hears(ev.RegisterAnswered(SHOP, newer))
     assert story.ordered(do.Follow)
     story.hears(ev.EffectFailed(SHOP, "ReleaseAddresses", "the pulse does not answer"))
-    assert story.ordered(do.Follow), "what was dropped behind the failure is ordered again"
-    assert not story.ordered(do.ReleaseAddresses), "not at once: it would be asked without end"
+    assert not story.did, "not at once: it would be asked without end"
     story.hears(ev.TimePassed(), after=1)
-    assert [type(effect) for effect in story.did] == [do.StopApplication, do.ReleaseAddresses]
+    # What was dropped behind the failure is ordered again, too.
+    assert [type(effect) for effect in story.did] == [do.StopApplication, do.ReleaseAddresses, do.Follow]
+
+
+def test_following_that_fails_is_ordered_again_after_a_while_and_not_at_once() -> None:
+    story = primary()
+    story.hears(ev.RegisterAnswered(SHOP, record(8, B, A, B)))
+    for _ in range(3):
+        assert story.ordered(do.Follow)
+        story.hears(ev.EffectFailed(SHOP, "Follow", "the replicator is being started again"))
+        assert not story.ordered(do.Follow)
+        due = story.mirror.deadline()
+        assert due is not None
+        assert due > story.now
+        story.hears(ev.TimePassed(), after=due - story.now)
 
 
 def test_a_planned_end_whose_first_deed_failed_is_begun_again() -> None:
