@@ -60,6 +60,7 @@ class Postgres:
     careless: bool = False
     kind: str = "postgres"
     port: int = 5432
+    writes_by_itself: bool = True
     seen: int = 0
     """How many transactions of pgbench were found: committed and read, they must never be fewer."""
 

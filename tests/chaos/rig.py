@@ -26,7 +26,7 @@ CLIENTS = 4
 PATIENCE_S = 120.0
 """For the way back to redundancy: restart, replay, a full comparison, on a machine that others load too."""
 EQUAL_S = 30.0
-"""For two trees to be found equal: the application writes on its own now and then, so more than one look."""
+"""For what is still in the stream to arrive."""
 LOOK_S = 0.02
 ROOM = {
     "agent": "orchestrator.agent",
@@ -145,7 +145,20 @@ class Rig:
         self.until("rows are acknowledged", lambda: self.clients.acknowledged > before + 8)
 
     def unequal(self) -> list[str]:
-        """What differs between both disks once it has had the time to be the same."""
+        """What differs between both disks once it has had the time to be the same.
+
+        An application that writes by itself is frozen meanwhile: two looks are never at the same moment.
+        """
+        frozen = self.pids(self.primary(), "application") if self.workload.writes_by_itself else []
+        try:
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            return self._unequal()
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+
+    def _unequal(self) -> list[str]:
         first, second = (
             trees.plain(machine.first_pid(), machine.disk / "data")
             for machine in map(self.cluster.machines.__getitem__, self.cluster.names)

@@ -26,6 +26,8 @@ class Workload(Protocol):
     kind: str
     """As `clients` calls it."""
     port: int
+    writes_by_itself: bool
+    """Also while nobody asks it anything."""
 
     def module(self, data: Path) -> dict[str, Any]:
         """What it adds to the mirror's configuration."""
@@ -55,6 +57,7 @@ class Sqlite:
     careless: bool = False
     kind: str = "http"
     port: int = Cluster.port
+    writes_by_itself: bool = False
 
     def module(self, data: Path) -> dict[str, Any]:
         room = "tests.chaos.careless" if self.careless else "orchestrator.demo.application"
