@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
 
 from tests.support import leftovers
 
+# How long an example takes says nothing on a shared machine.
+hypothesis.settings.register_profile("hafarm", deadline=None)
+hypothesis.settings.load_profile("hafarm")
 _skipped: list[str] = []
 _left: list[str] = []
 

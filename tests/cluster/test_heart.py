@@ -221,7 +221,7 @@ def test_two_machines_with_one_name_are_told_apart(pair: Pair) -> None:
     assert pair.hearts[A].verdicts()[B][1] > 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -524,7 +524,7 @@ EVENTS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(["primary", "secondary", "alone", "fresh"]),
     st.lists(st.tuples(st.integers(0, len(EVENTS)), st.sampled_from([0.0, 0.3, 2.0, 61.0])), max_size=25),
