@@ -1,0 +1,228 @@
+"""One node's hands: they carry out what its machine decides, effect by effect, and may die between two."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from orchestrator.mirror.state import Mirror
+from orchestrator.model.effects import (
+    AdmitReign,
+    AdoptCopy,
+    Announce,
+    Answer,
+    Bid,
+    ClaimAddresses,
+    CloseGate,
+    CompareInFull,
+    Effect,
+    Follow,
+    Lease,
+    Mute,
+    ReadRegister,
+    ReleaseAddresses,
+    StartApplication,
+    StartReplicator,
+    StopApplication,
+    StopReplicator,
+    StoreModule,
+    TakeReign,
+    Tell,
+    Unmute,
+    WidenRequired,
+)
+from orchestrator.model.events import (
+    AddressesClaimed,
+    ApplicationStarted,
+    ApplicationStopped,
+    EffectFailed,
+    Event,
+    GateClosed,
+    ModuleLoaded,
+    PeerAlive,
+    ReplicatorLost,
+    ReplicatorStopped,
+    ReplicatorUp,
+    StreamUp,
+)
+from orchestrator.model.names import ModuleName, NodeName, Nonce
+from tests.model_search import replica
+from tests.model_search.values import Call, Hint, Keeper, Mirrors, Node, Request
+
+WORDS: Final = (Tell, Announce, Answer, Lease)
+"""Nothing that this search looks at depends on them, so a death just before one is no other death."""
+EFFECTS_MAX: Final = 64
+"""One decision and what its own deeds cause at once; more would be a machine that turns in a circle."""
+
+
+class Died(Exception):
+    """The agent was killed between two effects."""
+
+
+@dataclass
+class Turn:
+    """What one node does at one moment: begun from its state, ended as the next one."""
+
+    mirrors: Mirrors
+    create: Callable[[NodeName], Mirror]
+    module: ModuleName
+    node: Node
+    me: NodeName
+    dies_after: int | None = None
+    sent: list[Request] = field(default_factory=list)
+    facts: list[replica.Fact] = field(default_factory=list)
+    log: list[Effect | str] = field(default_factory=list)
+    did: int = 0
+    _todo: deque[deque[Effect]] = field(default_factory=deque)
+    _busy: bool = False
+
+    @property
+    def keeper(self) -> Keeper:
+        assert self.node.keeper is not None
+        return self.node.keeper
+
+    def change(self, **changes: object) -> None:
+        """Change the gate's values."""
+        self.node = self.node._replace(keeper=self.keeper._replace(**changes))
+
+    def tell(self, event: Event | Hint) -> None:
+        """The machine learns an event; what it decides is done."""
+        mirror, effects = self.mirrors.step(self.node.mirror, event)
+        self.node = self.node._replace(mirror=mirror)
+        self._todo.append(deque(effects))
+        if not self._busy:
+            self._work()
+
+    def _work(self) -> None:
+        self._busy = True
+        while self._todo:
+            effects = self._todo[0]
+            if not effects:
+                self._todo.popleft()
+                continue
+            effect = effects.popleft()
+            if not isinstance(effect, WORDS):
+                self.did += 1
+                assert self.did < EFFECTS_MAX, f"{self.me} never comes to rest: {effect}"
+                if self.dies_after is not None and self.did > self.dies_after:
+                    raise Died
+            if not self._do(effect):
+                effects.clear()
+                self.tell(EffectFailed(self.module, type(effect).__name__, "refused by the gate"))
+        self._busy = False
+
+    def _do(self, effect: Effect) -> bool:
+        """Carry out one effect; False: refused."""
+        if not isinstance(effect, WORDS):
+            self.log.append(effect)
+        match effect:
+            case Tell() | Answer():
+                self.log.append(effect)
+            case Announce() | Lease() | Mute() | Unmute() | ReadRegister() | AdoptCopy() | CompareInFull():
+                pass
+            case StoreModule(_, epoch, wanted):
+                replica.store(self, epoch, wanted)
+            case Bid(_, expected, record):
+                self.node = self.node._replace(call=Call(expected, record))
+                self.sent.append(Request(self.me, expected, record))
+            case StartReplicator():
+                self.start_replicator()
+            case StopReplicator():
+                self._end_life()
+                self.tell(ReplicatorStopped(self.module))
+            case _:
+                return self._do_with_gate_or_application(effect)
+        return True
+
+    def _do_with_gate_or_application(self, effect: Effect) -> bool:
+        match effect:
+            case ClaimAddresses():
+                self.tell(AddressesClaimed(self.module))
+            case StartApplication():
+                self.tell(ApplicationStarted(self.module))
+            case ReleaseAddresses():
+                pass
+            case StopApplication():
+                self.tell(ApplicationStopped(self.module, clean=True))
+            case CloseGate(_, drain):
+                if self.node.keeper is not None and not replica.close(self, drain):
+                    return True
+                self.tell(GateClosed(self.module))
+            case WidenRequired() | TakeReign() | Follow() | AdmitReign() if self.node.keeper is None:
+                return False
+            case WidenRequired(_, members):
+                return replica.widen(self, members)
+            case TakeReign(_, record):
+                self.change(taking=record)
+            case Follow(_, record):
+                replica.follow(self, record)
+            case AdmitReign(_, record):
+                replica.admit(self, record)
+            case _:
+                raise AssertionError(f"no hand knows {effect}")
+        return True
+
+    # --- lives --------------------------------------------------------------------------------------------
+
+    def start_replicator(self) -> None:
+        """A new life of the gate, or the one that is there."""
+        if self.node.keeper is None:
+            lives = self.node.lives + 1
+            life = Nonce(f"{self.me}{lives}")
+            self.node = self.node._replace(lives=lives, keeper=Keeper(life))
+        self.find_replicator()
+
+    def find_replicator(self) -> None:
+        """What a running gate tells an agent that meets it."""
+        keeper = self.keeper
+        serves = keeper.is_open
+        self.tell(
+            ReplicatorUp(
+                self.module,
+                keeper.life,
+                keeper.record,
+                keeper.required,
+                keeper.is_open and not keeper.draining,
+                keeper.following,
+                application=serves,
+                addresses=serves,
+            )
+        )
+        for name, _ in keeper.sessions:
+            self.tell(StreamUp(self.module, name))
+        if keeper.source is not None:
+            self.tell(StreamUp(self.module, keeper.source))
+
+    def _end_life(self) -> None:
+        self.node = self.node._replace(keeper=None)
+
+    def kill_agent(self) -> None:
+        """Every intention is forgotten; the agent starts again and takes back what still lives."""
+        self._todo.clear()
+        self._busy = False
+        self.dies_after = None
+        self.did = 0
+        self.node = self.node._replace(call=None, seen=None)
+        keeper = self.node.keeper
+        if keeper is not None and keeper.draining:
+            # The deed goes on without the agent that wanted it: the gate is found closed.
+            replica.shut(self)
+        self.node = self.node._replace(mirror=self.mirrors.number(self.create(self.me)))
+        self.tell(ModuleLoaded(self.module, self.node.epoch, self.node.wanted))
+        for name in self.mirrors.values[self.node.mirror].peers:
+            self.tell(PeerAlive(name))
+        if self.node.keeper is not None:
+            self.find_replicator()
+
+    def kill_keeper(self) -> None:
+        """The gate's life is over; what it had not synced is still in the page cache."""
+        self._end_life()
+        self.tell(ReplicatorLost(self.module, "killed"))
+
+    def lose_power(self) -> None:
+        """Everything but the disk is gone."""
+        self._end_life()
+        self.node = self.node._replace(memory=self.node.disk)
+        self.kill_agent()

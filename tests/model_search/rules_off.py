@@ -1,0 +1,212 @@
+"""Each rule can be switched off here: in the machine, the register, or the modelled replicator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from orchestrator.cluster.register import Judgement, judge
+from orchestrator.mirror import bids
+from orchestrator.mirror.gate import Gate
+from orchestrator.model.names import Epoch, NodeName
+from orchestrator.model.orders import Swap
+from orchestrator.model.record import Record
+from tests.model_search import begin, replica, search
+from tests.model_search.moves import Bounds
+from tests.model_search.search import Search
+from tests.model_search.values import Frame, Keeper, Node, World
+from tests.sim.rules_off import RULES_OFF as IN_THE_SIMULATOR
+
+Begin = Callable[[Search], World]
+
+
+@dataclass(frozen=True)
+class Off:
+    """One rule's switch, and the smallest search in which its absence does harm."""
+
+    rule: str
+    switch: Callable[[], AbstractContextManager[None]]
+    starts: Begin
+    bounds: Bounds
+    ignored: tuple[str, ...] = ()
+    """Claims that would find the fault before it has done harm."""
+
+
+def _patched(*patches: Any) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def switch() -> Iterator[None]:
+        for patch in patches:
+            patch.start()
+        try:
+            yield
+        finally:
+            for patch in patches:
+                patch.stop()
+
+    return switch
+
+
+def _both(*switches: Callable[[], Any]) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def switch() -> Iterator[None]:
+        with switches[0](), switches[1]():
+            yield
+
+    return switch
+
+
+def _widen_nothing(turn: Any, members: frozenset[NodeName]) -> bool:
+    return True
+
+
+def _widen_always(turn: Any, members: frozenset[NodeName]) -> bool:
+    turn.change(required=turn.keeper.required | members)
+    return True
+
+
+def _ask_no_member(
+    stored: Record | None, expected: Record | None, record: Record, bidder: NodeName
+) -> Judgement:
+    return judge(stored, expected, record, stored.primary if stored is not None else bidder)
+
+
+def _first_at_any_epoch(
+    stored: Record | None, expected: Record | None, record: Record, bidder: NodeName
+) -> Judgement:
+    return Judgement(record, won=True) if stored is None else judge(stored, expected, record, bidder)
+
+
+_bid = bids.bid
+
+
+def _bid_for_the_old_set(turn: Any, expected: Record | None, record: Record) -> None:
+    if expected is not None and record.reason in ("restart", "take-over"):
+        record = replace(record, in_sync=expected.in_sync | {record.primary})
+    _bid(turn, expected, record)
+
+
+def _store_no_epoch(turn: Any, epoch: Epoch, wanted: bool) -> None:
+    turn.node = turn.node._replace(wanted=wanted)
+
+
+_meet_as_primary = replica.meet_as_primary
+
+
+def _ready_when_sent(turn: Any, name: NodeName, how: str) -> None:
+    _meet_as_primary(turn, name, how)
+    if how == "copy":
+        durable = {**dict(turn.keeper.durable), name: turn.keeper.seq}
+        turn.change(sessions=((name, True),), durable=tuple(sorted(durable.items())))
+
+
+def _everybody_is_equal(node: Node) -> frozenset[NodeName]:
+    assert node.keeper is not None
+    return frozenset(name for name, _ in node.keeper.sessions)
+
+
+def _fits_always(keeper: Keeper, frame: Frame, source_epoch: int) -> bool:
+    return keeper.source is not None and frame.stream == keeper.stream
+
+
+def _never_forgotten(keeper: Keeper | None, frame: Frame) -> bool:
+    return True
+
+
+A_LOSS = Bounds(epochs=2, writes=1, crashes=0, losses=1)
+A_CUT = Bounds(epochs=2, writes=1, crashes=1, losses=0, deaths=("power",))
+
+RULES_OFF: tuple[Off, ...] = (
+    Off(
+        "R1 the gate counts on nobody",
+        _patched(mock.patch.object(Gate, "settled_to", property(lambda gate: float("inf")))),
+        begin.healthy,
+        Bounds(epochs=0, writes=1, crashes=0, losses=0),
+    ),
+    Off(
+        "R1 the gate is not widened",
+        _patched(mock.patch.object(replica, "widen", _widen_nothing)),
+        begin.joining,
+        A_CUT,
+        ("required",),
+    ),
+    Off(
+        "R2 anybody may bid",
+        _both(
+            IN_THE_SIMULATOR["R2 anybody may bid"],
+            _patched(mock.patch.object(search, "judge", _ask_no_member)),
+        ),
+        begin.joining,
+        A_LOSS,
+    ),
+    Off(
+        "R3 silence is taken for a loss",
+        IN_THE_SIMULATOR["R3 silence is taken for a loss"],
+        begin.joining,
+        A_CUT,
+        ("required",),
+    ),
+    Off(
+        "R4 the epoch is not durable",
+        _patched(mock.patch.object(replica, "store", _store_no_epoch)),
+        begin.joining,
+        A_LOSS,
+    ),
+    Off(
+        "R5 any life opens",
+        IN_THE_SIMULATOR["R5 any life opens"],
+        begin.joining,
+        A_CUT,
+        ("required", "foreign life"),
+    ),
+    Off(
+        "R5 a take-over keeps the old set",
+        _patched(mock.patch.object(bids, "bid", _bid_for_the_old_set)),
+        begin.healthy,
+        replace(A_LOSS, crashes=1, deaths=("power",)),
+    ),
+    Off(
+        "R6 any position is applied",
+        _patched(
+            mock.patch.object(replica, "fits", _fits_always),
+            mock.patch.object(replica, "still_fits", _never_forgotten),
+        ),
+        begin.healthy,
+        Bounds(epochs=0, writes=2, crashes=0, losses=0),
+    ),
+    Off(
+        "R7 the joiner does not flush",
+        _patched(mock.patch.object(replica, "meet_as_primary", _ready_when_sent)),
+        begin.alone,
+        A_CUT,
+    ),
+    Off(
+        "R7 a joiner that lacks writes is named",
+        _patched(mock.patch.object(replica, "widen", _widen_always)),
+        begin.joining,
+        A_CUT,
+    ),
+    Off(
+        "R8 a swap does not drain",
+        _patched(mock.patch.object(replica, "equal_members", _everybody_is_equal)),
+        begin.healthy,
+        Bounds(epochs=1, writes=1, crashes=0, losses=0, hints=1, orders=1, ordered=(Swap(),)),
+    ),
+    Off(
+        "R9 an empty register is created",
+        _both(
+            IN_THE_SIMULATOR["R9 an empty register is created"],
+            _patched(mock.patch.object(search, "judge", _first_at_any_epoch)),
+        ),
+        begin.joining,
+        replace(A_LOSS, wipes=1),
+    ),
+    Off(
+        "R10 no sync before the start",
+        _patched(mock.patch.object(replica, "flush_before_start")),
+        begin.healthy,
+        A_LOSS,
+    ),
+)
