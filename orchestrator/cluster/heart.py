@@ -95,8 +95,7 @@ class Heart:
             other.verdict = Verdict.LEFT
             self._events.append(PeerLeft(other.name))
         # A life that said goodbye says nothing more; what is still on the way is old.
-        if other.boot not in other.retired:
-            other.retired.append(other.boot)
+        other.retired.setdefault(other.boot, {})
 
     def _contact(self, now: Instant, other: Peer, beat: Beat, sent: Sent | None) -> None:
         """A peer whose agent is gone counts as silent: nobody there would act."""

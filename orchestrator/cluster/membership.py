@@ -126,7 +126,8 @@ class Peer:
     paths: dict[PathName, Path]
     verdict: Verdict = Verdict.NEW
     boot: str = ""
-    retired: list[str] = field(default_factory=list)
+    retired: dict[str, dict[str, tuple[int, ModuleState]]] = field(default_factory=dict)
+    """Lives that were replaced or said goodbye, with what they had told of their modules."""
     strangers: int = 0
     """Beats of a life that another life replaced: two machines carry one name."""
     heard_at: Instant = LONG_AGO
@@ -141,8 +142,12 @@ class Peer:
     """By module: the version of our state that the peer is known to have."""
 
     def admit(self, boot: str) -> bool:
-        """Take the beat of this life, or refuse one that was replaced."""
-        if boot in self.retired:
+        """Take the beat of this life, or refuse one that was replaced.
+
+        Where the life that replaced it has fallen silent for T it was a clone's, and is gone: a beat is never
+        heard twice, so the one that speaks now lives.
+        """
+        if boot in self.retired and self.verdict is not Verdict.LOST:
             self.strangers += 1
             return False
         if boot != self.boot:
@@ -151,9 +156,12 @@ class Peer:
 
     def _begin_life(self, boot: str) -> None:
         if self.boot:
-            self.retired = [*self.retired, self.boot][-RETIRED_KEPT:]
+            self.retired[self.boot] = self.states
         self.boot = boot
-        self.states = {}
+        # A life that comes back tells only what changed: the rest it knows to be known here.
+        self.states = self.retired.pop(boot, {})
+        while len(self.retired) > RETIRED_KEPT:
+            del self.retired[next(iter(self.retired))]
         self.told = {}
         # What the old life vouched for, the new one knows nothing of.
         self.vouched = {}

@@ -120,6 +120,8 @@ class Session:
         self._know(sender)
         if not self._windows[sender].take(counter):
             return self._refuse()
+        # Spoken to is whoever spoke last: of two machines with one name the one that is left.
+        self.peer_boot = sender
         try:
             return decode(sender.hex(), body.rstrip()), None
         except CorruptState:

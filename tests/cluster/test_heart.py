@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cluster.beat import decode, encode
 from orchestrator.cluster.heart import Heart
+from orchestrator.cluster.membership import Verdict
 from orchestrator.model.config import PRESETS
 from orchestrator.model.events import Event, Paused, PeerAlive, PeerLeft, PeerLost, PeerSaid, PeerSuspected
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
@@ -219,6 +220,34 @@ def test_two_machines_with_one_name_are_told_apart(pair: Pair) -> None:
     pair.hearts[A].receive(Instant(pair.now), B, path, beat)
     pair.run(0.2)
     assert pair.hearts[A].verdicts()[B][1] > 0
+
+
+def test_when_the_clone_is_gone_the_node_is_heard_again_with_all_that_it_had_told(pair: Pair) -> None:
+    pair.hearts[B].announce(SHOP, ModuleState(epoch=Epoch(5)))
+    pair.run(0.5)
+    twin = pair.heart(B, A, "dd" * 16)
+    twin.announce(SHOP, ModuleState(epoch=Epoch(9)))
+    twin.advance(Instant(pair.now))
+    for _, path, beat in twin.beats_to_send():
+        pair.hearts[A].receive(Instant(pair.now), B, path, beat)
+    pair.run(0.1)
+    assert pair.hearts[A].peer_states()[B][SHOP].epoch == 9
+    pair.run(TIMES.detection_s * 3)
+    assert pair.hearts[A].verdicts()[B][0].value == "alive"
+    assert pair.hearts[A].peer_states()[B][SHOP].epoch == 5
+    strangers = pair.hearts[A].verdicts()[B][1]
+    pair.run(1.0)
+    assert pair.hearts[A].verdicts()[B] == (Verdict.ALIVE, strangers)
+
+
+def test_a_life_that_said_goodbye_does_not_come_back(pair: Pair) -> None:
+    pair.hearts[B].advance(Instant(pair.now + 0.1))
+    late = pair.hearts[B].beats_to_send()
+    pair.hearts[B].goodbye()
+    pair.run(TIMES.detection_s * 3)
+    for _, path, beat in late:
+        pair.hearts[A].receive(Instant(pair.now), B, path, beat)
+    assert pair.hearts[A].verdicts()[B][0] is Verdict.LEFT
 
 
 @settings(max_examples=40)

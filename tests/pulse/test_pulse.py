@@ -157,7 +157,10 @@ def test_a_one_way_cut_silences_the_holder_and_frees_the_other(cluster: Cluster)
 
 
 def test_a_clean_stop_is_told_at_once_and_leaves_no_rule(cluster: Cluster) -> None:
+    # A loaded machine may have lost and found it before: what counts is what follows the goodbye.
+    eventually(lambda: cluster.agents["paris"].verdict("lyon") == "alive", 10)
+    before = len(cluster.agents["paris"].events)
     cluster.agents["lyon"].ask(do="goodbye")
     eventually(lambda: cluster.agents["paris"].verdict("lyon") == "left", 10)
     assert cluster.processes["lyon"].wait(10) == 0
-    assert "peer_lost" not in cluster.agents["paris"].events
+    assert "peer_lost" not in cluster.agents["paris"].events[before:]

@@ -100,3 +100,17 @@ def test_another_key_cluster_or_path_is_not_heard(key: bytes, cluster: str, path
     _, b = pair()
     stranger = Session(key, cluster, A, B, PathName(path), "aa" * 16)
     assert b.open(stranger.hello(bytes(16))) == (None, None)
+
+
+def test_spoken_to_is_the_life_that_spoke_last_and_no_recorded_word_changes_that() -> None:
+    a, b = pair()
+    clone = Session(KEY, "shop", B, A, LAN, "cc" * 16)
+    recorded = b.seal(Beat(boot="bb" * 16, counter=1, request=True), 1472)
+    assert a.open(recorded)[0] is not None
+    greet(a, clone)
+    a.open(clone.seal(Beat(boot="cc" * 16, counter=1, request=True), 1472))
+    assert a.peer_boot == bytes.fromhex("cc" * 16)
+    assert a.open(recorded) == (None, None)
+    assert a.peer_boot == bytes.fromhex("cc" * 16)
+    assert a.open(b.seal(Beat(boot="bb" * 16, counter=2, request=True), 1472))[0] is not None
+    assert b.open(a.seal(beat(1), 1472))[0] is not None
