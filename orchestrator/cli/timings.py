@@ -37,6 +37,7 @@ def timings_(file: str | None, wish: Wish) -> int:
         "register_rtt_s": rtt_s or None,
         "timings": [{"name": name, "formula": formula, "seconds": value} for name, formula, value in rows],
         "paths": [_path(path, times) for path in paths],
+        "realtime_refused": list(live.get("realtime_refused", [])),
     }
     say(wish.form, data, "\n".join(_shown(data, times)), [("name", "formula", "seconds"), *rows])
     return OK if times.successor_is_later and all(path["fits"] for path in data["paths"]) else DIFFERS
@@ -99,7 +100,10 @@ def _shown(data: dict[str, Any], times: Timings) -> list[str]:
     if not data["paths"]:
         return [*lines, "", "  no agent runs here: nothing measured"]
     lines += ["", "  measured since the pulse started:"]
-    return lines + columns([_measured(path) for path in data["paths"]], "  ")
+    lines += columns([_measured(path) for path in data["paths"]], "  ")
+    for refused in data["realtime_refused"]:
+        lines.append(click.style(f"  the pulse is not punctual here: {refused}", fg="red"))
+    return lines
 
 
 def _measured(path: dict[str, Any]) -> tuple[str, ...]:
