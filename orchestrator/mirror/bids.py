@@ -225,9 +225,9 @@ def _found_empty(turn: Turn) -> None:
             turn.tell(
                 "HF2012", f"the register holds no record, this node knows epoch {mirror.epoch}: it was lost"
             )
-        turn.set(register=Register.RESTORED, retry_at=turn.at_the_latest(_slow(mirror)))
+        turn.set(register=Register.RESTORED, retry_at=turn.at_the_latest(slow(mirror)))
         return
-    turn.set(register=Register.EMPTY, retry_at=turn.at_the_latest(_slow(mirror)))
+    turn.set(register=Register.EMPTY, retry_at=turn.at_the_latest(slow(mirror)))
 
 
 def _found_restored(turn: Turn, record: Record) -> None:
@@ -238,7 +238,7 @@ def _found_restored(turn: Turn, record: Record) -> None:
             f"the register answers epoch {record.epoch}, this node knows {mirror.epoch}: it was restored "
             "from an old copy; no role changes until an operator repairs it",
         )
-    turn.set(register=Register.RESTORED, retry_at=turn.at_the_latest(_slow(mirror)))
+    turn.set(register=Register.RESTORED, retry_at=turn.at_the_latest(slow(mirror)))
 
 
 def _found_while_offline(turn: Turn, record: Record | None) -> None:
@@ -262,8 +262,8 @@ def _found_while_offline(turn: Turn, record: Record | None) -> None:
     bid(turn, record, wish)
 
 
-def _slow(mirror: Mirror) -> float:
-    # An operator's pace: nothing here repairs itself, a read each two seconds costs nothing.
+def slow(mirror: Mirror) -> float:
+    """Between two reads while nothing here can change anything: a read each two seconds costs nothing."""
     return max(2.0, mirror.timings.retry_s)
 
 

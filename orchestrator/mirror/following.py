@@ -269,6 +269,9 @@ def follow(turn: Turn, record: Record) -> None:
     if record.primary == mirror.me or peer is None or peer.gone:
         if not mirror.proved or mirror.register is not Register.ANSWERS:
             _ask_again(turn)
+        elif mirror.retry_at is None and not mirror.reading:
+            # A bid of its own may still land, and name this node.
+            turn.set(retry_at=turn.at_the_latest(bids.slow(mirror)))
         return
     if mirror.follow_at is not None:
         return

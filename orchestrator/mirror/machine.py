@@ -118,7 +118,7 @@ def _forget_what_is_due(turn: Turn) -> None:
         bids.store(turn)
     if mirror.retry_at is not None and mirror.retry_at <= turn.now:
         turn.set(retry_at=None)
-        if mirror.bids and not mirror.bidding:
+        if (mirror.bids and not mirror.bidding) or (mirror.held is None and mirror.primary_gone):
             bids.read(turn)
 
 
@@ -275,7 +275,11 @@ def _reached(turn: Turn, peer: NodeName, reach: Reach) -> None:
     if peer not in turn.mirror.peers:
         return
     turn.peer(peer, reach=reach)
-    if reach is Reach.LOST and turn.mirror.record is not None and turn.mirror.register is Register.UNKNOWN:
+    mirror = turn.mirror
+    if reach is Reach.LOST and mirror.record is not None and mirror.register is Register.UNKNOWN:
+        bids.read(turn)
+    elif mirror.held is None and not mirror.member and mirror.primary_gone:
+        # What it did last, to take this node in perhaps, may never have been heard here.
         bids.read(turn)
 
 
@@ -347,7 +351,8 @@ def _what_was_dropped(turn: Turn) -> None:
             ReleaseAddresses(mirror.module),
         )
     # A bid may be out, or not: it stays among the unresolved ones, which is right for both.
-    turn.set(bidding=False, halting=False)
+    # What the pulse was to be told of the bid may be among what was dropped: it is said again.
+    turn.set(bidding=False, halting=False, muted=None)
     if mirror.held is None:
         turn.set(following=None, follow_at=turn.at_the_latest(mirror.timings.retry_s))
     if mirror.life is None:

@@ -221,6 +221,12 @@ class Mirror:
         return self.record is not None and self.me in self.record.in_sync
 
     @property
+    def primary_gone(self) -> bool:
+        """Nothing is to be expected from the primary of the newest known record."""
+        peer = self.peers.get(self.record.primary) if self.record is not None else None
+        return peer is not None and peer.gone
+
+    @property
     def fit(self) -> bool:
         """This node would serve well."""
         return not self.failed and not self.links_down and not self.worn and not self.leaving

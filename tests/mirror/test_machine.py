@@ -175,6 +175,25 @@ def test_an_order_that_came_too_late_is_forgotten() -> None:
     assert not story.mirror.force
 
 
+def test_a_joiner_whose_primary_is_lost_asks_whether_it_was_taken_in() -> None:
+    story = fresh(B, A, B, epoch=7)
+    story.hears(ev.PeerAlive(A), ev.ReplicatorUp(SHOP, LIFE[B]), ev.RegisterAnswered(SHOP, record(7, A, A)))
+    assert story.hears(ev.PeerLost(A)) == (do.ReadRegister(SHOP),)
+    story.hears(ev.RegisterAnswered(SHOP, record(7, A, A)))
+    assert not story.ordered(do.Bid)
+    assert do.ReadRegister(SHOP) in story.hears(ev.TimePassed(), after=2.1)
+    story.hears(ev.RegisterAnswered(SHOP, record(8, A, A, B)))
+    assert story.ordered(do.Bid)
+
+
+def test_a_former_primary_whose_state_disk_was_full_vouches_for_the_next_one_all_the_same() -> None:
+    story = primary()
+    story.hears(ev.RegisterAnswered(SHOP, record(8, B, B)), ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    story.hears(ev.TimePassed(), after=1)
+    orders = [type(effect) for effect in story.did]
+    assert orders.index(do.StoreModule) < orders.index(do.Unmute) < orders.index(do.Follow)
+
+
 # --- a member joins ----------------------------------------------------------------------------------------
 
 
