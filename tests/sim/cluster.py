@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from orchestrator.cluster.heart import Heart
 from orchestrator.model.config import PRESETS, ClusterConfig, DirectoryConfig, MirrorConfig, NodeConfig
 from orchestrator.model.events import OperatorAsked
@@ -25,10 +28,11 @@ class Cluster:
     """Two or three nodes with one mirror, at the `cloud` preset."""
 
     def __init__(
-        self, seed: int, nodes: int, overlap: str = "brief", jumping: bool = True, jitter: bool = True
+        self, seed: int, nodes: int, jumping: bool = True, jitter: bool = True, **module: Any
     ) -> None:
         self.names = NAMES[:nodes]
-        mirror = MirrorConfig(MODULE, self.names, (DirectoryConfig("/srv/shop"),), overlap=overlap)  # type: ignore[arg-type]
+        mirror = MirrorConfig(MODULE, self.names, (DirectoryConfig("/srv/shop"),), **module)
+        self.module = mirror
         members = tuple(NodeConfig(name, {}) for name in self.names)
         timing = PRESETS["cloud"]
         self.config = ClusterConfig(ClusterName("sim"), members, (mirror,), timing=timing, preset="cloud")
@@ -48,13 +52,29 @@ class Cluster:
     # --- invariants ---------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        record = self.register.record
+        record = self.register.newest
         if record is not None:
             holds = self.ghost.holds
+            memory = self.module.ack == "memory"
             for name in record.in_sync:
-                holds(name, self.hosts[name].volume.disk)
+                volume = self.hosts[name].volume
+                holds(name, volume.memory if memory else volume.disk)
+        if any(host.volume.touched for host in self.hosts.values()):
+            self._touched()
+
+    def _touched(self) -> None:
+        for host in self.hosts.values():
+            host.volume.touched = False
+        self.logged()
+        if self.ghost.losing:
+            volumes = [host.volume for host in self.hosts.values()]
+            self.ghost.kept([v.aside | set(enumerate(v.memory)) | set(enumerate(v.disk)) for v in volumes])
 
     def _record_changed(self, record: Record) -> None:
+        for host in self.hosts.values():
+            host.volume.touched = True
+        if record.forced:
+            self.ghost.forced_at = record.epoch
         history = self.register.history
         if len(history) < 2:
             return
@@ -101,7 +121,24 @@ class Cluster:
         """A place where a test plants other lease times."""
 
     def started(self, host: Host) -> None:
+        """Stopped means stopped before started means started."""
         self.world.counts["application started"] += 1
+        assert host.keeper is not None
+        record = host.keeper.record
+        assert record is not None
+        giver = next((b.primary for b, r in pairwise(self.register.history) if r.epoch == record.epoch), "")
+        for other in self.hosts.values():
+            if other is host or not (other.application or other.answers()):
+                continue
+            if record.reason == "swap" and other.name == giver:
+                raise Violation(f"{host.name} starts after a swap, and {other.name} has not ended")
+            if self.module.overlap == "none" and self._could_have_ended(other):
+                raise Violation(f"{host.name} starts while the application still runs on {other.name}")
+
+    def _could_have_ended(self, host: Host) -> bool:
+        """Alive for so long that its own agent had to end the application; a frozen one promises nothing."""
+        dead = host.node is None or host.frozen or host.agent_frozen or host.heart is None
+        return not dead and self.world.at - host.unsound_until > 2 * self.timings.detection_s
 
     def told(self, host: Host) -> None:
         self.acknowledged += 1
@@ -207,8 +244,14 @@ class Cluster:
         mirror = host.node.mirrors[MODULE]
         serves = mirror.held is not None
         drawn = chance.random()
-        if drawn < 0.45:
+        if drawn < 0.4:
             self.order(host, Swap(), refused=not serves)
+        elif drawn < 0.45:
+            others = any(
+                other.keeper and other.keeper.open for other in self.hosts.values() if other is not host
+            )
+            stale = MODULE in host.node.mirrors and not mirror.member and not others
+            self.order(host, Promote(accept_data_loss=stale and not self.register.troubled))
         elif drawn < 0.55:
             self.order(host, Restart(), refused=not serves)
         elif drawn < 0.65:
@@ -249,9 +292,12 @@ class Cluster:
         world.cuts.clear()
         world.loss = world.late = 0.0
         self.register.down = False
+        self.register.found_again()
         self.register.slow_s = self.register.lossy = 0.0
         for host in self.hosts.values():
             host.disk_bad = host.store_bad = False
+            if host.link_down:
+                host.carrier(True)
             host.disk_slow_s = host.application_bad = host.address_bad = 0.0
             host.crash_in = None
             if host.frozen:

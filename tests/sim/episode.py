@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Storm
-from tests.sim.world import Violation
+from tests.sim.world import TwoHistories, Violation
 
-STRUCK_S = 6 * 3600.0
-"""Of one episode: some twenty bursts, then everything must heal."""
+STRUCK_S = 8 * 3600.0
+"""Of one episode: some eight bursts, then everything must heal."""
 
 
 @dataclass
@@ -34,8 +34,15 @@ def build(seed: int, **how: bool) -> Cluster:
     """The cluster that this seed draws."""
     chance = random.Random(seed * 7919)
     nodes = 2 if chance.random() < 0.7 else 3
-    overlap = "none" if chance.random() < 0.2 else "brief"
-    cluster = Cluster(seed, nodes, overlap, **how)
+    module = {
+        "overlap": "none" if chance.random() < 0.2 else "brief",
+        "on_register_loss": "stop" if chance.random() < 0.2 else "hold",
+        "on_link_loss": "stay" if chance.random() < 0.2 else "move",
+        "ack": "memory" if chance.random() < 0.1 else "disk",
+    }
+    cluster = Cluster(seed, nodes, **how, **module)
+    for name, value in module.items():
+        cluster.world.counts[f"{name}: {value}"] += 1
     for host in cluster.hosts.values():
         host.set_rate(1 + 0.01 * (2 * chance.random() - 1))
     return cluster
@@ -55,6 +62,8 @@ def play(seed: int, log: bool = False, cluster: Cluster | None = None) -> Outcom
         world.run(until)
         cluster.heal()
         cluster.converge()
+    except TwoHistories:
+        world.counts["ended by an operator's force"] += 1
     except Violation as found:
         violation = str(found)
         world.note(f"VIOLATION {found}")

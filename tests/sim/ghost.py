@@ -16,7 +16,7 @@ class Ghost:
     that the last opened gate has written, each written over the one before.
     """
 
-    __slots__ = ("acked", "forced", "known", "line", "owner", "owner_epoch", "parent", "serial", "world")
+    __slots__ = ("acked", "forced_at", "known", "line", "losing", "owner", "owner_epoch", "serial", "world")
 
     def __init__(self, world: World, extents: int) -> None:
         self.world = world
@@ -26,7 +26,10 @@ class Ghost:
         self.acked = 0
         self.owner: str | None = None
         self.owner_epoch = 0
-        self.forced = 0
+        self.forced_at = 0
+        """The epoch of the newest record by which an operator accepted a loss."""
+        self.losing: list[tuple[int, set[int]]] = []
+        """By extent: what clients were told or could read when an operator's force gave it up."""
 
     def write(self, node: str, extent: int, over: int) -> int:
         """The application on this node overwrites a value; gives the new one."""
@@ -34,6 +37,9 @@ class Ghost:
         line = self.line[extent]
         if self.world.log is not None:
             self.world.say(f"{node} writes {self.serial} over {over} in extent {extent}")
+        for lost, values in self.losing:
+            if lost == extent and over in values:
+                values.add(self.serial)
         if node == self.owner and line[-1] == over:
             line.append(self.serial)
             self.known[extent].add(self.serial)
@@ -65,20 +71,30 @@ class Ghost:
             line = self.line[extent]
             if value in line:
                 del line[line.index(value) + 1 :]
-            elif record.forced or self.forced >= record.epoch:
+            elif self.forced_at > self.owner_epoch:
+                self.world.counts["acknowledged data given up by force"] += 1
+                self.losing.append((extent, set(line)))
                 self.line[extent] = [value]
             else:
                 raise Violation(
                     f"{node} opens under epoch {record.epoch} with {value} in extent {extent}; clients were "
                     f"told {line[0]}, the history is {line}"
                 )
-        if record.forced:
-            self.forced = record.epoch
         self.owner, self.owner_epoch = node, record.epoch
         self.world.counts["gate opened"] += 1
 
+    def kept(self, held: list[set[tuple[int, int]]]) -> None:
+        """What force gave up is still on some node, in its tree or set aside."""
+        for extent, values in self.losing:
+            if not any((extent, value) in each for each in held for value in values):
+                raise Violation(
+                    f"extent {extent} had {sorted(values)} before the force, and no node has them"
+                )
+
     def holds(self, node: str, disk: list[int]) -> None:
         """An in-sync member's disk has, for each extent, what was acknowledged last or a later write."""
+        if self.forced_at > self.owner_epoch:
+            return  # By force another history begins when the promoted node's gate opens.
         for extent, value in enumerate(disk):
             if value not in self.line[extent]:
                 raise Violation(

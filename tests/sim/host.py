@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.heart import Heart
+from orchestrator.mirror.serving import PROMOTED_OFFLINE
 from orchestrator.model.effects import (
     AdmitReign,
     AdoptCopy,
@@ -42,6 +43,8 @@ from orchestrator.model.events import (
     BidAnswered,
     EffectFailed,
     Event,
+    LinkLost,
+    LinkRestored,
     ModuleLoaded,
     PeerAlive,
     PeerLeft,
@@ -61,12 +64,13 @@ from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Outcome, Record
 from orchestrator.node import Node
 from tests.sim.replica import Keeper, Volume
-from tests.sim.world import Violation
+from tests.sim.world import TwoHistories, Violation
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
 LAN = PathName("lan")
+INTERFACE = "clients"
 BACKLOG_MAX = 400
 """Messages that wait for a frozen node, as its socket buffers would hold; what is more is lost."""
 
@@ -95,11 +99,16 @@ class Host:
         self.disk_bad = False
         self.disk_slow_s = 0.0
         self.store_bad = False
+        self.link_down = False
         # Its processes.
         self.node: Node | None = None
         self.agent_life = 0
         self.agent_frozen = False
         self.inbox: list[Event] = []
+        self.unsound_until = 0.0
+        """Until when this machine or its agent was dead or frozen: it could not end what runs here."""
+        self.bids: list[Record] = []
+        """What this life of the gate has bid: any of them may land as long as its tag stands."""
         self.decisions: deque[deque[Effect]] = deque()
         self.working = False
         self.crash_in: int | None = None
@@ -169,6 +178,7 @@ class Host:
     def thaw(self) -> None:
         """Everything that was due meanwhile happens now, late."""
         self.frozen = False
+        self.unsound_until = self.world.at
         backlog, self.backlog = self.backlog, deque()
         while len(backlog) > BACKLOG_MAX:
             backlog.popleft()
@@ -221,14 +231,17 @@ class Host:
         for peer, path, beat in heart.beats_to_send():
             other = self.cluster.hosts[peer]
             self.world.send(self.name, peer, other, other.hear, self.name, path, beat, beat=True)
-        for event in heart.events_received():
+        events = heart.events_received()
+        for event in events:
             if not isinstance(event, PeerSaid):
                 self.world.disturb()
             self.tell(event)
         if self.heart is not heart:
             return  # What the agent did with the news ended in a power cut.
+        if not events and not advance:
+            return  # A beat that changes no verdict only puts deadlines off.
         due = heart.next_deadline()
-        if advance or due < self.heart_due:
+        if due < self.heart_due or advance:
             self.heart_due = due
             delay_s = max(0.0, (due - self.heart_now()) / self.rate) + 1e-9
             self.world.after(delay_s, self, self._beat, self.heart_life, due, beat=True)
@@ -259,6 +272,7 @@ class Host:
         if self.node is not None:
             return
         self.world.disturb()
+        self.unsound_until = self.world.at
         self.agent_life += 1
         self.node = Node.create(self.name, self.cluster.config, self.timings)
         if self.keeper is None:
@@ -273,6 +287,14 @@ class Host:
             self._pulse_status(self.heart)
         if self.keeper is not None:
             self._replicator_status(self.keeper)
+        if self.link_down:
+            self.tell(LinkLost(self.module, INTERFACE))
+
+    def carrier(self, present: bool) -> None:
+        """The cable of the clients' network is pulled out, or put back."""
+        self.link_down = not present
+        kind = LinkRestored if present else LinkLost
+        self.tell(kind(self.module, INTERFACE))
 
     def _pulse_status(self, heart: Heart) -> None:
         kinds: dict[str, Any] = {
@@ -350,6 +372,7 @@ class Host:
 
     def resume_agent(self) -> None:
         self.agent_frozen = False
+        self.unsound_until = self.world.at
         if self.frozen:
             return
         inbox, self.inbox = self.inbox, []
@@ -431,6 +454,7 @@ class Host:
                 self._ask(None, self._read_answered, self._read_timed_out)
             case Bid(_, expected, record):
                 self.world.counts["bid " + record.reason] += 1
+                self._may_land(record)
                 self._ask((expected, record), self._bid_answered, self._bid_timed_out, record)
             case StartReplicator():
                 self._start_replicator()
@@ -444,6 +468,13 @@ class Host:
                 self._do_with_pulse_or_application(effect)
         return True
 
+    def _may_land(self, bid: Record) -> None:
+        """R1: whoever a bid names is required before it leaves."""
+        self.bids.append(bid)
+        keeper = self.keeper
+        if keeper is not None and keeper.open and not bid.in_sync <= keeper.required:
+            raise Violation(f"{self.name} bids {sorted(bid.in_sync)} and requires {sorted(keeper.required)}")
+
     def _do_with_gate(self, effect: Effect) -> bool:
         keeper = self.keeper
         if keeper is None:
@@ -451,6 +482,8 @@ class Host:
             return isinstance(effect, CloseGate)
         match effect:
             case TakeReign(_, record):
+                if record.reason == PROMOTED_OFFLINE:
+                    raise TwoHistories
                 keeper.take(record)
             case CloseGate(_, drain):
                 keeper.close(drain)
@@ -558,8 +591,13 @@ class Host:
             if self.disk_bad:
                 self.tell(ReplicatorLost(self.module, "the volume cannot be mounted"))
                 return
-            self.keeper = Keeper(self, Nonce(f"{self.world.random.getrandbits(128):032x}"))
+            self.keeper = Keeper(self, self.new_life())
+            self.bids = []
         self._replicator_status(self.keeper)
+
+    def new_life(self) -> Nonce:
+        """R5: each life of a gate has a nonce of its own."""
+        return Nonce(f"{self.world.random.getrandbits(128):032x}")
 
     def _replicator_stopped(self, keeper: Keeper | None) -> None:
         if keeper is not None and self.keeper is keeper:

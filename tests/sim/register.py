@@ -9,12 +9,14 @@ from orchestrator.model.record import Outcome, Record
 from tests.sim.world import World
 
 WITNESS = "witness"
+LATE_S = 20.0
+"""How late a request may still land: ten times longer than its sender waits."""
 
 
 class Register:
     """One record, changed by compare-and-swap."""
 
-    __slots__ = ("changed", "down", "history", "lossy", "record", "slow_s", "world")
+    __slots__ = ("changed", "down", "history", "life", "lossy", "record", "slow_s", "world")
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -23,25 +25,52 @@ class Register:
         self.down = False
         self.slow_s = 0.0
         self.lossy = 0.0
+        self.life = 0
         self.changed: Callable[[Record], None] = lambda record: None
+
+    @property
+    def troubled(self) -> bool:
+        """Something is wrong with it now."""
+        return self.down or bool(self.lossy) or self.record is not self.newest
+
+    @property
+    def newest(self) -> Record | None:
+        """What it answered last before its disk was replaced."""
+        return self.history[-1] if self.history else None
+
+    def lose(self, known: int) -> bool:
+        """Its disk is replaced: by an old copy that every node knows better than, else by nothing."""
+        if self.troubled or self.record is None:
+            return False
+        # What was on its way to the former disk's process ends with it: it could land on the old copy.
+        self.life += 1
+        older = [record for record in self.history if record.epoch < known]
+        self.record = self.world.random.choice([None, *older[-3:]])
+        return True
+
+    def found_again(self) -> None:
+        """The operator gives it the newest record again."""
+        self.record = self.newest
 
     def ask(self, source: str, answer: Callable[..., None], *question: Any) -> None:
         """Send a question; `answer` is called back with what `_read` or `_swap` say, perhaps never."""
         world = self.world
-        world.send(source, WITNESS, None, self._arrive, source, answer, question)
+        world.send(source, WITNESS, None, self._arrive, self.life, source, answer, question)
         if self.lossy and world.random.random() < self.lossy:
             # A request that its sender has long given up may still land.
             world.counts["bid late"] += 1
-            world.after(world.random.random() * 20.0, None, self._arrive, source, answer, question)
+            world.after(
+                world.random.random() * LATE_S, None, self._arrive, self.life, source, answer, question
+            )
 
-    def _arrive(self, source: str, answer: Callable[..., None], question: tuple[Any, ...]) -> None:
-        if self.down:
+    def _arrive(self, life: int, source: str, answer: Callable[..., None], question: tuple[Any, ...]) -> None:
+        if self.down or life != self.life:
             return
         delay_s = self.world.random.random() * self.slow_s
-        self.world.after(delay_s, None, self._decide, source, answer, question)
+        self.world.after(delay_s, None, self._decide, life, source, answer, question)
 
-    def _decide(self, source: str, answer: Callable[..., None], question: tuple[Any, ...]) -> None:
-        if self.down:
+    def _decide(self, life: int, source: str, answer: Callable[..., None], question: tuple[Any, ...]) -> None:
+        if self.down or life != self.life:
             return
         said = self._swap(*question) if question else (self.record,)
         if self.lossy and self.world.random.random() < self.lossy:

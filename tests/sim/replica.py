@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from orchestrator.mirror.lineage import Joiner, Standing, Verdict, judge
 from orchestrator.model.events import (
     GateClosed,
     HandshakeRefused,
@@ -36,7 +38,18 @@ SYNC_S = 0.012
 class Volume:
     """What one disk and its page cache hold; survives every process, the disk part also power cuts."""
 
-    __slots__ = ("dirty", "disk", "flushed", "lineage", "logs", "memory", "version")
+    __slots__ = (
+        "aside",
+        "dirty",
+        "disk",
+        "flushed",
+        "inconsistent",
+        "lineage",
+        "logs",
+        "memory",
+        "touched",
+        "version",
+    )
 
     def __init__(self, others: list[str]) -> None:
         self.memory = [EMPTY] * EXTENTS
@@ -47,17 +60,25 @@ class Volume:
         self.flushed = [0] * EXTENTS
         self.lineage: list[Reign] = []
         self.logs: dict[str, set[int]] = {name: set() for name in others}
+        self.aside: set[tuple[int, int]] = set()
+        """What a diverged copy held before it was overwritten: kept until an operator releases it."""
+        self.inconsistent = False
+        """A copy into it began and did not end: durable."""
+        self.touched = True
+        """Something changed that the invariants look at."""
 
     def put(self, extent: int, value: int) -> None:
         """Change the page cache, after the logs name the extent durably (S1, S8)."""
         for log in self.logs.values():
             log.add(extent)
         self.memory[extent] = value
+        self.touched = True
         self.version += 1
         self.dirty[extent] = self.version
 
     def persist(self, memory: list[int], dirty: list[int]) -> None:
         """What memory held when a sync began is on disk, unless something newer is already."""
+        self.touched = True
         for extent in range(EXTENTS):
             if dirty[extent] > self.flushed[extent]:
                 self.disk[extent] = memory[extent]
@@ -70,8 +91,23 @@ class Volume:
                 self.disk[extent] = self.memory[extent]
         self.forget()
 
+    def add_reign(self, reign: Reign) -> None:
+        """Durable before anything is acknowledged under it (G1)."""
+        if reign not in self.lineage:
+            self.lineage = list(Standing(tuple(self.lineage)).with_reign(reign).reigns)
+
+    def standing(self) -> Standing:
+        """What this copy shows at a handshake."""
+        return Standing(tuple(self.lineage), self.inconsistent)
+
+    def keep_aside(self, extents: Iterable[int]) -> None:
+        """G4: durably, before the first of them is overwritten."""
+        for extent in extents:
+            self.aside |= {(extent, self.memory[extent]), (extent, self.disk[extent])}
+
     def forget(self) -> None:
         """What the page cache held is gone; the disk is what there is."""
+        self.touched = True
         self.memory = list(self.disk)
         self.version += 1
         self.dirty = [self.version] * EXTENTS
@@ -193,10 +229,15 @@ class Keeper:
             if not self.owns:
                 self._begin_stream(record)
             self.following = self.admitted = None
-        if record.reign not in volume.lineage:
-            volume.lineage.append(record.reign)
+        if volume.inconsistent and not record.forced:
+            raise Violation(f"{self.host.name} opens with half a copy")
+        volume.inconsistent = False
+        volume.add_reign(record.reign)
         self.record = record
         self.required = record.in_sync
+        for bid in self.host.bids:
+            if bid.epoch > record.epoch and not bid.in_sync <= self.required:
+                raise Violation(f"{self.host.name} forgets whom its bid for epoch {bid.epoch} names")
         self.open = True
         self.draining = False
         if opening:
@@ -218,7 +259,7 @@ class Keeper:
 
     def tell_ready(self) -> None:
         """Who lacks nothing and is not in the set: a joiner, or a member that was dropped and is here."""
-        for name, session in self.sessions.items():
+        for name, session in list(self.sessions.items()):
             if session.ready and self.record is not None and name not in self.record.in_sync:
                 self.host.tell(MemberReady(self.host.module, NodeName(name), session.target.life))
 
@@ -234,7 +275,7 @@ class Keeper:
         """WidenRequired; refused for a newcomer that lacks something acknowledged."""
         for name in sorted(members - self.required - {self.host.name}):
             session = self.sessions.get(name)
-            if session is None or not session.ready or session.durable < self.acked_seq:
+            if session is None or not session.ready or self._reached(session) < self.acked_seq:
                 self.world.counts["widening refused"] += 1
                 if session is not None:
                     self.end(session, "it was not ready any more")
@@ -336,14 +377,18 @@ class Keeper:
             return
         sessions = [self.sessions.get(name) for name in self.required if name != self.host.name]
         # Somebody required who is being copied to lacks what was written before its stream began.
-        bound = min((s.durable if s is not None and s.ready else -1 for s in sessions), default=self.seq)
-        # A joiner that is ready is waited for before it is required: nothing may pass it by until the bid.
-        bound = min([bound, *(s.durable for s in self.sessions.values() if s.ready)])
+        bound = min(
+            (self._reached(s) if s is not None and s.ready else -1 for s in sessions), default=self.seq
+        )
         for point in [point for point in self.points if point.local and point.seq <= bound]:
             self.points.remove(point)
             self.acked_seq = max(self.acked_seq, point.seq)
             self.host.ghost.acknowledge(self.host.name, point.extent, point.value)
             self.host.cluster.told(self.host)
+
+    def _reached(self, session: Session) -> int:
+        """How far a member must be: on its disk, or with `ack: memory` in its memory."""
+        return session.applied if self.host.cluster.module.ack == "memory" else session.durable
 
     def can_acknowledge(self) -> bool:
         """Nothing that this node does not command keeps a write from being acknowledged here."""
@@ -429,36 +474,40 @@ class Keeper:
             return
         if following.epoch > self.record.epoch or self.host.disk_bad:
             return
-        mine, theirs = self.host.volume.lineage, other.host.volume.lineage
-        diverged = any(reign not in mine for reign in theirs)
-        position = (other.stream, other.seq)
-        continues = not diverged and name in self.record.in_sync
-        if continues and position == self.base and self._keeps(1):
-            # It stands where this node stood when both were equal on disk.
-            start = other.synced_seq = 0
-        elif continues and other.stream == self.stream and self._keeps(other.seq + 1):
-            start = other.seq
-        elif name in self.record.in_sync:
-            # In sync, unproven: it restarted. It is bid out first, and comes back by delta.
-            self.world.counts["member unproven"] += 1
+        # It stands where this node stood when both were equal on disk, or still follows this very stream.
+        member = name in self.record.in_sync
+        equal = member and (other.stream, other.seq) == self.base and self._keeps(1)
+        follows = other.stream == self.stream and self._keeps(other.seq + 1)
+        mine, theirs = self.host.volume.standing(), other.host.volume.standing()
+        joiner = Joiner(name, theirs, empty=not theirs.reigns, resumes=equal or follows)
+        ruling = judge(self.record, mine, joiner, log_fits=True, log_why="")
+        self.world.counts["verdict " + ruling.verdict.value] += 1
+        if ruling.refused:
+            raise Violation(f"{name} meets {self.host.name}: {ruling.verdict.value}: {mine} {theirs}")
+        if ruling.verdict is Verdict.UNPROVEN:
+            # It restarted: it is bid out first, and comes back by delta.
             self.host.tell(MemberLost(self.host.module, name, "it restarted"))
-            return
+        elif ruling.copy:
+            self._begin_copy(other, ruling.set_aside)
         else:
-            if diverged:
-                self.world.counts["set aside"] += 1
-                self.host.tell(HandshakeRefused(self.host.module, name, "diverged"))
-            self._begin_copy(other)
-            return
-        self._begin(Session(self, other, start, None), [frame for frame in self.kept if frame.seq > start])
+            start = 0 if equal else other.seq
+            if equal:
+                other.synced_seq = 0
+            missing = [frame for frame in self.kept if frame.seq > start]
+            self._begin(Session(self, other, start, None), missing)
 
     def _keeps(self, seq: int) -> bool:
         """The frames from this one on are still here."""
         return seq > self.seq or (bool(self.kept) and self.kept[0].seq <= seq)
 
-    def _begin_copy(self, other: Keeper) -> None:
+    def _begin_copy(self, other: Keeper, set_aside: bool) -> None:
         """Both sides' logs united (S5), durable here before the first block travels (S6)."""
         mine = self.host.volume.logs[other.host.name]
         mine |= other.host.volume.logs[self.host.name]
+        if set_aside:
+            self.host.tell(HandshakeRefused(self.host.module, other.host.name, "diverged"))
+            other.host.volume.keep_aside(sorted(mine))
+        other.host.volume.inconsistent = True
         self.world.counts["copy begun"] += 1
         self._begin(Session(self, other, self.seq, sorted(mine)), [])
 
@@ -483,7 +532,7 @@ class Keeper:
         if self.record.reign != other.following.reign:
             other.offer(self.record)
         elif session.copying is None:
-            other.adopt(self.record.reign)
+            other.adopt(self.record)
         for frame in missing:
             if frame.kind in ("write", "copy"):
                 session.last[frame.extent] = frame.seq
@@ -493,6 +542,7 @@ class Keeper:
         else:
             # A sync that broke off with the former connection is asked again.
             self.emit(Frame("sync"))
+        self.tell_ready()
         self.host.cluster.exclusive()
 
     def _copy(self, session: Session) -> None:
@@ -591,6 +641,7 @@ class Keeper:
                 continue
             if session.last.get(extent, session.start) <= session.durable:
                 log.discard(extent)
+                volume.touched = True
 
     def _forget_kept(self) -> None:
         """What each member has on disk needs no resending."""
@@ -653,7 +704,7 @@ class Keeper:
         if self.offered is not None and self.offered.epoch <= record.epoch:
             self.offered = None
         if self.incoming is not None and self.incoming.ready:
-            self.adopt(record.reign)
+            self.adopt(record)
         self._drain_waiting()
 
     def offer(self, record: Record) -> None:
@@ -699,16 +750,22 @@ class Keeper:
                     self.offer(frame.record)
                     return
                 if self.incoming.ready:
-                    self.adopt(frame.record.reign)
+                    self.adopt(frame.record)
             self.waiting.popleft()
             self.seq = frame.seq
             self._apply(frame)
 
-    def adopt(self, reign: Reign) -> None:
-        """G1: durable in a member's lineage before it acknowledges anything under it."""
-        lineage = self.host.volume.lineage
-        if reign not in lineage:
-            lineage.append(reign)
+    def adopt(self, record: Record) -> None:
+        """G1: durable in a member's lineage before it acknowledges anything under it.
+
+        Only a member's: without this node the primary acknowledges alone under that reign, and a copy that
+        claimed to contain it would hide the difference when it is promoted by force.
+        """
+        if self.incoming is not None and self.host.name in record.in_sync:
+            for reign in self.incoming.source.host.volume.lineage:
+                if reign.epoch < record.epoch:
+                    self.host.volume.add_reign(reign)
+            self.host.volume.add_reign(record.reign)
 
     def _apply(self, frame: Frame) -> None:
         volume = self.host.volume
@@ -718,6 +775,8 @@ class Keeper:
             volume.put(frame.extent, frame.value)
             self._confirm(session)
         elif frame.kind in ("sync", "barrier"):
+            if self.host.cluster.module.ack == "memory":
+                self._confirm(session)
             self.world.after(
                 self._sync_s(), self.host, self._member_synced, session, frame, list(volume.memory),
                 list(volume.dirty),
@@ -734,12 +793,17 @@ class Keeper:
         self.host.volume.persist(memory, dirty)
         volume = self.host.volume
         if frame.kind == "barrier":
-            volume.lineage[:] = session.source.host.volume.lineage
+            # G3: a copy's history becomes the source's only when the copy is complete.
+            granted = session.source.record
+            lineage = session.source.host.volume.lineage
+            volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
+            volume.inconsistent = False
             volume.logs[session.source.host.name].clear()
         for extent in frame.clean:
             if volume.dirty[extent] == dirty[extent]:
-                for log in volume.logs.values():
-                    log.discard(extent)
+                # Of the source alone: whether a third copy is equal is not the source's to say (S8).
+                volume.logs[session.source.host.name].discard(extent)
+                volume.touched = True
         self.synced_seq = max(self.synced_seq, frame.seq)
         self._confirm(session)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,11 +10,10 @@ from unittest import mock
 
 from orchestrator.cluster.heart import Heart
 from orchestrator.mirror import bids, following
-from orchestrator.mirror.state import Mirror
-from orchestrator.model.names import Epoch, NodeName
+from orchestrator.model.names import Epoch, NodeName, Nonce
 from orchestrator.model.record import Outcome, Record
 from tests.sim import cluster, host, replica
-from tests.sim.replica import Frame, Keeper, Session
+from tests.sim.replica import Frame, Keeper, Session, Volume
 
 Switch = Callable[[], Iterator[None]]
 
@@ -33,7 +32,7 @@ def _patched(*patches: Any) -> Switch:
     return switch  # type: ignore[return-value]
 
 
-# --- R1: the gate counts on itself alone ----------------------------------------------------------------
+# --- R1: the gate counts on itself alone -----
 
 
 def _settle_alone(self: Keeper) -> None:
@@ -47,7 +46,7 @@ def _widen_nothing(self: Keeper, members: frozenset[NodeName]) -> bool:
     return True
 
 
-# --- R2: anybody bids -----------------------------------------------------------------------------------
+# --- R2: anybody bids -----
 
 
 def _successor_of_any(turn: Any, record: Record) -> bool:
@@ -55,7 +54,7 @@ def _successor_of_any(turn: Any, record: Record) -> bool:
     return peer is not None and peer.gone
 
 
-# --- R3: an unanswered bid is taken for lost ------------------------------------------------------------
+# --- R3: an unanswered bid is taken for lost -----
 
 _bid_answered = bids.bid_answered
 
@@ -68,7 +67,7 @@ def _unanswered_is_lost(turn: Any, bid: Record, outcome: Outcome, current: Recor
         turn.do(bids.TakeReign(turn.mirror.module, held))
 
 
-# --- R4: the epoch is known and never on disk -----------------------------------------------------------
+# --- R4: the epoch is known and never on disk -----
 
 
 def _store_no_epoch(self: host.Host, epoch: Epoch, wanted: bool) -> bool:
@@ -76,21 +75,21 @@ def _store_no_epoch(self: host.Host, epoch: Epoch, wanted: bool) -> bool:
     return True
 
 
-# --- R5: any life of the gate will do -------------------------------------------------------------------
+# --- R5: any life of the gate will do -----
 
 
-def _may_open_in_any_life(mirror: Mirror, record: Record) -> bool:
-    return record.primary == mirror.me
+def _former_life(self: host.Host) -> Nonce:
+    return Nonce(self.name * 32)
 
 
-# --- R6: whatever arrives is applied --------------------------------------------------------------------
+# --- R6: whatever arrives is applied -----
 
 
 def _fits_always(self: Keeper, frame: Frame, epoch: int) -> bool:
     return True
 
 
-# --- R7: the joiner is ready before its disk is ---------------------------------------------------------
+# --- R7: the joiner is ready before its disk is -----
 
 _copy = Keeper._copy
 
@@ -103,7 +102,7 @@ def _ready_when_sent(self: Keeper, session: Session) -> None:
         self.tell_ready()
 
 
-# --- R8: a swap does not wait until both are equal ------------------------------------------------------
+# --- R8: a swap does not wait until both are equal -----
 
 
 def _drain_nothing(self: Keeper, turn: int, until: float) -> None:
@@ -114,7 +113,7 @@ def _drain_nothing(self: Keeper, turn: int, until: float) -> None:
         self.host.tell(replica.GateClosed(self.host.module, frozenset(map(NodeName, everybody))))
 
 
-# --- R9: an empty register is a reason to create --------------------------------------------------------
+# --- R9: an empty register is a reason to create -----
 
 
 def _may_create_whenever_empty(turn: Any) -> None:
@@ -127,18 +126,43 @@ def _may_create_whenever_empty(turn: Any) -> None:
         bids.bid(turn, None, first)
 
 
-# --- R10: no sync before the application starts ---------------------------------------------------------
+# --- R10: no sync before the application starts -----
 
 
 def _no_flush(self: Keeper) -> None:
     return
 
 
-# --- the lease outlasts the detection -------------------------------------------------------------------
+# --- the lease outlasts the detection -----
 
 
 def _lease_too_long(self: cluster.Cluster, heart: Heart) -> None:
     heart._timings = replace(heart._timings, lease_s=1.6 * heart._timings.detection_s)
+
+
+# --- the copies: write-ahead, set aside -----
+
+
+def _put_unlogged(self: Volume, extent: int, value: int) -> None:
+    self.memory[extent] = value
+    self.touched = True
+    self.version += 1
+    self.dirty[extent] = self.version
+
+
+def _keep_nothing(self: Volume, extents: Iterable[int]) -> None:
+    return
+
+
+# --- canaries: a disk that is believed before it has anything -----
+
+
+def _nothing_reaches_the_disk(self: Volume, memory: list[int], dirty: list[int]) -> None:
+    self.touched = True
+
+
+def _applied_is_enough(self: Keeper, session: Session) -> int:
+    return session.applied
 
 
 RULES_OFF: dict[str, Switch] = {
@@ -150,7 +174,9 @@ RULES_OFF: dict[str, Switch] = {
     ),
     "R3 silence is taken for a loss": _patched(mock.patch.object(bids, "bid_answered", _unanswered_is_lost)),
     "R4 the epoch is not durable": _patched(mock.patch.object(host.Host, "_store", _store_no_epoch)),
-    "R5 any life opens": _patched(mock.patch.object(bids, "may_open", _may_open_in_any_life)),
+    "R5 a gate takes the nonce of its former life": _patched(
+        mock.patch.object(host.Host, "new_life", _former_life)
+    ),
     "R6 any position is applied": _patched(mock.patch.object(Keeper, "fits", _fits_always)),
     "R7 the joiner does not flush": _patched(mock.patch.object(Keeper, "_copy", _ready_when_sent)),
     "R8 a swap does not drain": _patched(mock.patch.object(Keeper, "_drain", _drain_nothing)),
@@ -160,5 +186,13 @@ RULES_OFF: dict[str, Switch] = {
     "R10 no sync before the start": _patched(mock.patch.object(Keeper, "flush", _no_flush)),
     "the lease outlasts the detection": _patched(
         mock.patch.object(cluster.Cluster, "adjust", _lease_too_long)
+    ),
+    "S1 a write goes before its log entry": _patched(mock.patch.object(Volume, "put", _put_unlogged)),
+    "G4 nothing is set aside": _patched(mock.patch.object(Volume, "keep_aside", _keep_nothing)),
+    "canary: an fsync reaches no disk": _patched(
+        mock.patch.object(Volume, "persist", _nothing_reaches_the_disk)
+    ),
+    "canary: a member's memory is taken for its disk": _patched(
+        mock.patch.object(Keeper, "_reached", _applied_is_enough)
     ),
 }

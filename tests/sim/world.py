@@ -17,6 +17,10 @@ class Violation(AssertionError):
     """An invariant does not hold: the product, or the simulated world, is wrong."""
 
 
+class TwoHistories(Exception):
+    """An operator made a node serve without the register: what follows is told in a story, not here."""
+
+
 class World:
     """Time, chance and the wires between the nodes.
 

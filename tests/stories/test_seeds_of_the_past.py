@@ -1,0 +1,73 @@
+"""Faults that a seed found once, told without the seed."""
+
+from __future__ import annotations
+
+from orchestrator.model.orders import Promote, Swap
+from tests.stories.shop import WITNESS, Shop
+
+
+def test_a_joiner_that_fell_behind_is_taken_in_when_it_has_caught_up() -> None:
+    """What was acknowledged between its word that it was ready and the widening had not waited for it."""
+    shop = Shop()
+    shop.loses_power("b")
+    shop.waits_until(lambda: shop.in_sync() == {"a"})
+    shop.comes_back("b")
+    for _ in range(200):
+        keeper = shop.hosts["a"].keeper
+        assert keeper is not None
+        keeper.write(0, durable=True)
+        shop.passes(0.03)
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+    assert shop.disk("a") == shop.disk("b")
+
+
+def test_an_agent_that_dies_between_its_bid_and_the_win_leaves_no_second_address() -> None:
+    """The next agent took the won take-over for a restart of its own, and claimed at once."""
+    shop = Shop()
+    shop.cuts("a", "b")
+    shop.waits_until(lambda: any("b does Bid" in line or "a does Bid" in line for line in shop.log[-5:]))
+    shop.hosts["b"].kill_agent()
+    shop.heals()
+    shop.hosts["b"].start_agent()
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+    shop.saves(next(name for name, host in shop.hosts.items() if host.application))
+
+
+def test_a_member_is_not_promoted_behind_the_registers_back() -> None:
+    """A plain promote served without the register, while another member could still be granted the role."""
+    shop = Shop()
+    shop.witness(answers=False)
+    shop.cuts("a", "b")
+    shop.cuts("a", WITNESS)
+    shop.passes(10.0)
+    assert shop.order("b", Promote()) == "HF1217"
+    shop.passes(20.0)
+    assert not shop.hosts["b"].application
+
+
+def test_a_bid_is_not_forgotten_because_the_state_disk_is_full() -> None:
+    """A failed store dropped a bid that was out; and the node that could not store never vouched again."""
+    shop = Shop()
+    shop.loses_power("b")
+    shop.waits_until(lambda: shop.in_sync() == {"a"})
+    shop.comes_back("b")
+    shop.hosts["a"].store_bad = True
+    shop.passes(20.0)
+    shop.hosts["a"].store_bad = False
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+
+
+def test_a_member_dropped_on_suspicion_is_taken_in_again() -> None:
+    shop = Shop()
+    shop.cuts("b", "a")
+    shop.waits_until(lambda: shop.in_sync() == {"a"})
+    shop.heals()
+    shop.waits_until(lambda: shop.in_sync() == {"a", "b"})
+
+
+def test_a_swap_that_loses_its_heir_half_way_keeps_the_service_here() -> None:
+    shop = Shop()
+    assert shop.order("a", Swap()) == ""
+    shop.loses_power("b")
+    shop.waits_until(lambda: shop.hosts["a"].application and shop.hosts["a"].answers())
+    shop.saves("a")
