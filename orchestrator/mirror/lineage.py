@@ -48,12 +48,15 @@ class Standing:
     position: Position | None = None
     may_adopt: bool = False
     """The operator ordered that files of unknown history here may be set aside and overwritten."""
+    forced: Reign | None = None
+    """The last reign that began by an order accepting data loss: who lacks it may hold what was given up."""
 
-    def with_reign(self, reign: Reign) -> Standing:
+    def with_reign(self, reign: Reign, forced: bool = False) -> Standing:
         """This copy's data go on under one more reign."""
         if self.reigns and self.reigns[-1] == reign:
             return self
-        return replace(self, reigns=(*self.reigns, reign)[-REIGNS_MAX:])
+        reigns = (*self.reigns, reign)[-REIGNS_MAX:]
+        return replace(self, reigns=reigns, forced=reign if forced else self.forced)
 
     @property
     def epoch(self) -> Epoch:
@@ -65,15 +68,15 @@ class Standing:
             "inconsistent": self.inconsistent,
             "position": self.position.as_list() if self.position else None,
             "may_adopt": self.may_adopt,
+            "forced": self.forced.as_list() if self.forced else None,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Standing:
         """Read what a file or a peer says; damage is CorruptState, never an empty lineage."""
         try:
-            reigns = tuple(
-                Reign(Epoch(_number(epoch)), Nonce(_nonce(nonce))) for epoch, nonce in data["reigns"]
-            )
+            reigns = tuple(_reign(reign) for reign in data["reigns"])
+            forced = None if data["forced"] is None else _reign(data["forced"])
             where = data["position"]
             position = None if where is None else Position.from_list(where)
             flags = data["inconsistent"], data["may_adopt"]
@@ -81,7 +84,7 @@ class Standing:
             raise CorruptState("a lineage", f"{type(fault).__name__}: {fault}") from fault
         if len(reigns) > REIGNS_MAX or not all(isinstance(flag, bool) for flag in flags):
             raise CorruptState("a lineage", "its fields are not what we write")
-        return cls(reigns, flags[0], position, flags[1])
+        return cls(reigns, flags[0], position, flags[1], forced)
 
 
 class Verdict(Enum):
@@ -150,6 +153,10 @@ def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log
         return Ruling(Verdict.IN_SYNC if joiner.resumes else Verdict.UNPROVEN, why="its replicator restarted")
     if joiner.resumes and not theirs.inconsistent:
         return Ruling(Verdict.IN_SYNC)
+    if primary.forced is not None and primary.forced not in theirs.reigns:
+        # The promoted copy may have been behind under a reign that both know: by reigns alone it holds all.
+        why = "it may hold what an operator's order gave up"
+        return Ruling(Verdict.TARGET, copy=True, full=True, set_aside=True, alarm=True, why=why)
     return Ruling(Verdict.TARGET, copy=True, full=not log_fits, why=log_why)
 
 
@@ -191,6 +198,11 @@ def _since(reigns: tuple[Reign, ...], other: tuple[Reign, ...]) -> tuple[Reign, 
 
 def _without(reigns: tuple[Reign, ...], known: tuple[Reign, ...]) -> list[Reign]:
     return [reign for reign in reigns if reign not in known]
+
+
+def _reign(data: Any) -> Reign:
+    epoch, nonce = data
+    return Reign(Epoch(_number(epoch)), Nonce(_nonce(nonce)))
 
 
 def _number(value: object) -> int:

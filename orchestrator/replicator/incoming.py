@@ -104,7 +104,7 @@ class Session:
             if receiver.stream != stream or receiver.applied != after:
                 raise WireFault("it resumes what was never begun")
             if not receiver.history.standing.inconsistent:
-                receiver.history.add_reign(self._record.reign)
+                receiver.history.add_reign(self._record)
             return
         receiver.applier.objects.clear()
         receiver.logs.of[self._record.primary].pin_all()
@@ -189,7 +189,7 @@ class Session:
         self._receiver.wait_admitted(record)
         self._record = record
         if not self._receiver.history.standing.inconsistent:
-            self._receiver.history.add_reign(record.reign)
+            self._receiver.history.add_reign(record)
 
     def _copy_begin(self, facts: dict[str, Any]) -> None:
         # Durable before the first overwritten byte: whatever happens now, this copy is no source (G3).
@@ -208,6 +208,7 @@ class Session:
             raise ApplyFailed("flush", fault.errno or errno.EIO, str(fault)) from fault
         receiver.history.change(
             reigns=source.reigns,
+            forced=source.forced,
             inconsistent=False,
             may_adopt=False,
             position=Position(receiver.stream, frame.sequence),

@@ -14,7 +14,7 @@ from orchestrator.mirror.differ import IN_USE, Key, MayDiffer
 from orchestrator.mirror.lineage import Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
-from orchestrator.model.record import Reign
+from orchestrator.model.record import Record
 
 _SLACK_BATCHES: Final = 4096  # so many appends before the file is written anew without what is gone
 
@@ -41,10 +41,10 @@ class History:
                 return self.standing
             return self._keep(replace(self.standing, position=position))
 
-    def add_reign(self, reign: Reign) -> Standing:
+    def add_reign(self, record: Record) -> Standing:
         """This copy goes on under one more reign (G1); durable on return."""
         with self._lock:
-            return self._keep(self.standing.with_reign(reign))
+            return self._keep(self.standing.with_reign(record.reign, record.forced))
 
     def _keep(self, standing: Standing) -> Standing:
         if standing != self.standing:

@@ -160,7 +160,7 @@ class Primary:
         if self.history.standing.inconsistent and not record.forced:
             raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
         self.history.change(inconsistent=False)
-        self.history.add_reign(record.reign)
+        self.history.add_reign(record)
         first = not self._links
         if first:
             self._begin_stream()
@@ -563,8 +563,8 @@ class PeerLink:
     def _copied(self) -> None:
         """Everything to copy is in the stream; what follows is the barrier (S9) and the lineage (G3)."""
         primary = self._primary
-        reigns = [reign.as_list() for reign in primary.history.standing.reigns]
-        done = json.dumps({"reigns": reigns}).encode()
+        standing = primary.history.standing.as_dict()
+        done = json.dumps({"reigns": standing["reigns"], "forced": standing["forced"]}).encode()
         primary.flush()
         self._copy_target = self._outbox.put(Kind.COPY_DONE, done, self.peer)
 

@@ -158,3 +158,24 @@ def test_only_the_last_reigns_are_kept() -> None:
         standing = standing.with_reign(Reign(Epoch(epoch), Nonce("a" * 32)))
     assert len(standing.reigns) == REIGNS_MAX
     assert standing.epoch == 100
+
+
+def test_who_was_ahead_of_a_promoted_copy_is_set_aside_though_their_reigns_look_alike() -> None:
+    # A followed under B's reign, no member, when the operator promoted it: B holds more of that reign.
+    promoted = Standing(reigns("a1")).with_reign(reigns("b2")[0], forced=True)
+    ahead = Joiner(B, Standing(reigns("a1")), empty=False, resumes=False)
+    ruling = _judged(promoted, ahead)
+    assert (ruling.copy, ruling.full, ruling.set_aside) == (True, True, True)
+    later = promoted.with_reign(reigns("b3")[0])
+    assert _judged(later, ahead).set_aside
+    assert _judged(Standing.from_dict(later.as_dict()), ahead).set_aside
+
+    returned = Joiner(B, Standing(promoted.reigns), empty=False, resumes=False)
+    assert not _judged(later, returned).set_aside
+
+
+def _judged(primary: Standing, joiner: Joiner) -> Ruling:
+    alone = Record(
+        ClusterName("shop"), ModuleName("db"), Epoch(9), A, frozenset({A}), (A, B), Nonce("f" * 32)
+    )
+    return judge(alone, primary, joiner, True, "")

@@ -74,7 +74,7 @@ def test_a_diverged_returner_keeps_what_only_it_has(pair: Pair) -> None:
     pair.stop_follower()
     # Lyon was promoted by force, and wrote; Paris went on, and wrote too.
     history, logs = pair.state(LYON)
-    history.add_reign(record(2, OTHER, {LYON}, LYON).reign)
+    history.add_reign(record(2, OTHER, {LYON}, LYON))
     logs.close()
     (pair.trees[LYON] / "order-7").write_text("only in lyon")
     (pair.trees[LYON] / "same").write_text("SAME")
