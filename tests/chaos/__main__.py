@@ -64,15 +64,17 @@ def run(names: list[str], steps: Iterator[Step], until: float) -> Report:
     total = Report()
     for name, overlap in zip(itertools.cycle(names), itertools.cycle(_doubled(OVERLAPS)), strict=False):
         print(f"--- {name}, overlap {overlap}", flush=True)
+        campaign: Campaign | None = None
         try:
             with rig(WORKLOADS[name](), overlap=overlap) as hurt:
-                ends = min(until, time.monotonic() + BLOCK_S)
-                part = Campaign(hurt, overlap, _tell).run(steps, ends)
-                hurt.keep = not part.ok
-            total.add(part)
+                campaign = Campaign(hurt, overlap, _tell)
+                hurt.keep = not campaign.run(steps, min(until, time.monotonic() + BLOCK_S)).ok
         except (AssertionError, OSError, TimeoutError, RuntimeError) as fault:
             notes = " ".join(getattr(fault, "__notes__", ()))
             total.check("the cluster can be built and looked at", f"{type(fault).__name__}: {fault} {notes}")
+        finally:
+            if campaign is not None:
+                total.add(campaign.report)
         if time.monotonic() >= until:
             return total
     raise AssertionError("cycles do not end")

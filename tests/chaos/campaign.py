@@ -137,7 +137,7 @@ class Campaign:
         """Wait for the way back, then look at everything. False: it did not come back."""
         if not pending:
             return True
-        rig, report = self.rig, self.report
+        rig = self.rig
         where = ", ".join(f"step {step.number} {step.fault.name}" for step, _ in pending)
         back = "service and redundancy come back after each fault"
         try:
@@ -150,13 +150,18 @@ class Campaign:
             rig.until("redundant", rig.redundant)
             rig.progresses()
         except NotWithin as fault:
-            report.check(back, f"{where}: {fault}")
+            self._check(back, f"{where}: {fault}")
             return False
-        report.check(back, "")
+        self._check(back, "")
         self._note_outage(pending)
         for name, wrong in self._look():
-            report.check(name, f"{where}: {wrong}" if wrong else "")
+            self._check(name, f"{where}: {wrong}" if wrong else "")
         return True
+
+    def _check(self, name: str, wrong: str) -> None:
+        self.report.check(name, wrong)
+        if wrong:
+            self._tell(f"FAIL {name}: {wrong}")
 
     def _note_outage(self, pending: list[tuple[Step, float]]) -> None:
         """The longest silence of a fault that came alone; of two at once nobody can say whose it was."""
@@ -235,7 +240,7 @@ class Campaign:
         rig.clients.finish()
         report.acknowledged = rig.clients.acknowledged
         assert report.acknowledged, "a check of nothing proves nothing"
-        report.check("nothing acknowledged is missing", self._find_missing())
+        self._check("nothing acknowledged is missing", self._find_missing())
         report.lost = len(self._missing)
         report.failovers = rig.answers.failovers
         return report

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.chaos.rig import Rig
 
@@ -37,6 +37,8 @@ BRIEF = (0.2, 3.0)
 LONG = (7.0, 8.0)
 """Longer than every time-out that judges a process: agent_grace, ack_timeout and a hung replicator, 5 s each
 and looked at every second."""
+ACTED_S = 1.5
+"""Three times T at `lan`, for a machine that is busy."""
 AT_ONCE = (0.0, 0.1)
 """Nothing to undo: somebody of ours must start it again."""
 
@@ -186,4 +188,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault("stop-witness", "witness", stop(W, "witness"), LONG),
 )
 BY_NAME = {fault.name: fault for fault in FAULTS}
+
+
+def named(*names: str) -> list[Fault]:
+    """These faults, held for longer than T: whoever can act has the time to."""
+    return [
+        replace(fault, hold_s=(max(fault.hold_s[0], ACTED_S), fault.hold_s[1]))
+        if fault.hold_s == BRIEF
+        else fault
+        for fault in map(BY_NAME.__getitem__, names)
+    ]
+
+
 KINDS = tuple(dict.fromkeys(fault.kind for fault in FAULTS))

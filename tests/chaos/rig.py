@@ -149,14 +149,14 @@ class Rig:
 
         An application that writes by itself is frozen meanwhile: two looks are never at the same moment.
         """
-        frozen = self.pids(self.primary(), "application") if self.workload.writes_by_itself else []
+        if not self.workload.writes_by_itself:
+            return self._unequal()
+        node = self.primary()
+        self.signal(node, "application", signal.SIGSTOP)
         try:
-            for pid in frozen:
-                os.kill(pid, signal.SIGSTOP)
             return self._unequal()
         finally:
-            for pid in frozen:
-                os.kill(pid, signal.SIGCONT)
+            self.signal(node, "application", signal.SIGCONT)
 
     def _unequal(self) -> list[str]:
         first, second = (

@@ -7,14 +7,14 @@ from itertools import islice
 import pytest
 
 from tests.chaos.campaign import Campaign
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, named
 from tests.chaos.rig import rig
 from tests.chaos.schedule import schedule
 from tests.chaos.workloads import Sqlite
 
 SEED = 9
-CUTS = [fault for fault in FAULTS if fault.kind == "power-cut"]
-EVERYTHING = [fault for fault in CUTS if fault.target == "both"]
+CUTS = named(*(fault.name for fault in FAULTS if fault.kind == "power-cut"))
+EVERYTHING = named("power-cut/both")
 ROUNDS = 2
 
 
