@@ -19,22 +19,25 @@ from tests.support.answering import answering
 LYON = NodeName("lyon")
 
 
-def _order(work: Path, bundle: str, name: str = "node") -> tuple[object, int]:
+def _order(
+    work: Path, bundle: str, name: str = "node", said: object = None, status: str = "200 OK"
+) -> tuple[object, int]:
     """What paris learns when it gives lyon an order, and how many requests arrived at all."""
 
     async def story() -> tuple[object, int]:
-        async with answering(work / bundle, {"code": "", "text": "done"}, name) as served:
+        answer = {"code": "", "text": "done"} if said is None else said
+        async with answering(work / bundle, answer, name, status) as served:
             config = load_text(RIGHT, "hafarm.yaml")
             nodes = tuple(replace(node, addresses={PathName("lan"): "127.0.0.1"}) for node in config.nodes)
             config = replace(config, nodes=nodes, control_port=served.port)
             neighbours = Neighbours(config, str(work / "keys" / "paris"))
             try:
-                answer = await neighbours.call(LYON, "POST", "/api/v1/modules/orders/orders", {})
+                learned = await neighbours.call(LYON, "POST", "/api/v1/modules/orders/orders", {})
             except ProcessUnreachable as fault:
-                answer = str(fault)
+                learned = str(fault)
             finally:
                 await neighbours.close()
-            return answer, served.requests
+            return learned, served.requests
 
     return asyncio.run(story())
 
@@ -63,3 +66,9 @@ def test_whoever_else_answers_there_is_sent_nothing(work: Path, bundle: str, nam
     answer, requests = _order(work, bundle, name)
     assert why in str(answer)
     assert requests == 0
+
+
+def test_an_agent_of_another_release_is_told_as_that(work: Path) -> None:
+    learned, _ = _order(work, "keys/lyon", said="404: Not Found", status="404 Not Found")
+    assert "it runs another release" in str(learned)
+    assert "HTTP 404" in str(learned)

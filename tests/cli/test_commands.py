@@ -256,6 +256,19 @@ def test_timings_say_when_a_path_was_worse_than_t_allows(
     assert (code, "T is too short" in out) == (3, True)
 
 
+def test_timings_say_what_the_machine_refused_the_pulse(
+    agent: Played, hafarm: Hafarm, tmp_path: Path
+) -> None:
+    (tmp_path / "hafarm.yaml").write_text(RIGHT)
+    agent.timings = _refused  # type: ignore[method-assign]
+    _, out, _ = hafarm("timings", str(tmp_path / "hafarm.yaml"))
+    assert "not punctual here: no real-time scheduling" in out
+
+
+async def _refused() -> dict[str, object]:
+    return {**await _slow(), "realtime_refused": ["no real-time scheduling: use a longer detection time"]}
+
+
 async def _slow() -> dict[str, object]:
     path = {"peer": "lyon", "path": "lan", "worst_gap_s": 0.5, "safe_detection_s": 0.6}
     return {"paths": [path], "register_rtt_s": None}

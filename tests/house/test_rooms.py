@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,25 @@ from tests.house.rules import (
 
 
 def _ours(*patterns: str) -> list[Path]:
-    """Files of the repository, as git knows them, those not yet added too."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    found = [Path(line) for line in listed.stdout.splitlines()]
+    """Files of the repository, as git knows them, those not yet added too; without git those that are there."""
+    found = _known_to_git(patterns) or _there(patterns)
     assert found, patterns
     return [path for path in found if (ROOT / path).is_file() and not (ROOT / path).is_symlink()]
+
+
+def _known_to_git(patterns: tuple[str, ...]) -> list[Path]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    if shutil.which("git") is None:
+        return []
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return [Path(line) for line in listed.stdout.splitlines()]
+
+
+def _there(patterns: tuple[str, ...]) -> list[Path]:
+    """A tree that was unpacked on a bare machine: everything but what we made ourselves."""
+    every = [path.relative_to(ROOT) for path in ROOT.rglob("*")]
+    ours = [path for path in every if not any(part.startswith((".", "__py")) for part in path.parts)]
+    return sorted(path for path in ours if any(fnmatch(str(path), pattern) for pattern in patterns))
 
 
 def _read(path: Path) -> str:
@@ -95,3 +110,9 @@ def test_assertions_stay_on() -> None:
         assert "PYTHONOPTIMIZE" not in text, path
         assert '"-O"' not in text, path
         assert "python -O" not in text, path
+
+
+def test_without_git_the_same_files_are_found() -> None:
+    assert [
+        path for path in _known_to_git(("orchestrator/*.py",)) if not (ROOT / path).is_symlink()
+    ] == _there(("orchestrator/*.py",))

@@ -20,13 +20,17 @@ class Answering:
 
 
 @asynccontextmanager
-async def answering(bundle: Path, answer: Any, name: str = "node") -> AsyncIterator[Answering]:
-    """Head and body leave in one write, so that a client has all of it before it can look at anything."""
+async def answering(
+    bundle: Path, answer: Any, name: str = "node", status: str = "200 OK"
+) -> AsyncIterator[Answering]:
+    """Head and body leave in one write, so that a client has all of it before it can look at anything.
+
+    Text is sent as text, everything else as JSON.
+    """
     served = Answering()
-    body = json.dumps(answer).encode()
-    head = (
-        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    )
+    kind = "text/plain" if isinstance(answer, str) else "application/json"
+    body = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

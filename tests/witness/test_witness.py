@@ -235,6 +235,21 @@ def test_a_node_cannot_pass_for_the_witness(tmp_path: Path, keys: Path) -> None:
     assert requests == 0
 
 
+def test_a_witness_of_another_release_grants_nothing_and_is_told_as_that(tmp_path: Path, keys: Path) -> None:
+    async def ask() -> list[str]:
+        told = []
+        async with answering(keys / "witness", "404: Not Found", "witness", "404 Not Found") as served:
+            client = WitnessRegister(f"https://127.0.0.1:{served.port}", CLUSTER, str(keys / A), 5.0)
+            for deed in (client.read(SHOP), client.swap(None, record(1, A, A))):
+                with pytest.raises(RegisterRefused) as caught:
+                    await deed
+                told.append(str(caught.value))
+            await client.close()
+        return told
+
+    assert all("another release, or no witness" in text for text in asyncio.run(ask()))
+
+
 def test_damage_is_told_and_never_becomes_a_fresh_start(tmp_path: Path, keys: Path) -> None:
     async def create(served):
         async with Clients(served, keys) as connect:
