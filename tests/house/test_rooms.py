@@ -25,7 +25,7 @@ from tests.house.rules import (
 
 
 def _ours(*patterns: str) -> list[Path]:
-    """Files of the repository, as git knows them, those not yet added too; without git those that are there."""
+    """Files of the repository, as git knows them, those not yet added too; else those that are there."""
     found = _known_to_git(patterns) or _there(patterns)
     assert found, patterns
     return [path for path in found if (ROOT / path).is_file() and not (ROOT / path).is_symlink()]
