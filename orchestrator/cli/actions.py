@@ -86,6 +86,7 @@ def _confirm(module: str, wish: Wish) -> None:
     try:
         typed = click.prompt(f"Type {module} to go on", err=True, default="", show_default=False)
     except click.Abort:
+        click.echo(err=True)  # nobody ended the line
         typed = ""
     if typed != module:
         raise Failure("HF6004", f"{wish.node} is not promoted: {module} was not typed")
