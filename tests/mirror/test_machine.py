@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +95,21 @@ def test_a_primary_that_suspects_its_member_bids_it_out_and_goes_on_alone() -> N
     story.hears(ev.ReignTaken(SHOP, bid.record))
     assert story.mirror.role is Role.ALONE
     assert story.ordered(do.Lease) == [do.Lease(SHOP, Epoch(8), frozenset())]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"),
+    [("version", "HF4012"), ("foreign", "HF4012"), ("clone", "HF4012"), ("unrelated", "HF4004")],
+)
+def test_who_may_not_talk_and_what_does_not_fit_are_told_apart_and_change_nothing(
+    verdict: str, code: str
+) -> None:
+    story = primary()
+    before = story.mirror
+    (told,) = story.hears(ev.HandshakeRefused(SHOP, B, verdict, "it says so"))
+    assert isinstance(told, do.Tell)
+    assert (told.code, B in told.text, verdict in told.text) == (code, True, True)
+    assert story.mirror == before
 
 
 def test_a_primary_whose_bid_is_lost_closes_the_gate_before_anything_else() -> None:
