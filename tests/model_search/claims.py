@@ -24,6 +24,8 @@ def learn(ghost: Ghost, name: NodeName | None, facts: Iterable[Fact]) -> tuple[G
                 ghost = _wrote(ghost, name, number)
             case "acknowledged", int(number):
                 ghost, wrong = _acknowledged(ghost, name, number)
+            case "overwrote", int(number) if number in ghost.given_up:
+                wrong = f"{number}, which clients were told of, is overwritten in silence"
             case "opened", (Record() as record, int(memory), int(disk)):
                 ghost, wrong = _opened(ghost, name, record, memory, disk)
         if wrong:
@@ -43,6 +45,9 @@ def _acknowledged(ghost: Ghost, name: NodeName | None, number: int) -> tuple[Gho
         return ghost._replace(line=ghost.line[ghost.line.index(number) :]), ""
     if number in ghost.known:
         return ghost, ""  # A late word by a former primary; the one that serves now holds it.
+    if ghost.forced and name != ghost.owner:
+        # The operator gave this side up, and what it acknowledges until it hears of that.
+        return ghost._replace(given_up=ghost.given_up | {number}), ""
     return ghost, f"{name} acknowledged {number}, which {ghost.owner} does not hold: two nodes acknowledge"
 
 
@@ -59,9 +64,12 @@ def _opened(ghost: Ghost, name: NodeName | None, record: Record, memory: int, di
     else:
         told = f"clients were told {line[0]}, the history is {list(line)}"
         return ghost, f"{name} starts under epoch {record.epoch} with {memory}; {told}"
+    given_up = ghost.given_up
+    if memory not in ghost.line:
+        given_up |= set(ghost.line)
     forced = record.epoch if record.forced else ghost.forced
     known = ghost.known | {memory}
-    return Ghost(line, known, name, record.epoch, forced), ""
+    return Ghost(line, known, name, record.epoch, forced, given_up), ""
 
 
 def granted(register: Record | None, facts: Iterable[Fact]) -> str:
@@ -90,11 +98,20 @@ def lacking(record: Record | None, disks: Mapping[NodeName, int], ghost: Ghost) 
 
 
 def two_able(nodes: Mapping[NodeName, Node]) -> str:
-    """At most one node may acknowledge without another that could say no."""
+    """At most one node may acknowledge without another that could say no.
+
+    But for the side that an operator gave up: it serves on until it hears of that (docs/guarantees.md).
+    """
     able = [name for name in nodes if can_acknowledge(name, nodes)]
+    if any(_by_order(nodes[name]) for name in able):
+        return ""
     if len(able) < 2:
         return ""
     return f"{' and '.join(able)} can acknowledge, each without the other"
+
+
+def _by_order(node: Node) -> bool:
+    return node.keeper is not None and node.keeper.record is not None and node.keeper.record.forced
 
 
 def can_acknowledge(me: NodeName, nodes: Mapping[NodeName, Node]) -> bool:

@@ -170,8 +170,7 @@ class Turn:
         """A new life of the gate, or the one that is there."""
         if self.node.keeper is None:
             lives = self.node.lives + 1
-            life = Nonce(f"{self.me}{lives}")
-            self.node = self.node._replace(lives=lives, keeper=Keeper(life))
+            self.node = self.node._replace(lives=lives, keeper=Keeper(name_life(self.me, lives)))
         self.find_replicator()
 
     def find_replicator(self) -> None:
@@ -226,3 +225,8 @@ class Turn:
         self._end_life()
         self.node = self.node._replace(memory=self.node.disk)
         self.kill_agent()
+
+
+def name_life(me: NodeName, number: int) -> Nonce:
+    """The nonce of one life of a gate: random in the product; here equal stories give equal states."""
+    return Nonce(f"{me}{number}")

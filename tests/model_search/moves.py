@@ -250,21 +250,20 @@ class Moves:
     def _meet(self, me: NodeName, node: Node, other: NodeName, its: Node) -> Iterator[Both]:
         assert node.keeper is not None
         assert its.keeper is not None
-        how = replica.verdict(node.keeper, its.keeper, other)
-        seq, stream, value = node.keeper.seq, node.keeper.stream, node.memory
+        how = replica.verdict(node, its, other)
         turn = self.turn(me, node)
         replica.meet_as_primary(turn, other, how)
         met = turn.node
-        if how == "unproven":
+        if how in ("unproven", "refused"):
             # Said once: the machine knows it until the stream or the set has changed.
             if met != node:
                 yield Both(
-                    f"{me} gives {other} up, whose replicator restarted", (met, its), tuple(turn.sent),
+                    f"{me} meets {other}: {how}", (met, its), tuple(turn.sent),
                     tuple(turn.facts), "", tuple(turn.log), "",
                 )  # fmt: skip
             return
         member = self.turn(other, its)
-        replica.meet_as_member(member, me, how, stream, seq, value)
+        replica.meet_as_member(member, me, how, node)
         yield Both(
             f"a stream from {me} to {other} begins ({how})", (met, member.node), (*turn.sent, *member.sent),
             (*turn.facts, *member.facts), "", (*turn.log, *member.log), how,

@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from orchestrator.model.events import GateClosed, MemberLost, ReignTaken, StreamDown, StreamUp
+from orchestrator.mirror.lineage import Joiner, Verdict, judge
+from orchestrator.model.events import (
+    GateClosed,
+    HandshakeRefused,
+    MemberLost,
+    ReignTaken,
+    StreamDown,
+    StreamUp,
+)
 from orchestrator.model.names import Epoch, NodeName
 from orchestrator.model.record import Record
 from tests.model_search.gate import assemble, take_apart
@@ -95,6 +103,17 @@ def admit(turn: Turn, record: Record) -> None:
     """AdmitReign."""
     before_use(turn, record, "admitted")
     turn.change(following=record, record=record)
+    copied = turn.keeper.copied
+    if copied is not None:
+        turn.change(copied=copied.with_reign(record.reign, record.forced))
+    elif turn.keeper.source is not None:
+        remember(turn, record)
+
+
+def remember(turn: Turn, record: Record) -> None:
+    """G1: the reign is in the lineage on disk before anything is acknowledged under it."""
+    standing = turn.node.standing.with_reign(record.reign, record.forced)
+    turn.node = turn.node._replace(standing=standing)
 
 
 # --- the gate -----------------------------------------------------------------------------------------------
@@ -122,6 +141,7 @@ def take(turn: Turn) -> None:
             )  # fmt: skip
         turn.facts.append(("opened", (record, turn.node.memory, turn.node.disk)))
     turn.change(record=record, following=None, taking=None, draining=False)
+    remember(turn, record)
     gate = assemble(turn.me, turn.keeper)
     settled = gate.serve(record.in_sync)
     turn.change(is_open=True)
@@ -176,7 +196,9 @@ def sync(turn: Turn) -> None:
         return
     if keeper.source is not None:
         assert keeper.stream is not None
-        turn.change(synced=keeper.seq)
+        turn.change(synced=keeper.seq, copied=None)
+        if keeper.copied is not None:
+            turn.node = turn.node._replace(standing=keeper.copied)
         turn.facts.append(("confirmed", Confirmed(turn.me, keeper.stream, keeper.seq)))
     points = tuple((seq, value, settled, True) for seq, value, settled, _ in keeper.points)
     _settle(turn, turn.keeper._replace(points=points))
@@ -233,14 +255,27 @@ def may_meet(primary: Node, me: NodeName, member: Node) -> bool:
     return following.epoch <= mine.record.epoch
 
 
-def verdict(primary: Keeper, member: Keeper, name: NodeName) -> str:
-    """How a stream begins: 'continue' by sequence, 'base' from equal disks, 'copy', or 'unproven'."""
-    assert primary.record is not None
-    if name in primary.record.in_sync:
-        if member.stream is not None and (member.stream, member.seq) == primary.base:
-            return "base"
-        return "continue" if member.stream == primary.stream else "unproven"
-    return "copy"
+def verdict(primary: Node, member: Node, name: NodeName) -> str:
+    """How a stream begins, by the product's own ruling.
+
+    'continue' by sequence, 'base' from equal disks, 'copy', 'copy, set aside', 'unproven', or 'refused'.
+    """
+    mine, theirs = primary.keeper, member.keeper
+    assert mine is not None
+    assert mine.record is not None
+    assert theirs is not None
+    equal = theirs.stream is not None and (theirs.stream, theirs.seq) == mine.base
+    continues = theirs.copied is None and (equal or theirs.stream == mine.stream)
+    empty = not member.standing.reigns and member.memory == member.disk == 0
+    joiner = Joiner(name, member.standing, empty, continues and name in mine.record.in_sync)
+    ruling = judge(mine.record, primary.standing, joiner, True, "")
+    if ruling.refused:
+        return "refused"
+    if ruling.copy:
+        return "copy, set aside" if ruling.set_aside else "copy"
+    if ruling.verdict is Verdict.UNPROVEN:
+        return "unproven"
+    return "base" if equal else "continue"
 
 
 def meet_as_primary(turn: Turn, name: NodeName, how: str) -> None:
@@ -248,16 +283,23 @@ def meet_as_primary(turn: Turn, name: NodeName, how: str) -> None:
     if how == "unproven":
         turn.tell(MemberLost(turn.module, name, "it restarted"))
         return
+    if how == "refused":
+        turn.tell(HandshakeRefused(turn.module, name, "the histories do not fit"))
+        return
     sessions = dict(turn.keeper.sessions)
-    sessions[name] = how != "copy"
+    sessions[name] = how in ("continue", "base")
     turn.change(sessions=tuple(sorted(sessions.items())))
     turn.tell(StreamUp(turn.module, name))
 
 
-def meet_as_member(turn: Turn, source: NodeName, how: str, stream: object, seq: int, value: int) -> None:
+def meet_as_member(turn: Turn, source: NodeName, how: str, primary: Node) -> None:
     """The member's side; a copy brings the primary's extent into memory, and a sync to this disk."""
-    if how == "copy":
-        turn.change(stream=stream, seq=seq, owns=False)
+    assert primary.keeper is not None
+    stream, seq, value, standing = primary.keeper.stream, primary.keeper.seq, primary.memory, primary.standing
+    if how.startswith("copy"):
+        if how == "copy" and turn.node.memory != value:
+            turn.facts.append(("overwrote", turn.node.memory))
+        turn.change(stream=stream, seq=seq, owns=False, copied=standing)
         turn.node = turn.node._replace(memory=value)
     elif how == "base":
         turn.change(stream=stream, seq=0, owns=False)

@@ -11,10 +11,11 @@ from unittest import mock
 from orchestrator.cluster.register import Judgement, judge
 from orchestrator.mirror import bids
 from orchestrator.mirror.gate import Gate
-from orchestrator.model.names import Epoch, NodeName
-from orchestrator.model.orders import Swap
-from orchestrator.model.record import Record
-from tests.model_search import begin, replica, search
+from orchestrator.mirror.lineage import Standing
+from orchestrator.model.names import Epoch, NodeName, Nonce
+from orchestrator.model.orders import Promote, Swap
+from orchestrator.model.record import Record, Reign
+from tests.model_search import begin, hands, replica, search
 from tests.model_search.moves import Bounds
 from tests.model_search.search import Search
 from tests.model_search.values import Frame, Keeper, Node, World
@@ -97,7 +98,7 @@ _meet_as_primary = replica.meet_as_primary
 
 def _ready_when_sent(turn: Any, name: NodeName, how: str) -> None:
     _meet_as_primary(turn, name, how)
-    if how == "copy":
+    if how.startswith("copy"):
         durable = {**dict(turn.keeper.durable), name: turn.keeper.seq}
         turn.change(sessions=((name, True),), durable=tuple(sorted(durable.items())))
 
@@ -113,6 +114,13 @@ def _fits_always(keeper: Keeper, frame: Frame, source_epoch: int) -> bool:
 
 def _never_forgotten(keeper: Keeper | None, frame: Frame) -> bool:
     return True
+
+
+_with_reign = Standing.with_reign
+
+
+def _forget_the_order(standing: Standing, reign: Reign, forced: bool = False) -> Standing:
+    return _with_reign(standing, reign)
 
 
 A_LOSS = Bounds(epochs=2, writes=1, crashes=0, losses=1)
@@ -155,11 +163,11 @@ RULES_OFF: tuple[Off, ...] = (
         A_LOSS,
     ),
     Off(
-        "R5 any life opens",
-        IN_THE_SIMULATOR["R5 any life opens"],
+        "R5 a gate takes the nonce of its former life",
+        _patched(mock.patch.object(hands, "name_life", lambda me, number: Nonce(f"{me}1"))),
         begin.joining,
         A_CUT,
-        ("required", "foreign life"),
+        ("required",),
     ),
     Off(
         "R5 a take-over keeps the old set",
@@ -208,5 +216,11 @@ RULES_OFF: tuple[Off, ...] = (
         _patched(mock.patch.object(replica, "flush_before_start")),
         begin.healthy,
         A_LOSS,
+    ),
+    Off(
+        "G a forced promotion is not remembered",
+        _patched(mock.patch.object(Standing, "with_reign", _forget_the_order)),
+        begin.joining,
+        Bounds(epochs=1, writes=1, crashes=0, losses=1, hints=1, orders=1, ordered=(Promote(True),)),
     ),
 )

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from orchestrator.mirror import machine
+from orchestrator.mirror.lineage import Standing
 from orchestrator.mirror.state import Mirror, Peer
 from orchestrator.model.effects import Effect
 from orchestrator.model.events import Event, PeerSaid, TimePassed
@@ -44,6 +45,8 @@ class Keeper(NamedTuple):
     base: tuple[Stream | None, int] = (None, 0)
     """Where the stream before this one stood when this gate opened: equal members stand there too."""
     source: NodeName | None = None
+    copied: Standing | None = None
+    """A copy came in and no sync has followed: the lineage that is adopted then (G3)."""
     synced: int = -1
     """As a member: up to where this connection was told that this disk holds the stream."""
     sessions: tuple[tuple[NodeName, bool], ...] = ()
@@ -73,6 +76,8 @@ class Node(NamedTuple):
     memory: int
     disk: int
     lives: int = 0
+    standing: Standing = Standing()
+    """The lineage on this disk."""
     keeper: Keeper | None = None
     call: Call | None = None
     seen: tuple[Record | None] | None = None
@@ -117,6 +122,8 @@ class Ghost(NamedTuple):
     owner: NodeName | None = None
     owner_epoch: int = 0
     forced: int = 0
+    given_up: frozenset[int] = frozenset()
+    """What clients were told and an operator's order gave up: it may go into quarantine, and nowhere else."""
 
 
 class Spent(NamedTuple):
