@@ -344,7 +344,8 @@ def test_a_role_whose_remains_cannot_be_ended_is_over_all_the_same_and_they_are_
     assert not story.did, "not at once: it would be asked without end"
     story.hears(ev.TimePassed(), after=1)
     # What was dropped behind the failure is ordered again, too.
-    assert [type(effect) for effect in story.did] == [do.StopApplication, do.ReleaseAddresses, do.Follow]
+    again = [do.StopApplication, do.ReleaseAddresses, do.Unmute, do.Follow]
+    assert [type(effect) for effect in story.did] == again
 
 
 def test_following_that_fails_is_ordered_again_after_a_while_and_not_at_once() -> None:
