@@ -24,6 +24,7 @@ from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.strangers import LOOK_S, Strangers
 from orchestrator.cluster.orders import States, Step, order_as_dict
 from orchestrator.host.application import Application
+from orchestrator.host.process import LAUNCHER
 from orchestrator.host.tls import server_context
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.errors import CorruptState, HafarmError, ProcessUnreachable
@@ -127,6 +128,7 @@ class Agent:
         work = [asyncio.create_task(hands.work()) for hands in self.hands.values()]
         work += [asyncio.create_task(hands.replicator.watch()) for hands in self.hands.values()]
         try:
+            LAUNCHER.start()
             await self.pulse.start()
             for name, hands in self.hands.items():
                 self._load(name, hands)
@@ -200,6 +202,7 @@ class Agent:
         await self.pulse.close()
         await self.neighbours.close()
         await self.register.close()
+        LAUNCHER.close()
 
     async def leave(self) -> None:
         """Stop every module here by plan, then say goodbye: an orderly end of the node."""

@@ -21,6 +21,10 @@ class Group(Protocol):
 
     certain: bool
     """False: a process that wipes its environment escapes; shown by status and preflight."""
+    born_in: str
+    """The directory in which a process can be born as a member; empty where it has to enter afterwards."""
+    entered_by: str
+    """The file by which a process with one thread enters; empty where there is nothing to enter."""
 
     def create(self) -> None: ...
     def enter(self) -> None:
@@ -61,6 +65,9 @@ class Cgroup:
     def __init__(self, path: Path, unified: bool) -> None:
         self._path = path
         self._unified = unified
+        self.born_in = str(path) if unified else ""
+        # `tasks` moves one thread, and does not wait for all processors as `cgroup.procs` does.
+        self.entered_by = "" if unified else f"{path}/tasks"
 
     def create(self) -> None:
         self._path.mkdir(parents=True, exist_ok=True)
@@ -118,6 +125,8 @@ class MarkedGroup:
     """
 
     certain = False
+    born_in = ""
+    entered_by = ""
 
     def __init__(self, name: str) -> None:
         self._name = name

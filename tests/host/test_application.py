@@ -28,7 +28,7 @@ from tests.support.waiting import eventually, until
 SHOP = ModuleName(f"shop-{os.getpid()}")
 PATIENT = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"
 DEAF = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
-DAEMON = "setsid sh -c '(trap \"\" TERM HUP; exec sleep 600) &' ; "
+DAEMON = "setsid sh -c '(trap \"\" TERM HUP; echo deaf; exec sleep 600) &' ; "
 
 
 class Lab:
@@ -116,7 +116,7 @@ def test_daemons_that_forked_twice_into_sessions_of_their_own_are_killed_too(lab
     async def story() -> None:
         application = lab.shell(DAEMON + PATIENT, stop_timeout_s=0.3)
         await application.start(Epoch(1))
-        await until(lambda: "ready" in lab.logged() and len(living()) >= 2)
+        await until(lambda: "ready" in lab.logged() and "deaf" in lab.logged())
         await application.stop(force=False)
 
     asyncio.run(story())
