@@ -12,6 +12,7 @@ from orchestrator.agent.agent import Agent
 from orchestrator.agent.settings import AgentSettings, load
 from orchestrator.config.load import load as load_cluster
 from orchestrator.config.marks import ConfigRefused, Problem
+from orchestrator.host.realtime import become_prompt
 from orchestrator.model.codes import shown
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.errors import HafarmError
@@ -29,6 +30,7 @@ def main() -> int:
         help="keep: modules go on for the next agent (upgrade); leave: stop them by plan (shutdown)",
     )
     asked = words.parse_args()
+    become_prompt()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     try:
         settings = load(asked.config)

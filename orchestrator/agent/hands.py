@@ -85,7 +85,9 @@ class Hands:
         """Until cancelled: one decision after the other."""
         while True:
             failed = False
-            for effect in await self._queue.get():
+            effects = await self._queue.get()
+            self._look_ahead(effects)
+            for effect in effects:
                 if failed and not isinstance(effect, ALL_THE_SAME):
                     continue
                 try:
@@ -94,6 +96,16 @@ class Hands:
                     failed = True
                     why = str(fault) or type(fault).__name__
                     self._post(ev.EffectFailed(self.module.name, type(effect).__name__, why))
+
+    def _look_ahead(self, effects: tuple[do.Effect, ...]) -> None:
+        """A role that is taken once the epoch is durable: the replicator gets ready while that is written."""
+        kinds = {type(effect) for effect in effects}
+        if {do.StoreModule, do.TakeReign} <= kinds:
+            self._start(self._get_ready())
+
+    async def _get_ready(self) -> None:
+        with contextlib.suppress(ProcessUnreachable, Refused):
+            await self.replicator.ask("prepare_reign")
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(deed)

@@ -54,7 +54,6 @@ def main() -> None:
     """Serve until the other end is closed."""
     own = int(sys.argv[1])
     os.set_inheritable(own, False)
-    os.setpriority(os.PRIO_PROCESS, 0, 0)  # what we start is ordinary, whatever the agent is
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)  # Python ignores them, and an ignored signal outlives exec
     peer = socket.socket(fileno=own)
@@ -102,6 +101,7 @@ def _become(request: dict[str, Any], null: int, output: int, report: int) -> Non
             group = os.open(request["enter"], os.O_WRONLY)
             os.write(group, b"0")
             os.close(group)
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # what we start is ordinary, whatever the agent is
         os.setsid()
         os.chdir("/")
         os.dup2(null, 0)

@@ -193,17 +193,20 @@ class Changes:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
         self._socket.bind((0, CHANGE_GROUPS))
-        asyncio.get_running_loop().add_reader(self._socket, self._read)
+        asyncio.get_running_loop().add_reader(self._socket, self.hear)
 
-    def _read(self) -> None:
+    def hear(self) -> None:
+        """Take in what the kernel has said by now; also called by the loop when it says something."""
+        heard = False
         try:
             while self._socket.recv(65536):
-                pass
+                heard = True
         except BlockingIOError:
             pass
         except OSError:
-            pass  # ENOBUFS: messages were lost, which is a change as well.
-        self._on_change()
+            heard = True  # ENOBUFS: messages were lost, which is a change as well.
+        if heard:
+            self._on_change()
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)

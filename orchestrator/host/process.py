@@ -150,6 +150,7 @@ def _fork(
     def enter() -> None:
         # The group first, while we are still root; only system calls here, we are between fork and exec.
         group.enter()
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # what we start is ordinary, whatever the agent is
         identity.take_on()
 
     child = subprocess.Popen(

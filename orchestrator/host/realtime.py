@@ -14,6 +14,16 @@ MCL_CURRENT_AND_FUTURE: Final = 3
 ROOT_GROUPS: Final = ("/sys/fs/cgroup/cpu/cgroup.procs", "/sys/fs/cgroup/cgroup.procs")
 
 
+PROMPT: Final = -15
+"""Before what is ordinary, and room above it for what an administrator finds more urgent."""
+
+
+def become_prompt() -> None:
+    """Be served before ordinary processes: it is on an overloaded machine that we must act."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, PROMPT)
+
+
 def become_punctual() -> list[str]:
     """Take what the machine gives; say in words what it refused."""
     refused = []

@@ -85,9 +85,9 @@ def reign_taken(turn: Turn, record: Record) -> None:
     turn.set(taking=False)
     lease(turn)
     if mirror.stage is Stage.OPENING:
-        turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}")
         turn.set(stage=Stage.OVERLAP)
         go_on(turn)
+        turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}")
 
 
 def go_on(turn: Turn) -> None:

@@ -44,6 +44,8 @@ class Replicator:
         self.reached: dict[str, list[str]] = {}
         """Who had files open below a directory before it was covered: what they write is not replicated."""
         self._failed = ""
+        self._settled = False
+        """The stream is closed, and what was applied is on disk; nothing was written since."""
         self._ready: dict[str, str] = {}
         self._orders = threading.RLock()
         self._facts = FactsFile(given["facts"])
@@ -87,6 +89,7 @@ class Replicator:
         return {
             "status": self.status,
             "widen_required": self.widen_required,
+            "prepare_reign": self.prepare_reign,
             "take_reign": self.take_reign,
             "close_gate": self.close_gate,
             "follow": self.follow,
@@ -167,6 +170,29 @@ class Replicator:
             facts = self._facts.change(required=self._facts.facts.required | members)
         return {"required": sorted(facts.required)}
 
+    def prepare_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The role is won, and is being made durable: what takes time and opens nothing is done now."""
+        self._beside(self._prepare_reign)
+        return {}
+
+    def _prepare_reign(self) -> None:
+        with self._orders:
+            if self._facts.facts.is_open or self._failed:
+                return
+            try:
+                self._end_following()
+            except OSError as fault:
+                self._volume_failed(f"before the gate could open: {fault}")
+
+    def _end_following(self) -> None:
+        """R10: what was not applied is dropped, and what was is on disk before anybody builds on it."""
+        if self._settled:
+            return
+        self._follower.stop_following()
+        for files in self.volumes:
+            files.sync_volume()
+        self._settled = True
+
     def take_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
         assert record.nonce == self.life, "the record was granted to another life of this gate"
@@ -181,11 +207,10 @@ class Replicator:
                 if self._failed:
                     raise OSError(self._failed)
                 if not was_open:
-                    self._follower.stop_following()
-                    for files in self.volumes:
-                        files.sync_volume()  # R10: what was applied is on disk before anybody builds on it
+                    self._end_following()
                 # Lineage first (G1), inside; the facts before, so that a successor serves no smaller set.
                 self._facts.change(record=record, required=record.in_sync, is_open=True)
+                self._settled = False
                 self._primary.take_reign(record)
                 for files in self.volumes:
                     if not was_open:
@@ -227,6 +252,7 @@ class Replicator:
         record = Record.from_dict(request["record"])
         assert record.primary != self.settings.node
         with self._orders:
+            self._settled = False
             self._facts.change(record=record, required=frozenset(), is_open=False)
             self._primary.stop()
             self._ready.clear()

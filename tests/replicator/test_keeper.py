@@ -41,6 +41,19 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
             thing.end()
 
 
+def test_a_gate_that_gets_ready_opens_nothing_and_an_open_one_notices_nothing(mirror: Mirror) -> None:
+    agent = mirror.start()
+    agent.ask("prepare_reign")
+    assert agent.ask("status")["open"] is False
+    with pytest.raises(OSError, match="Read-only"):
+        (mirror.tree / "early").write_bytes(b"")
+    agent.ask("take_reign", record=record(1, "paris", agent.ask("status")["life"], ["paris"]))
+    agent.event("reign_taken")
+    agent.ask("prepare_reign")
+    write_durably(mirror.tree / "a", b"acknowledged")
+    assert agent.ask("status")["open"] is True
+
+
 def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: Mirror) -> None:
     agent = mirror.start()
     with pytest.raises(OSError, match="Read-only"):

@@ -56,6 +56,8 @@ class OnPrem:
         """Who else said to have which of our addresses, by MAC, most recently."""
         self._conflict_at: dict[Address, float] = {}
         self._kernel: Netlink | None = None
+        self._known: tuple[dict[str, Link], list[Placed]] | None = None
+        """The kernel's links and addresses when they were last read."""
         self._rules: Nft | None = None
         self._changes: Changes | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -99,24 +101,36 @@ class OnPrem:
         """Here and announced when it returns. Nobody is asked first: the lease guards, and it takes time."""
         assert epoch > 0, "addresses belong to a reign"
         async with self._one_at_a_time:
-            links, addresses = await self._net.links(), await self._net.addresses()
-            places = {
-                address: place(vip, links, addresses, frozenset(self._vips))
-                for address, vip in self._vips.items()
-            }
-            for address, link in places.items():
-                if not link.up:
-                    raise AddressRefused(
-                        str(address), f"interface {link.name} is down; `ip link set {link.name} up`"
-                    )
+            places = self._places(*await self._known_or_asked())
             self._wanted = True
             try:
                 for address, link in places.items():
                     await self._put(address, link)
             except AddressRefused:
+                self._known = None
                 await self._take_away()
                 raise
         await self.announce()
+
+    async def _known_or_asked(self) -> tuple[dict[str, Link], list[Placed]]:
+        """The kernel's lists as last read, when nothing changed since: a take-over is waiting."""
+        if self._changes is not None:
+            self._changes.hear()
+        if self._known is None or self._changed.is_set():
+            self._known = await self._net.links(), await self._net.addresses()
+        return self._known
+
+    def _places(self, links: dict[str, Link], addresses: list[Placed]) -> dict[Interface, Link]:
+        places = {
+            address: place(vip, links, addresses, frozenset(self._vips))
+            for address, vip in self._vips.items()
+        }
+        for address, link in places.items():
+            if not link.up:
+                raise AddressRefused(
+                    str(address), f"interface {link.name} is down; `ip link set {link.name} up`"
+                )
+        return places
 
     async def release(self) -> None:
         """Gone from every interface when it returns."""
@@ -222,6 +236,7 @@ class OnPrem:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            self._known = None
             async with self._one_at_a_time:
                 try:
                     await self._look()
@@ -231,7 +246,7 @@ class OnPrem:
 
     async def _look(self) -> None:
         """Compare the kernel with what should be; tell of links, put back what vanished."""
-        links, addresses = await self._net.links(), await self._net.addresses()
+        links, addresses = self._known = await self._net.links(), await self._net.addresses()
         places: dict[Interface, Link] = {}
         for address, vip in self._vips.items():
             before = self._held.get(address)
