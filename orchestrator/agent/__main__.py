@@ -8,11 +8,17 @@ import logging
 import signal
 import sys
 
+from orchestrator.host.realtime import become_prompt
+
+if __name__ == "__main__":
+    # First of all: what follows takes a second of CPU, on an overloaded machine longer than the grace that
+    # the pulse gives to an agent which restarts.
+    become_prompt()
+
 from orchestrator.agent.agent import Agent
 from orchestrator.agent.settings import AgentSettings, load
 from orchestrator.config.load import load as load_cluster
 from orchestrator.config.marks import ConfigRefused, Problem
-from orchestrator.host.realtime import become_prompt
 from orchestrator.model.codes import shown
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.errors import HafarmError
@@ -30,7 +36,6 @@ def main() -> int:
         help="keep: modules go on for the next agent (upgrade); leave: stop them by plan (shutdown)",
     )
     asked = words.parse_args()
-    become_prompt()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     try:
         settings = load(asked.config)

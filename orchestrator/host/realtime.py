@@ -22,6 +22,8 @@ def become_prompt() -> None:
     """Be served before ordinary processes: it is on an overloaded machine that we must act."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, PROMPT)
+        # Where the kernel groups tasks by session, a priority counts within its session; this is the group's.
+        Path("/proc/self/autogroup").write_text(str(PROMPT))
 
 
 def become_punctual() -> list[str]:

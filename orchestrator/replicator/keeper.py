@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import mount
+from orchestrator.host.realtime import become_prompt
 from orchestrator.model.config import UNFIT_FILE_SYSTEMS
 from orchestrator.model.errors import HafarmError, Unsupported
 from orchestrator.replicator.settings import Settings, load
@@ -60,6 +61,7 @@ def main() -> int:
     if os.fork():
         return 0
     os.setsid()  # no signal to the agent's group or session reaches us
+    become_prompt()  # applications wait for us: we are their file system
     os.chdir("/")
     for stream in (0, 1, 2):  # the agent's pipes must end when the agent does
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)

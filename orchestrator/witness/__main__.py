@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from aiohttp import web
 
+from orchestrator.host.realtime import become_prompt
 from orchestrator.model.codes import shown
 from orchestrator.model.config import WITNESS_PORT
 from orchestrator.model.errors import HafarmError
@@ -25,6 +26,7 @@ def main() -> int:
     words.add_argument("--bundle", action="append", required=True, metavar="DIR", help="one per cluster")
     words.add_argument("--state", default="/var/lib/hafarm-witness", metavar="DIR")
     asked = words.parse_args()
+    become_prompt()
     try:
         asyncio.run(serve(asked.listen, asked.bundle, asked.state))
     except (HafarmError, OSError) as fault:
