@@ -10,8 +10,8 @@ from tests.sim.cluster import Cluster
 from tests.sim.faults import Storm
 from tests.sim.world import TwoHistories, Violation
 
-STRUCK_S = 8 * 3600.0
-"""Of one episode: some eight bursts, then everything must heal."""
+STRUCK_S = 6 * 3600.0
+"""Of one episode: some six bursts, then everything must heal."""
 
 
 @dataclass

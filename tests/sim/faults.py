@@ -58,7 +58,7 @@ class Storm:
             return
         self._planned()
         long_s = BURST_S if chance.random() < 0.7 else 2.0
-        for _ in range(chance.randint(2, 14)):
+        for _ in range(chance.randint(4, 20)):
             self.world.after(long_s * chance.random(), None, self._strike)
         if chance.random() < 0.2:
             self.world.after(BURST_S, None, self._disaster)

@@ -542,7 +542,9 @@ class Keeper:
         else:
             # A sync that broke off with the former connection is asked again.
             self.emit(Frame("sync"))
-        self.tell_ready()
+            if other.host.name not in self.record.in_sync and session.durable < self.seq:
+                # Ready when its disk has what was acknowledged meanwhile.
+                session.ready, session.ready_at = False, self.seq
         self.host.cluster.exclusive()
 
     def _copy(self, session: Session) -> None:
