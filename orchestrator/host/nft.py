@@ -88,18 +88,21 @@ class DeadMan:
         self._nft = nft
         self._guarded: dict[str, int] = {}
         self._held: set[str] = set()
-        nft.run(_BASE)
-        self.guard(addresses)
+        # In one transaction: an address that a dead pulse left behind answers in no moment between two.
+        nft.run("\n".join([_BASE, *self._newly_guarded(addresses)]))
 
     def guard(self, addresses: Iterable[str]) -> None:
         """From here on these are silent unless held; known ones keep their state."""
-        fresh = [address for address in addresses if address not in self._guarded]
-        commands = []
-        for address in fresh:
-            self._guarded[address] = len(self._guarded)
-            commands += _guard_commands(address, self._guarded[address])
-        if commands:
+        if commands := self._newly_guarded(addresses):
             self._nft.run("\n".join(commands))
+
+    def _newly_guarded(self, addresses: Iterable[str]) -> list[str]:
+        commands = []
+        for address in addresses:
+            if address not in self._guarded:
+                self._guarded[address] = len(self._guarded)
+                commands += _guard_commands(address, self._guarded[address])
+        return commands
 
     def renew(self, wall: float, remaining: Mapping[str, float]) -> None:
         """Hold each of these for so many seconds, and silence the others, in one transaction.

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from orchestrator.host.netns import Network, run
+from orchestrator.host.nft import DeadMan
 from tests.support.waiting import eventually
 
 SCRIPT = """
@@ -71,3 +72,24 @@ def _resolved(net: Network) -> bool:
 
     eventually(decided, 20)
     return "lladdr" in found
+
+
+class Transactions:
+    """Takes every transaction, and keeps it."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def run(self, commands: str) -> str:
+        self.taken.append(commands)
+        return ""
+
+
+def test_what_a_dead_pulse_left_is_silent_from_the_first_transaction_on() -> None:
+    nft = Transactions()
+    DeadMan(nft, ["198.18.9.1", "2001:2::91"])
+    (only,) = nft.taken
+    assert "delete table" in only
+    for element in ("inet hafarm_lease guarded4 { 198.18.9.1 }", "arp hafarm_lease guarded { 198.18.9.1 }"):
+        assert f"add element {element}" in only
+    assert "add element inet hafarm_lease guarded6 { 2001:2::91 }" in only
