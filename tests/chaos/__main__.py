@@ -50,7 +50,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; everything was cleaned up")
         return 130
-    _judge_kinds(report, time.monotonic() - begun)
+    judge_kinds(report, time.monotonic() - begun)
     report.check("nothing of the run is left on this machine", "; ".join(leftovers.left()))
     _print(report)
     if asked.json:
@@ -85,7 +85,7 @@ def _doubled(words: tuple[str, ...]) -> list[str]:
     return [word for word in words for _ in range(2)]
 
 
-def _judge_kinds(report: Report, lasted_s: float) -> None:
+def judge_kinds(report: Report, lasted_s: float) -> None:
     if lasted_s >= EVERY_KIND_S:
         met = {name.split("/")[0] for name in report.faults}
         report.check("every kind of fault occurred", ", ".join(kind for kind in KINDS if kind not in met))

@@ -8,10 +8,13 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tests.chaos.rig import Rig
 
 Undo = Callable[[], None]
+Blind = Literal["", "deaf", "helpless"]
+"""Until the fault is over the old side cannot learn that it was replaced, or nobody is there to act on it."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Fault:
     strike: Callable[[Rig, str, str], Undo]
     hold_s: tuple[float, float]
     """For how long, from the shortest to the longest."""
-    blind: bool = False
-    """The old side cannot learn that it was replaced, or cannot act on it, before the fault is over."""
+    blind: Blind = ""
 
     @property
     def name(self) -> str:
@@ -164,10 +166,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("cut-both-ways", "prim-second", cut((P, S), (S, P)), BRIEF),
     Fault("cut-both-ways", "prim-witness", cut((P, W), (W, P)), BRIEF),
     # Clients still reach it: it must fall silent by itself, and it hears of no successor.
-    Fault("cut-both-ways", "prim-alone", cut((P, S), (S, P), (P, W), (W, P)), BRIEF, blind=True),
-    Fault("unplug", "prim", unplug(P), BRIEF, blind=True),
+    Fault("cut-both-ways", "prim-alone", cut((P, S), (S, P), (P, W), (W, P)), BRIEF, blind="deaf"),
+    Fault("unplug", "prim", unplug(P), BRIEF, blind="deaf"),
     Fault("unplug", "second", unplug(S), BRIEF),
-    Fault("kill-agent", "prim", kill(P, "agent"), (0.0, 7.0), blind=True),
+    Fault("kill-agent", "prim", kill(P, "agent"), (0.0, 7.0), blind="helpless"),
     Fault("kill-agent", "second", kill(S, "agent"), (0.0, 7.0)),
     Fault("kill-pulse", "prim", kill(P, "pulse"), AT_ONCE),
     Fault("kill-pulse", "second", kill(S, "pulse"), AT_ONCE),
@@ -176,7 +178,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("kill-keeper", "prim", kill(P, "keeper"), AT_ONCE),
     Fault("kill-keeper", "second", kill(S, "keeper"), AT_ONCE),
     Fault("kill-application", "prim", kill(P, "application"), AT_ONCE),
-    Fault("stop-agent", "prim", stop(P, "agent"), LONG, blind=True),
+    Fault("stop-agent", "prim", stop(P, "agent"), LONG, blind="helpless"),
     Fault("stop-agent", "second", stop(S, "agent"), LONG),
     Fault("stop-pulse", "prim", stop(P, "pulse"), LONG),
     Fault("stop-pulse", "second", stop(S, "pulse"), LONG),
