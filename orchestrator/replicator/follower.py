@@ -35,7 +35,7 @@ from orchestrator.replicator.link import (
 )
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import HIDDEN
-from orchestrator.replicator.stream import ADMISSION_S, Tell
+from orchestrator.replicator.outgoing import ADMISSION_S, Tell
 
 _ASKED: Final = frozenset(
     {

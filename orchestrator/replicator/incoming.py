@@ -18,7 +18,7 @@ from orchestrator.replicator.answers import Answers
 from orchestrator.replicator.apply import Applier, ApplyFailed, Points
 from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.stream import Tell
+from orchestrator.replicator.outgoing import Tell
 
 HANDSHAKE_S: Final = 5.0
 

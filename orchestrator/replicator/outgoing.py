@@ -1,0 +1,359 @@
+"""The stream to one other node: dialled, judged, sent, listened to, and its copy brought up to date."""
+
+from __future__ import annotations
+
+import errno
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from orchestrator.mirror import frames
+from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
+from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
+from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import NodeName, Nonce
+from orchestrator.model.record import Record
+from orchestrator.replicator.copy import Copier
+from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
+from orchestrator.replicator.logs import History
+from orchestrator.replicator.plan import CopyPlan
+from orchestrator.replicator.sender import Source
+from orchestrator.replicator.verify import Verifier
+
+Tell = Callable[[dict[str, Any]], None]
+
+ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
+
+_REPLIES: Final = frozenset(
+    {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
+)
+
+
+class Origin(Source, Protocol):
+    """The primary as its links see it."""
+
+    settings: LinkSettings
+    history: History
+    record: Record | None
+    stream: str
+
+    @property
+    def required(self) -> frozenset[NodeName]: ...
+
+    def oldest_held(self) -> int: ...
+
+    def acknowledged(self, peer: NodeName, progress: Acknowledged) -> None: ...
+
+    def lost(self, peer: NodeName, why: str) -> None: ...
+
+    def flush(self) -> int: ...
+
+
+class PeerLink:
+    """The stream to one other node: dialled again for ever, judged at every handshake (G5)."""
+
+    def __init__(self, primary: Origin, peer: NodeName) -> None:
+        self._primary = primary
+        self._settings = primary.settings
+        self.peer = peer
+        self.is_up = False
+        self.flushed = 0
+        self._points_at = (0, 0.0)
+        self._life = Nonce("")
+        self._verdict = ""
+        self._stopped = threading.Event()
+        self._connections: list[Connection] = []
+        self._bulk: Connection | None = None
+        self._bulk_lock = threading.Lock()
+        self._copy_target = 0
+        self._copier: Copier | None = None
+        self._why = "not connected yet"
+        self._broken_at: float | None = None
+        self._outbox = primary.outbox
+        self._thread = threading.Thread(target=self._run, name=f"link {peer}", daemon=True)
+
+    def start(self) -> None:
+        self._broken_at = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.end_session("stopped")
+
+    def join(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def end_session(self, why: str) -> None:
+        """End the connections; the loop dials anew."""
+        self._why = why
+        for connection in self._connections:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "up": self.is_up,
+            "flushed": self.flushed,
+            "verdict": self._verdict,
+            "why": self._why,
+            "copy": self._copier.progress() if self._copier else None,
+        }
+
+    # --- one session after the other -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._session()
+            except HandshakeRejected as refusal:
+                self._why = str(refusal)
+                if refusal.reason not in ("not-following", "busy"):
+                    self._tell("handshake_refused", verdict=refusal.reason, why=refusal.why)
+            except (HafarmError, OSError) as fault:
+                self._why = str(fault)
+            finally:
+                self._end()
+            self._give_up_when_late()
+            self._stopped.wait(min(0.2, self._settings.silence_s / 4))
+
+    def _end(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections = []
+        self._bulk = None
+        if self._copier is not None:
+            self._copier.cancel()
+            self._copier = None
+        if self.is_up:
+            self.is_up = False
+            self._broken_at = time.monotonic()
+            self._outbox.disconnect(self.peer)
+            self._tell("stream_down", why=self._why)
+
+    def _give_up_when_late(self) -> None:
+        """Silent for T: the member is told lost, once for each break."""
+        if self._broken_at is not None and time.monotonic() - self._broken_at >= self._settings.silence_s:
+            self._broken_at = None
+            self._primary.lost(self.peer, self._why)
+
+    def _session(self) -> None:
+        session = secrets.token_hex(16)
+        back, _ = self._open(session, BACK)
+        bulk, _ = self._open(session, BULK)
+        forward, welcome = self._open(session, FORWARD)
+        ruling, resumes = self._judge(welcome)
+        self._verdict = ruling.verdict.value
+        if ruling.refused or ruling.verdict is Verdict.UNPROVEN:
+            self._refuse(forward, ruling)
+            return
+        self._begin(forward, ruling, resumes, int(welcome["applied"]))
+        self._bulk = bulk
+        self._serve(forward, back)
+
+    def _open(self, session: str, channel: str) -> tuple[Connection, dict[str, Any]]:
+        settings = self._settings
+        record = self._primary.record
+        assert record is not None
+        timeout_s = max(settings.silence_s, 0.5)
+        connection = dial(settings, self.peer, _REPLIES, timeout_s)
+        self._connections.append(connection)
+        identity = Identity(settings.cluster, settings.module, settings.node, channel)
+        hello = identity.as_dict() | {
+            "session": session,
+            "stream": self._primary.stream,
+            "record": record.as_dict(),
+        }
+        connection.send(frames.encode_json(Kind.HELLO, hello), timeout_s)
+        # The joiner may have to ask its agent about a newer record: it answers within its own bound.
+        welcome = connection.receive_one(Kind.WELCOME, timeout_s + ADMISSION_S)
+        frames.read_identity(welcome)
+        return connection, welcome
+
+    def _judge(self, welcome: dict[str, Any]) -> tuple[Ruling, bool]:
+        primary = self._primary
+        assert primary.record is not None
+        try:
+            standing = Standing.from_dict(welcome["standing"])
+            applied, empty = welcome["applied"], welcome["empty"]
+            self._life = Nonce(str(welcome["life"]))
+        except KeyError as fault:
+            raise WireFault(f"a WELCOME without {fault}") from fault
+        if not isinstance(applied, int) or not isinstance(empty, bool):
+            raise WireFault("a WELCOME with other fields than ours")
+        resumes = welcome.get("stream") == primary.stream and self._outbox.can_resume(self.peer, applied)
+        log = primary.logs.of[self.peer]
+        why = "the may-differ log is unreadable" if log.unreadable else ""
+        why = why or position_fits(log.log.baseline, standing.position)
+        joiner = Joiner(self.peer, standing, empty, resumes)
+        ruling = judge(primary.record, primary.history.standing, joiner, not why, why)
+        return ruling, ruling.verdict is Verdict.IN_SYNC
+
+    def _refuse(self, forward: Connection, ruling: Ruling) -> None:
+        forward.send(
+            frames.encode_json(Kind.VERDICT, {"act": "refuse", "verdict": ruling.verdict.value}), 1.0
+        )
+        if ruling.verdict is Verdict.UNPROVEN:
+            self._broken_at = None
+            self._outbox.detach(self.peer)
+            self._primary.lost(self.peer, ruling.why)
+        else:
+            self._tell("handshake_refused", verdict=ruling.verdict.value, why=ruling.why)
+        self._why = f"{ruling.verdict.value}: {ruling.why}"
+        self._stopped.wait(0.5)  # the answer is a bid, or an operator: asking faster changes nothing
+
+    def _begin(self, forward: Connection, ruling: Ruling, resumes: bool, applied: int) -> None:
+        outbox = self._outbox
+        assert resumes != ruling.copy
+        if resumes and not outbox.resume(self.peer, applied):
+            raise ConnectionLost("what the peer missed is no longer kept")
+        start = applied if resumes else self._prepare_copy(ruling)
+        if not resumes:
+            facts = {"verdict": ruling.verdict.value, "full": ruling.full, "why": ruling.why}
+            self._tell("copy_begins", **facts)
+        act = "resume" if resumes else "copy"
+        verdict = {"act": act, "verdict": ruling.verdict.value, "after": start}
+        forward.send(frames.encode_json(Kind.VERDICT, verdict), max(self._settings.silence_s, 0.5))
+
+    def _serve(self, forward: Connection, back: Connection) -> None:
+        self.is_up = True
+        self._broken_at = None
+        self._points_at = (0, time.monotonic())
+        self._tell("stream_up")
+        if self._copier is not None:
+            self._copier.start()
+        else:
+            self._tell_ready_if_joining()
+        reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
+        reader.start()
+        try:
+            self._send_on(forward)
+        finally:
+            back.close()
+            reader.join(10)
+
+    def _send_on(self, forward: Connection) -> None:
+        idle_s = self._settings.silence_s / 4
+        alive = frames.encode(Kind.ALIVE)
+        while not self._stopped.is_set():
+            data = self._outbox.take(self.peer, idle_s)
+            if data is None:
+                raise ConnectionLost(self._why)
+            # A receiver that takes nothing for so long shows in its acknowledgements before.
+            forward.send(data or alive, self._settings.ack_timeout_s)
+
+    def _read_back(self, back: Connection, forward: Connection) -> None:
+        try:
+            while True:
+                for frame in back.receive(self._settings.silence_s):
+                    self._heard(frame)
+                self._check_progress()
+        except (HafarmError, OSError) as fault:
+            if self.is_up and not self._stopped.is_set():
+                self._why = str(fault)
+        finally:
+            self._outbox.disconnect(self.peer)
+            forward.close()
+
+    def _heard(self, frame: frames.Frame) -> None:
+        if frame.kind is Kind.ACKNOWLEDGED:
+            self._progressed(Acknowledged.decode(frame.payload))
+        elif frame.kind is Kind.FAILED:
+            failure = frame.json()
+            self._outbox.detach(self.peer)
+            self._broken_at = None
+            self._primary.lost(self.peer, str(failure.get("why")))
+            raise ConnectionLost(str(failure.get("why")))
+        elif frame.kind is not Kind.ALIVE:
+            raise WireFault(f"{frame.kind.name} on the way back")
+
+    def _progressed(self, progress: Acknowledged) -> None:
+        if progress.applied > self._outbox.last:
+            raise WireFault("it acknowledges what was never sent")
+        if progress.points > self._points_at[0] or not self._primary.oldest_held():
+            self._points_at = (progress.points, time.monotonic())
+        self._primary.acknowledged(self.peer, progress)
+        if progress.flushed > self.flushed:
+            self.flushed = progress.flushed
+            self._flushed_to(progress.flushed)
+
+    def _flushed_to(self, flushed: int) -> None:
+        log = self._primary.logs.of[self.peer]
+        if self._copier is None:
+            log.confirmed(Position(self._primary.stream, flushed))
+        elif self._copy_target and flushed >= self._copy_target:
+            log.release_all(self._copy_target)
+            log.confirmed(Position(self._primary.stream, flushed))
+            log.unreadable = False
+            self._copier, self._copy_target = None, 0
+            self._tell_ready_if_joining()
+
+    def _check_progress(self) -> None:
+        if self._primary.oldest_held() and self.peer in self._primary.required:
+            waited_s = time.monotonic() - self._points_at[1]
+            if waited_s > self._settings.ack_timeout_s:
+                self._outbox.detach(self.peer)
+                raise ConnectionLost(f"acknowledged nothing for {waited_s:.1f} s while asked")
+
+    # --- the copy ------------------------------------------------------------------------------------------
+
+    def _prepare_copy(self, ruling: Ruling) -> int:
+        """Attach the peer for a copy; the number after which its stream begins.
+
+        Changes are watched before it is attached, and its first frame is the copy's beginning: a live
+        operation that came between would be refused by a tree that is not the primary's yet.
+        """
+        primary = self._primary
+        assert primary.record is not None
+        log = primary.logs.of[self.peer]
+        if ruling.full:
+            log.forget_baseline()
+        tag = f"{int(time.time())}-{primary.record.epoch}" if ruling.set_aside else ""
+        begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why}
+        plan = CopyPlan(ruling.full, ruling.why)
+        self._copy_target = 0
+        self.flushed = 0
+        self._copier = Copier(primary, self.peer, self.ask, plan, self._copied, self._copy_failed)
+        return self._outbox.attach(self.peer, Kind.COPY_BEGIN, json.dumps(begin).encode())
+
+    def _copied(self) -> None:
+        """Everything to copy is in the stream; what follows is the barrier (S9) and the lineage (G3)."""
+        primary = self._primary
+        standing = primary.history.standing.as_dict()
+        done = json.dumps({"reigns": standing["reigns"], "forced": standing["forced"]}).encode()
+        primary.flush()
+        self._copy_target = self._outbox.put(Kind.COPY_DONE, done, self.peer)
+
+    def _copy_failed(self, why: str) -> None:
+        self._outbox.detach(self.peer)
+        self.end_session(why)
+
+    def ask(self, request: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
+        """One question to the peer's tree over the bulk connection, and its answer."""
+        with self._bulk_lock:
+            bulk = self._bulk
+            if bulk is None:
+                raise ConnectionLost(self._why)
+            bulk.send(frames.encode_json(Kind.ASK, request), timeout_s)
+            answer = bulk.receive_one(Kind.ANSWER, timeout_s)
+        if "error" in answer:
+            raise OSError(int(answer.get("number", errno.EIO)), str(answer["error"]))
+        return answer
+
+    def verify(self) -> list[str]:
+        return Verifier(self._primary, self.ask).differing()
+
+    def tell_ready_if_complete(self) -> None:
+        """For a new record: a node that streams, and has nothing left to be copied, may be in it."""
+        if self.is_up and self._copier is None:
+            self._tell_ready_if_joining()
+
+    def _tell_ready_if_joining(self) -> None:
+        record = self._primary.record
+        if record is not None and self.peer not in record.in_sync:
+            self._tell("member_ready", life=self._life)
+
+    def _tell(self, event: str, **facts: object) -> None:
+        self._primary.tell({"event": event, "peer": self.peer, **facts})
