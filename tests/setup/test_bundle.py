@@ -61,3 +61,10 @@ def test_another_node_s_or_cluster_s_bundle_is_refused_by_name(keys: Path) -> No
         check_bundle(str(keys / "lyon"), "shop", "paris")
     with pytest.raises(BundleRefused, match="of cluster shop"):
         check_bundle(str(keys / "paris"), "prod", "paris")
+
+
+@pytest.mark.parametrize("name", ["witness", "ca"])
+def test_no_node_may_be_named_as_one_of_the_other_folders(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleRefused, match=f"a node is named {name}"):
+        init("shop", ["paris", name], str(tmp_path / "keys"))
+    assert list(tmp_path.iterdir()) == []

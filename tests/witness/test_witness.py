@@ -289,3 +289,37 @@ def test_two_witnesses_never_share_one_state(tmp_path: Path, keys: Path) -> None
         )
     assert second.returncode == 1
     assert "HF2020" in second.stderr
+
+
+def _cut_short(keys: Path) -> None:
+    file = keys / "witness" / "witness.crt"
+    file.write_text(file.read_text()[:100])
+
+
+@pytest.mark.parametrize(
+    ("harm", "more", "code", "words"),
+    [
+        (lambda keys: (keys / "witness" / "witness.key").unlink(), [], "HF5002", "cannot be used"),
+        (_cut_short, [], "HF5002", "cannot be used"),
+        (lambda keys: None, ["--listen=nonsense"], "HF2022", "is not HOST:PORT"),
+        (lambda keys: None, ["--listen=127.0.0.1:99999"], "HF2022", "is not HOST:PORT"),
+        (lambda keys: None, ["--state=/proc/nowhere"], "HF1002", "cannot write /proc/nowhere"),
+        (lambda keys: None, ["--bundle=TWICE"], "HF5002", "given twice"),
+    ],
+)
+def test_a_witness_that_cannot_serve_says_why(
+    tmp_path: Path, keys: Path, harm, more: list[str], code: str, words: str
+) -> None:
+    harm(keys)
+    own = [
+        f"--bundle={keys / 'witness'}",
+        f"--state={tmp_path / 'state'}",
+        f"--listen=127.0.0.1:{free_port()}",
+    ]
+    more = [word.replace("TWICE", str(keys / "witness")) for word in more]
+    argv = [sys.executable, "-m", "orchestrator.witness", *own, *more]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error {code}: the witness cannot serve: "), done.stderr
+    assert words in done.stderr
+    assert "\n  fix: " in done.stderr
