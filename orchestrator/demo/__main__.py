@@ -19,6 +19,8 @@ from orchestrator.demo.screen import Screen
 from orchestrator.demo.story import Report, Story
 from orchestrator.model.codes import shown
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> int:
     """0 only if every check held; cleans up after itself, also on Ctrl-C."""
@@ -33,7 +35,7 @@ def main() -> int:
         return 2
     if os.geteuid() != 0:
         return _in_namespaces_of_our_own()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, _interrupt)
     # Without images of their own the nodes replicate plain directories, which must not be on a tmpfs.
     work = Path(tempfile.mkdtemp(prefix="hafarm-demo-", dir=None if _can_mount_images() else "/var/tmp"))
@@ -118,6 +120,8 @@ def _in_namespaces_of_our_own() -> int:
 
 
 def _interrupt(*_: object) -> None:
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # whoever asks twice does not break the cleaning up
     raise KeyboardInterrupt
 
 

@@ -25,6 +25,7 @@ BLOCK_S = 150.0
 """One cluster's life before another one, with the other application, takes its place."""
 EVERY_KIND_S = 300.0
 """From this length on each kind of fault has had its turn, or the run has failed."""
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OVERLAPS = ("brief", "none")
 
 
@@ -37,7 +38,7 @@ def main() -> int:
     words.add_argument("--workload", choices=sorted(WORKLOADS), help="this application only")
     asked = words.parse_args()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, _interrupt)
     print(
         f"seed {seed}; ./run chaos --minutes {asked.minutes:g} --seed {seed} repeats the faults", flush=True
@@ -107,6 +108,8 @@ def _print(report: Report) -> None:
 
 
 def _interrupt(*_: object) -> None:
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # whoever asks twice does not break the cleaning up
     raise KeyboardInterrupt
 
 

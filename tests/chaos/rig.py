@@ -253,6 +253,9 @@ def rig(workload: Workload, preset: str = "lan", overlap: str = "brief") -> Iter
         made.begin()
         yield made
         failed = made.keep
+    except KeyboardInterrupt:
+        failed = False  # whoever breaks it off has no use for its logs
+        raise
     except BaseException as fault:
         fault.add_note(f"logs of the cluster: {work}")
         raise
