@@ -199,7 +199,7 @@ def test_another_cluster_s_key_is_heard_by_nobody_and_named() -> None:
         eventually(lambda: told(found, first, "HF5003", second) and told(found, second, "HF5003", first), 40)
         assert "carry another key" in found.cluster.hafarm(first, "status").stdout
         assert found.role(first)[0] == "ALONE"
-        # The stream may be up, its certificates are right; but who is not heard is no member and never serves.
+        # The stream may be up, its certificates are right; who is not heard is no member and never serves.
         stays(lambda: found.role(second)[0] not in ("PRIM", "ALONE"), 3)
         assert found.module(first)["record"]["in_sync"] == [first]
         found.cluster.lose(second)
