@@ -51,12 +51,11 @@ def judge(stored: Record | None, expected: Record | None, record: Record, bidder
     if bidder not in record.nodes:
         return Judgement(None, won=False, why=f"{bidder} is no node of this module")
     if stored is None:
-        first = record.epoch == 1 and record.primary == bidder and record.in_sync == {bidder}
-        return (
-            Judgement(record, won=True)
-            if first
-            else Judgement(None, False, "a first record is {me} at epoch 1")
-        )
+        first = record.epoch == 1 and record.in_sync == {bidder}
+        # A register that lost everything is told again what it held, by an operator's order.
+        if record.primary == bidder and (first or record.forced):
+            return Judgement(record, won=True)
+        return Judgement(None, won=False, why="a first record is {me} at epoch 1")
     if record.epoch != stored.epoch + 1 and not (record.forced and record.epoch > stored.epoch):
         return Judgement(None, won=False, why=f"epoch {record.epoch} does not follow {stored.epoch}")
     if (record.cluster, record.module) != (stored.cluster, stored.module):

@@ -189,18 +189,24 @@ def _promote(turn: Turn, request: RequestId, order: Promote) -> None:
         return
     turn.set(force=True, accept_loss=order.accept_data_loss, wanted=True, retry_at=None)
     bids.store(turn)
-    if not mirror.member:
+    if not mirror.member and mirror.held is None:
         turn.tell("HF1210", "promoted by the operator: what the other side acknowledged since is set aside")
     turn.accept(request)
     bids.read(turn)
 
 
 def _cannot_promote(mirror: Mirror, order: Promote) -> tuple[str, str] | None:
-    if mirror.held is not None and not mirror.offline:
+    lost = mirror.register is Register.RESTORED
+    if mirror.held is not None and not mirror.offline and not lost:
         return "HF1211", "this node serves already"
     if mirror.life is None or mirror.failed:
         return "HF1212", f"this node's volume is not ready: {mirror.failed or 'start the module here first'}"
-    if mirror.record is None:
+    if lost and not order.accept_data_loss:
+        return "HF1218", (
+            f"the register was lost or restored: it knows less than this node (epoch {mirror.epoch}); with "
+            "--accept-data-loss this node's copy becomes the record"
+        )
+    if mirror.record is None and not lost:
         return "HF1213", "no record is known: a first start is `hafarm start MODULE --first NODE`"
     if mirror.register is Register.SILENT and not order.accept_data_loss and not mirror.offline:
         return "HF1217", (
@@ -214,7 +220,7 @@ def _cannot_promote(mirror: Mirror, order: Promote) -> tuple[str, str] | None:
     ]
     if others:
         return "HF1214", "another node serves: use swap"
-    if not mirror.member and not order.accept_data_loss:
+    if mirror.record is not None and not mirror.member and not order.accept_data_loss:
         return "HF1215", (
             f"this copy is not in sync (epoch {mirror.record.epoch}, in sync: "
             f"{', '.join(sorted(mirror.record.in_sync))}): start one of those nodes, or accept losing what "

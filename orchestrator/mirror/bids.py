@@ -226,6 +226,7 @@ def _found_empty(turn: Turn) -> None:
                 "HF2012", f"the register holds no record, this node knows epoch {mirror.epoch}: it was lost"
             )
         turn.set(register=Register.RESTORED, retry_at=turn.at_the_latest(slow(mirror)))
+        _make_again(turn, None)
         return
     turn.set(register=Register.EMPTY, retry_at=turn.at_the_latest(slow(mirror)))
 
@@ -239,6 +240,30 @@ def _found_restored(turn: Turn, record: Record) -> None:
             "from an old copy; no role changes until an operator repairs it",
         )
     turn.set(register=Register.RESTORED, retry_at=turn.at_the_latest(slow(mirror)))
+    _make_again(turn, record)
+
+
+def _make_again(turn: Turn, stored: Record | None) -> None:
+    """By the operator's order: the record that a lost register lacks, above every epoch that this node knows.
+
+    A node that serves keeps its members: they hold everything that it acknowledged.
+    """
+    mirror = turn.mirror
+    if not mirror.accept_loss or mirror.bidding or mirror.life is None or mirror.failed:
+        return
+    wish = Record(
+        cluster=mirror.cluster,
+        module=mirror.module,
+        epoch=Epoch(mirror.epoch + 1),
+        primary=mirror.me,
+        in_sync=mirror.held.in_sync if mirror.held is not None else frozenset({mirror.me}),
+        nodes=mirror.nodes,
+        nonce=mirror.life,
+        revision=mirror.revision,
+        forced=True,
+        reason="made again after the register was lost",
+    )
+    bid(turn, stored, wish)
 
 
 def _found_while_offline(turn: Turn, record: Record | None) -> None:

@@ -189,6 +189,12 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "Bring the witness back, or order it again with --accept-data-loss.",
             REFUSED,
         ),
+        "HF1218": Code(
+            "register knows less than this node",
+            "It was lost or restored from an old copy: what this node holds would have to become the record.",
+            "Restore its newest state, or order it again with --accept-data-loss on the node to keep.",
+            REFUSED,
+        ),
         "HF1220": Code(
             "no such node",
             "The order names a node that this module does not have.",
@@ -266,8 +272,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "register was lost or restored",
             "The register knows less than this node: it was emptied or restored from an old copy. No role "
             "changes.",
-            "Restore its newest state. If that is gone, `hafarm promote` on the node to keep, with its "
-            "warning.",
+            "Restore its newest state. If that is gone: `hafarm promote MODULE --node NODE "
+            "--accept-data-loss`, NODE being the one that serves, else the one to keep.",
         ),
         "HF2020": Code(
             "witness state in use",

@@ -153,3 +153,41 @@ def test_a_frozen_machine_may_wake_up_with_its_application_but_acknowledges_noth
     assert keeper is not None
     assert not keeper.can_acknowledge()
     shop.waits_until(lambda: not shop.hosts["a"].application)
+
+
+def test_the_serving_node_makes_a_lost_record_again_by_order_and_nobody_notices() -> None:
+    shop = Shop()
+    before = shop.saves("a")
+    epoch = shop.cluster.register.record.epoch
+    started = shop.world.counts["application started"]
+    shop.cluster.register.record = None
+    shop.passes(130.0)
+    assert shop.order("a", Promote()) == "HF1218"
+    assert shop.order("a", Promote(accept_data_loss=True)) == ""
+    shop.waits_until(lambda: shop.cluster.register.record is not None)
+    assert shop.cluster.register.record.epoch > epoch
+    assert shop.in_sync() == {"a", "b"}
+    shop.passes(5.0)
+    assert shop.world.counts["application started"] == started
+    shop.saves("a")
+    shop.loses_power("a")
+    shop.waits_until(lambda: shop.hosts["b"].application)
+    assert shop.disk("b") >= before > 0
+
+
+def test_after_an_outage_of_all_a_lost_record_is_made_again_by_the_node_to_keep() -> None:
+    for left in (None, 1):
+        shop = Shop()
+        value = shop.saves("a")
+        old = shop.cluster.register.history[0] if left else None
+        shop.loses_power("a", "b")
+        shop.cluster.register.record = old
+        shop.comes_back("a", "b")
+        shop.passes(30.0)
+        assert not any(host.application for host in shop.hosts.values())
+        assert shop.order("b", Promote()) == "HF1218"
+        assert shop.order("b", Promote(accept_data_loss=True)) == ""
+        shop.waits_until(lambda shop=shop: shop.hosts["b"].application)  # type: ignore[misc]
+        assert shop.disk("b") >= value
+        shop.waits_until(lambda shop=shop: shop.in_sync() == {"a", "b"})  # type: ignore[misc]
+        shop.saves("b")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
 
 from orchestrator.cluster.register import Register
-from orchestrator.model.names import NodeName, Nonce
+from orchestrator.model.errors import RegisterRefused
+from orchestrator.model.names import Epoch, NodeName, Nonce
 from orchestrator.model.record import Outcome
 from tests.mirror.words import SHOP, A, B, record
 
@@ -23,6 +27,19 @@ async def a_record_is_created_once(connect: Connect) -> None:
     assert stands is not None
     assert (await connect(B).swap(None, record(1, B, B))).outcome is Outcome.LOST
     assert await connect(A).read(SHOP) == stands
+
+
+async def an_empty_register_takes_a_higher_epoch_only_by_an_operators_order(connect: Connect) -> None:
+    """Starts empty, and leaves a record of epoch 7 with A and B in sync."""
+    again = record(7, A, A, B)
+    with pytest.raises(RegisterRefused):
+        await connect(A).swap(None, again)
+    forced = replace(again, forced=True)
+    with pytest.raises(RegisterRefused):
+        await connect(B).swap(None, forced)  # its primary alone may say so
+    assert (await connect(A).swap(None, forced)).outcome is Outcome.WON
+    assert await connect(B).read(SHOP) == forced
+    assert (await connect(A).swap(None, replace(forced, epoch=Epoch(9)))).outcome is Outcome.LOST
 
 
 async def of_racing_bidders_exactly_one_wins_each_round(connect: Connect, rounds: int = 5) -> None:
@@ -66,6 +83,4 @@ async def a_lost_answer_is_resolved_by_asking_again(connect: Connect) -> None:
 
 
 def _own(first, number: int):
-    from dataclasses import replace
-
     return replace(first, nonce=Nonce(f"{number:032x}"))

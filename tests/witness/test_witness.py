@@ -112,6 +112,16 @@ def test_the_witness_is_a_register(tmp_path: Path, keys: Path) -> None:
         asyncio.run(story(served))
 
 
+def test_a_witness_that_lost_everything_is_told_again_by_order_alone(tmp_path: Path, keys: Path) -> None:
+    async def story(served: Served) -> None:
+        async with Clients(served, keys) as connect:
+            await conformance.an_empty_register_takes_a_higher_epoch_only_by_an_operators_order(connect)
+            await conformance.of_racing_bidders_exactly_one_wins_each_round(connect, 1)
+
+    with serving(tmp_path, keys / "witness") as served:
+        asyncio.run(story(served))
+
+
 def test_a_won_bid_survives_kill_9_at_any_moment(tmp_path: Path, keys: Path) -> None:
     chance = random.Random(5)
 
