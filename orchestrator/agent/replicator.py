@@ -56,7 +56,8 @@ class ReplicatorClient:
         self._lines: Lines | None = None
         self._stopping = False
         self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
-        self.progress: Mapping[str, Any] | None = None
+        self.progress: dict[str, Mapping[str, Any]] = {}
+        """How far the copy to each peer is, while one runs."""
 
     async def adopt(self) -> Mapping[str, Any] | None:
         """The status of a keeper that lives, or None after the remains of a dead one are cleared away."""
@@ -182,7 +183,9 @@ class ReplicatorClient:
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         if message["event"] == "progress":
-            self.progress = message
+            self.progress[message["peer"]] = message
+        elif message["event"] in ("member_ready", "member_lost", "stream_down", "stream_up"):
+            self.progress.pop(message["peer"], None)
         if message["event"] == "verified" and self._compared is not None:
             self._compared.put_nowait(message)
         self._on_event(message)
@@ -243,7 +246,7 @@ class ReplicatorClient:
         except ProcessUnreachable:
             pass  # it is gone already, or hangs: the next step is certain
         await self.kill()
-        self.progress = None
+        self.progress.clear()
 
     async def kill(self) -> None:
         """End keeper and replicator for certain, and uncover the directory."""

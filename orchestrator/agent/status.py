@@ -72,10 +72,10 @@ def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands:
 
 
 def _resync(hands: Hands, name: NodeName) -> Mapping[str, Any] | None:
-    progress = hands.replicator.progress
-    if progress is None or progress.get("peer") not in (None, name) or progress.get("done"):
+    progress = hands.replicator.progress.get(name)
+    if progress is None:
         return None
-    return {key: value for key, value in progress.items() if key not in ("event", "module")}
+    return {key: value for key, value in progress.items() if key not in ("event", "module", "peer")}
 
 
 def reason(mirror: Mirror) -> str:

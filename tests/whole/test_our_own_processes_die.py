@@ -52,10 +52,17 @@ def test_a_killed_replicator_is_started_again_by_its_keeper(served: Running) -> 
 
 def test_a_killed_replicator_of_the_secondary_costs_a_resync_and_no_more(served: Running) -> None:
     served.load()
-    node = served.story.other(served.story.primary())
+    primary = served.story.primary()
+    node = served.story.other(primary)
+
+    def resyncs() -> bool:
+        entries = served.cluster.status(primary)["modules"][0]["nodes"]
+        return any(entry["resync"] for entry in entries)
+
     assert served.kill(node, "orchestrator.replicator.main")
     served.progresses()
     eventually(served.redundant, 40)
+    eventually(lambda: not resyncs(), 10)  # a copy that has ended is not shown any more
     assert served.lost() == set()
 
 
