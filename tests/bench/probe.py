@@ -44,11 +44,11 @@ class Probe:
         """Until standard input ends, and then until the last replies are in."""
         while not self._turn([sys.stdin]):
             pass
-        end, self._due = time.monotonic() + LAST_REPLIES_S, float("inf")
-        while self._awaited and time.monotonic() < end:
+        over, self._due = time.monotonic(), float("inf")
+        while self._awaited and time.monotonic() < over + LAST_REPLIES_S:
             self._turn([])
-        if time.monotonic() - self.last_good > GAP_MIN_S and self._awaited:
-            self.gaps.append((self.last_good, time.monotonic()))
+        if over - self.last_good > GAP_MIN_S:
+            self.gaps.append((self.last_good, over))
 
     def _turn(self, others: list[Any]) -> bool:
         """Listen until the next probe is due, send it; True when one of the others has something to say."""
