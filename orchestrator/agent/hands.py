@@ -99,13 +99,18 @@ class Hands:
 
     def _look_ahead(self, effects: tuple[do.Effect, ...]) -> None:
         """A role that is taken once the epoch is durable: the replicator gets ready while that is written."""
-        kinds = {type(effect) for effect in effects}
-        if {do.StoreModule, do.TakeReign} <= kinds:
-            self._start(self._get_ready())
+        taken = [effect.record for effect in effects if isinstance(effect, do.TakeReign)]
+        if taken and any(isinstance(effect, do.StoreModule) for effect in effects):
+            self._start(self._get_ready(taken[0]))
 
-    async def _get_ready(self) -> None:
+    async def _get_ready(self, record: Record) -> None:
         with contextlib.suppress(ProcessUnreachable, Refused):
-            await self.replicator.ask("prepare_reign")
+            await self.replicator.ask("prepare_reign", record=record.as_dict())
+
+    async def _expect(self, record: Record) -> None:
+        """A bid that is won is made durable next: what can be written before, is."""
+        with contextlib.suppress(StoreFailed):  # it is told when the epoch itself cannot be kept
+            await asyncio.to_thread(self._file.prepare, {"epoch": record.epoch, "wanted": True})
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(deed)
@@ -120,6 +125,7 @@ class Hands:
             case do.ReadRegister():
                 self._start(self._read())
             case do.Bid(_, expected, record):
+                self._start(self._expect(record))
                 self._start(self._bid(expected, record))
             case do.Announce(module, state):
                 await self.pulse.announce(module, state)

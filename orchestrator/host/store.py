@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final
@@ -22,21 +23,38 @@ def write_durable(path: str, data: bytes, mode: int = 0o600) -> None:
     """
     folder, name = os.path.split(path)
     draft = os.path.join(folder, f".{name}.{secrets.token_hex(4)}")
+    _write_draft(draft, path, data, os.O_EXCL, mode)
+    _put_in_place(draft, path)
+
+
+def _write_draft(draft: str, path: str, data: bytes, more: int, mode: int) -> None:
+    """Durable, under another name: nobody takes it for the content yet."""
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | more, mode)
         try:
             _write_all(fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(draft, path)
-        sync_directory(folder)
     except OSError as fault:
-        try:
-            os.unlink(draft)
-        except OSError:
-            pass  # the first failure is the one to tell
+        _drop(draft)
         raise StoreFailed(where=path, why=fault.strerror or str(fault)) from fault
+
+
+def _put_in_place(draft: str, path: str) -> None:
+    try:
+        os.rename(draft, path)
+        sync_directory(os.path.dirname(path))
+    except OSError as fault:
+        _drop(draft)
+        raise StoreFailed(where=path, why=fault.strerror or str(fault)) from fault
+
+
+def _drop(draft: str) -> None:
+    try:
+        os.unlink(draft)
+    except OSError:
+        pass  # the first failure is the one to tell
 
 
 def sync_directory(folder: str) -> None:
@@ -54,16 +72,38 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _encode(content: Mapping[str, Any]) -> bytes:
+    body = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+    return b"hafarm %d %08x\n" % (VERSION, zlib.crc32(body)) + body
+
+
 class JsonFile:
     """One JSON object in one file, with a version and a checksum in the line before it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        folder, name = os.path.split(path)
+        self._draft = os.path.join(folder, f".{name}.ready")
+        self._drafted = b""
+        self._one_at_a_time = threading.Lock()
+
+    def prepare(self, content: Mapping[str, Any]) -> None:
+        """Expect this content to be written soon: half of that work is done now, and nothing is changed."""
+        data = _encode(content)
+        with self._one_at_a_time:
+            self._drafted = b""
+            _write_draft(self._draft, self.path, data, os.O_TRUNC, 0o600)
+            self._drafted = data
 
     def write(self, content: Mapping[str, Any]) -> None:
         """Make this the content, durably; StoreFailed when it could not be."""
-        body = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
-        write_durable(self.path, b"hafarm %d %08x\n" % (VERSION, zlib.crc32(body)) + body)
+        data = _encode(content)
+        with self._one_at_a_time:
+            drafted, self._drafted = self._drafted, b""
+            if drafted == data:
+                _put_in_place(self._draft, self.path)
+            else:
+                write_durable(self.path, data)
 
     def read(self) -> dict[str, Any] | None:
         """The content; None only when there is no such file. Damage is CorruptState, never a fresh start."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from orchestrator.host import disk
 from orchestrator.host.fuse import mount
 from orchestrator.host.reach import processes_inside
 from orchestrator.host.tls import client_context, server_context
-from orchestrator.model.errors import HafarmError
+from orchestrator.model.errors import HafarmError, StoreFailed
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator.control import Control, Request
@@ -172,10 +173,10 @@ class Replicator:
 
     def prepare_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The role is won, and is being made durable: what takes time and opens nothing is done now."""
-        self._beside(self._prepare_reign)
+        self._beside(self._prepare_reign, Record.from_dict(request["record"]))
         return {}
 
-    def _prepare_reign(self) -> None:
+    def _prepare_reign(self, record: Record) -> None:
         with self._orders:
             if self._facts.facts.is_open or self._failed:
                 return
@@ -183,6 +184,9 @@ class Replicator:
                 self._end_following()
             except OSError as fault:
                 self._volume_failed(f"before the gate could open: {fault}")
+                return
+            with contextlib.suppress(StoreFailed):  # it is told when the reign itself cannot be kept
+                self._history.expect_reign(record)
 
     def _end_following(self) -> None:
         """R10: what was not applied is dropped, and what was is on disk before anybody builds on it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -167,10 +168,9 @@ def compiled(name: str, work: Path) -> Path:
 
 @contextmanager
 def loaded(load: float, limit_s: float, tell: Callable[[str], None]) -> Iterator[None]:
-    """Busy loops that fill the machine; the block begins once the load average is there."""
-    hogs = [
-        subprocess.Popen(["sh", "-c", "while :; do :; done"], start_new_session=True) for _ in range(HOGS)
-    ]
+    """Busy loops in one session, as a busy application's; the block begins once the load average is there."""
+    script = f"for one in $(seq {HOGS}); do (while :; do :; done) & done; wait"
+    hogs = subprocess.Popen(["sh", "-c", script], start_new_session=True)
     try:
         deadline = time.monotonic() + limit_s
         while os.getloadavg()[0] < load and time.monotonic() < deadline:
@@ -178,6 +178,5 @@ def loaded(load: float, limit_s: float, tell: Callable[[str], None]) -> Iterator
         tell(f"{HOGS} busy loops, load average {os.getloadavg()[0]:.1f}")
         yield
     finally:
-        for hog in hogs:
-            hog.kill()
-            hog.wait()
+        os.killpg(hogs.pid, signal.SIGKILL)
+        hogs.wait()

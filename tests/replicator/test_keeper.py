@@ -43,13 +43,15 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 def test_a_gate_that_gets_ready_opens_nothing_and_an_open_one_notices_nothing(mirror: Mirror) -> None:
     agent = mirror.start()
-    agent.ask("prepare_reign")
+    first = record(1, "paris", agent.ask("status")["life"], ["paris"])
+    agent.ask("prepare_reign", record=first)
+    assert agent.ask("status")["lineage"] == []
     assert agent.ask("status")["open"] is False
     with pytest.raises(OSError, match="Read-only"):
         (mirror.tree / "early").write_bytes(b"")
-    agent.ask("take_reign", record=record(1, "paris", agent.ask("status")["life"], ["paris"]))
+    agent.ask("take_reign", record=first)
     agent.event("reign_taken")
-    agent.ask("prepare_reign")
+    agent.ask("prepare_reign", record=first)
     write_durably(mirror.tree / "a", b"acknowledged")
     assert agent.ask("status")["open"] is True
 
