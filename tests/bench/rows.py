@@ -31,9 +31,7 @@ MIRROR: Final = (
     Spec("gap_fast_median_s", "s", "<=", 0.35, 0.2, "client gap after a node's loss, preset fast: median"),
     Spec("decision_to_reply_ms", "ms", "<=", 10, 3, "role won to the client's first reply, idle"),
     Spec("decision_to_reply_loaded_ms", "ms", "<=", 30, 3, "the same at load average >= 10"),
-    Spec(
-        "false_takeovers", "", "<=", 0, 0, "take-overs of a healthy node at load average >= 10, preset fast"
-    ),
+    Spec("false_takeovers", "", "<=", 0, 0, "take-overs of a healthy node at load average >= 10, fast"),
     Spec("lease_silence_s", "s", "<=", 0.4, None, "address silent after the pulse's death or freeze"),
     Spec("agent_restart_gap_s", "s", "<=", 0, None, "probes lost while the agent is killed, as seconds"),
     Spec("swap_gap_s", "s", "<=", 0.5, 0.1, "client gap of a planned swap"),
