@@ -74,7 +74,7 @@ def gaps(bench: Bench, names: frozenset[str]) -> Iterator[Row]:
     for _ in range(blocks):
         for preset, advert in wanted:
             served = bench.rig.served(preset)
-            ours[preset] += bench.rounds(bench.much(10, 3), 150, lambda served=served: failover.lose(served))
+            ours[preset] += bench.rounds(bench.much(10, 2), 150, lambda served=served: failover.lose(served))
             lose_theirs = lambda advert=advert: failover.keepalived_gap(advert, bench.rig.answer)  # noqa: E731
             theirs[advert] += bench.rounds(bench.much(3, 1), 60, lose_theirs)
     lan, fast = ([loss.gap_s for loss in ours[preset]] for preset in ("lan", "fast"))
@@ -93,7 +93,7 @@ def busy(bench: Bench) -> Iterator[Row]:
     """Nothing fails but the machine is full: nobody is accused; then nodes are lost all the same."""
     served = bench.rig.served("fast")
     minutes = bench.much(10, 1) if not bench.quick else 0.5
-    with loaded(LOAD, bench.much(120, 40), bench.tell), Pair(EQUAL_ADVERT_S, bench.rig.answer) as pair:
+    with loaded(LOAD, bench.much(120, 30), bench.tell), Pair(EQUAL_ADVERT_S, bench.rig.answer) as pair:
         pair.await_master()
         taken, given_up, rival, loads, stalled = _watch(bench, served, pair, 60 * minutes)
         about = (
