@@ -1,4 +1,4 @@
-"""A file whose next content is expected: half the work is done before, and nothing believed before its time."""
+"""A file whose next content is expected: half the work is done before; nothing is believed too early."""
 
 from __future__ import annotations
 
