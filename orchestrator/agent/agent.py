@@ -125,14 +125,16 @@ class Agent:
     async def run(self, over: asyncio.Event) -> None:
         """Take back what runs and serve until `over` is set; then let go of everything."""
         await self._be_the_only_one()
-        work = [asyncio.create_task(hands.work()) for hands in self.hands.values()]
-        work += [asyncio.create_task(hands.replicator.watch()) for hands in self.hands.values()]
+        work: list[asyncio.Task[None]] = []
         try:
             LAUNCHER.start()
             await self.pulse.start()
             for name, hands in self.hands.items():
                 self._load(name, hands)
                 await hands.take_back()
+            # Only now: what is ordered must find what runs taken back, and not take it for nothing.
+            work += [asyncio.create_task(hands.work()) for hands in self.hands.values()]
+            work += [asyncio.create_task(hands.replicator.watch()) for hands in self.hands.values()]
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_for_strangers()))
             await self._serve()

@@ -84,6 +84,10 @@ class ReplicatorClient:
     async def launch(self) -> None:
         """Start keeper and replicator; ends in `on_up`, or in `on_lost`."""
         self._stopping = False
+        if self._lines is not None:
+            with contextlib.suppress(ProcessUnreachable, Refused):
+                self._on_up(await self._lines.ask("status"))  # adopted already
+                return
         try:
             if not await asyncio.to_thread(self._keeper_lives):
                 await asyncio.to_thread(self._start_keeper)

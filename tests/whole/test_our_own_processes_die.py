@@ -142,10 +142,13 @@ def test_a_swap_stops_on_one_side_before_it_starts_on_the_other(served: Running)
 def test_a_stopped_module_starts_again_on_either_node_and_is_refused_what_is_unsafe(served: Running) -> None:
     first, second = served.cluster.nodes
     socket = str(served.cluster.machines[first].run_dir / "agent.sock")
-    _, answer = served.cluster.act(first, action="start", first=first)
-    operation = ask(socket, "GET", f"/api/v1/operations/{answer['op']}?wait=10")[1]
-    assert (operation["state"], operation["error"]["code"]) == ("refused", "HF1201")
-    assert served.cluster.act(first, action="promote", node=second)[0] == 202
+    for wish, code in (
+        ({"action": "start", "first": first}, "HF1201"),
+        ({"action": "promote", "node": second}, "HF1214"),
+    ):
+        _, answer = served.cluster.act(first, **wish)
+        operation = ask(socket, "GET", f"/api/v1/operations/{answer['op']}?wait=10")[1]
+        assert (operation["state"], operation["error"]["code"]) == ("refused", code)
     assert served.cluster.act(first, action="nonsense")[0] == 409
     assert served.cluster.act(first, action="stop")[0] == 202
     eventually(lambda: served.story.roles("STOP") == 2, 40)
