@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tests.chaos.faults import FAULTS, Fault
 
@@ -45,6 +46,20 @@ def schedule(seed: int, faults: Sequence[Fault] = FAULTS, hasty: float = HASTY) 
                 chance.uniform(*fault.hold_s),
                 chance.random() < hasty,
             )
+
+
+def until_moved(
+    moved: Callable[[], int], wanted: int, steps: Iterable[Step], mover: Fault, more_max: int = 8
+) -> Iterator[Step]:
+    """These steps, and then as many of a fault that surely moves the service as the wanted count still needs.
+
+    Some faults are over before anybody has to act; how many is a matter of the machine's speed.
+    """
+    yield from steps
+    for step in islice(schedule(wanted, [mover], hasty=0), more_max):
+        if moved() >= wanted:
+            return
+        yield step
 
 
 def shuffled(faults: Sequence[Fault], chance: random.Random) -> list[Fault]:
