@@ -29,7 +29,8 @@ def test_a_skip_fails_as_root(tmp_path: Path, body: str, exit_code: int) -> None
 def test_a_process_that_is_left_fails_the_session_and_is_named(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     forgotten = "subprocess.Popen(['sleep', '97'], start_new_session=True, stdout=subprocess.DEVNULL)"
-    body = f"    if os.fork() == 0:\n        {forgotten}\n        os._exit(0)\n"
+    # Its parent is gone before the session ends, and it is the program that it is to be.
+    body = f"    pid = os.fork()\n    if not pid:\n        {forgotten}\n        os._exit(0)\n    os.waitpid(pid, 0)\n"
     (tmp_path / "test_it.py").write_text(f"import os, subprocess\n\ndef test_it():\n{body}")
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = run(words, tmp_path)
