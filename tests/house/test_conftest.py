@@ -30,7 +30,8 @@ def test_a_process_that_is_left_fails_the_session_and_is_named(tmp_path: Path) -
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
     forgotten = "subprocess.Popen(['sleep', '97'], start_new_session=True, stdout=subprocess.DEVNULL)"
     # Its parent is gone before the session ends, and it is the program that it is to be.
-    body = f"    pid = os.fork()\n    if not pid:\n        {forgotten}\n        os._exit(0)\n    os.waitpid(pid, 0)\n"
+    born = f"    if not pid:\n        {forgotten}\n        os._exit(0)\n"
+    body = f"    pid = os.fork()\n{born}    os.waitpid(pid, 0)\n"
     (tmp_path / "test_it.py").write_text(f"import os, subprocess\n\ndef test_it():\n{body}")
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = run(words, tmp_path)
