@@ -70,6 +70,8 @@ class Hands:
         self._post = post
         self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
+        self._covered = False
+        """A replicator stands between the application and the files."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- the queue ----------------------------------------------------------------------------------------
@@ -245,11 +247,22 @@ class Hands:
 
     def replicator_up(self, status: Mapping[str, Any]) -> None:
         """The replicator is reached, for the first time or again."""
+        self._covered = True
         self._start(self._tell_up(status))
 
     def replicator_lost(self, why: str) -> None:
-        """Its life is over."""
+        """Its life is over. Its dead mount goes once nothing is left that could write to what it covers."""
+        self._covered = False
         self._post(ev.ReplicatorLost(self.module.name, why))
+        self._start(self._uncover())
+
+    async def _uncover(self) -> None:
+        try:
+            await self.application.stop(force=True)
+        except (HafarmError, OSError) as fault:
+            self._journal.tell(self.module.name, "HF1113", f"the application cannot be stopped: {fault}")
+            return
+        await self.replicator.uncover()
 
     async def _tell_up(self, status: Mapping[str, Any], application: bool | None = None) -> None:
         record = Record.from_dict(status["record"]) if status.get("record") else None
@@ -285,6 +298,9 @@ class Hands:
         if running and not is_open:
             await self.application.stop(force=True)
             running = False
+        if status is None:
+            await self.replicator.uncover()  # nothing of the application is left that could write to it
+        self._covered = status is not None
         if not is_open:
             # No gate stands behind what a former agent left: it ends before anything new is decided.
             await self.pulse.end_lease(self.module.name)
@@ -328,6 +344,8 @@ class Hands:
                 self._journal.tell(self.module.name, "HF3004", str(event))
 
     async def _start_application(self, epoch: Any) -> None:
+        if not self._covered:
+            return  # ordered before the machine learned that the replicator is gone: it ends the role next
         try:
             await self.application.start(epoch)
         except (HafarmError, OSError) as fault:

@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +25,8 @@ from orchestrator.model.names import NodeName, PathName
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
+KILL_TIMEOUT_S = 5.0
+"""SIGKILL takes milliseconds; what lives longer waits in the kernel for a device."""
 WATCH_S = 1.0
 HUNG_S = 5.0
 """A replicator that answers nothing for so long is stopped or stuck, and the application with it: its keeper
@@ -55,14 +59,15 @@ class ReplicatorClient:
         self._on_lost = on_lost
         self._lines: Lines | None = None
         self._stopping = False
+        self._covering = threading.Lock()
+        """Held while a keeper starts, and while what a dead one left is taken away."""
         self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
         self.progress: dict[str, Mapping[str, Any]] = {}
         """How far the copy to each peer is, while one runs."""
 
     async def adopt(self) -> Mapping[str, Any] | None:
-        """The status of a keeper that lives, or None after the remains of a dead one are cleared away."""
+        """The status of a keeper that lives, or None. What a dead one left is the caller's to `uncover`."""
         if not await asyncio.to_thread(self._keeper_lives):
-            await asyncio.to_thread(self._uncover)
             return None
         return await self._reach(START_TIMEOUT_S)
 
@@ -93,6 +98,7 @@ class ReplicatorClient:
                 await asyncio.to_thread(self._start_keeper)
             status = await self._reach(START_TIMEOUT_S)
         except (ProcessUnreachable, StoreFailed, OSError) as fault:
+            await self.kill()
             self._on_lost(str(fault))
             return
         self._on_up(status)
@@ -100,13 +106,14 @@ class ReplicatorClient:
     def _start_keeper(self) -> None:
         os.makedirs(self._run, mode=0o700, exist_ok=True)
         write_durable(self._settings, json.dumps(self._make_settings(), indent=1).encode())
-        done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.replicator.keeper", self._settings],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_TIMEOUT_S,
-        )
+        with self._covering:
+            done = subprocess.run(
+                [sys.executable, "-m", "orchestrator.replicator.keeper", self._settings],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=START_TIMEOUT_S,
+            )
         if done.returncode != 0:
             raise ProcessUnreachable(
                 "the replicator", done.stderr.strip()[-500:] or f"exit {done.returncode}"
@@ -178,13 +185,6 @@ class ReplicatorClient:
             os.close(lock)
         return False
 
-    def _uncover(self) -> None:
-        """A dead mount answers ENOTCONN for ever; without it the files are plain again."""
-        for directory in self._module.replicate:
-            with contextlib.suppress(OSError):
-                while mount.mounts_of_ours(directory.path):
-                    mount.unmount(directory.path)
-
     def _hear(self, message: Mapping[str, Any]) -> None:
         if message["event"] == "progress":
             self.progress[message["peer"]] = message
@@ -250,17 +250,36 @@ class ReplicatorClient:
         except ProcessUnreachable:
             pass  # it is gone already, or hangs: the next step is certain
         await self.kill()
+        await self.uncover()
         self.progress.clear()
 
     async def kill(self) -> None:
-        """End keeper and replicator for certain, and uncover the directory."""
+        """End keeper and replicator for certain. The directory stays covered, and answers ENOTCONN."""
         await asyncio.to_thread(self._kill)
 
     def _kill(self) -> None:
         for pid in ours("orchestrator.replicator", self._settings):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._uncover()
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while self._keeper_lives() and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    async def uncover(self) -> None:
+        """Make the directories plain files again; nothing is done while a keeper lives.
+
+        Only when the application has ended: what it wrote there would be on this disk alone.
+        """
+        await asyncio.to_thread(self._uncover)
+
+    def _uncover(self) -> None:
+        with self._covering:
+            if self._keeper_lives():
+                return
+            for directory in self._module.replicate:
+                # What cannot be uncovered stays as it is; the next keeper tries again, and says why not.
+                with contextlib.suppress(OSError):
+                    mount.uncover(directory.path)
 
     async def close(self) -> None:
         """Let go: keeper and replicator go on."""

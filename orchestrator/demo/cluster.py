@@ -224,6 +224,20 @@ class Cluster:
         answer = ask(str(machine.run_dir / "agent.sock"), "GET", "/api/v1/status")
         return answer[1] if answer and answer[0] == 200 else None
 
+    def all_hear(self) -> bool:
+        """Every node has heard of every other and of its modules: a first start can begin."""
+        return all(map(self.hears, self.names))
+
+    def hears(self, node: str) -> bool:
+        """This node hears all others alive, and what they say of their modules."""
+        status = self.status(node)
+        return status is not None and all(
+            [
+                *(one["alive"] for one in status["nodes"]),
+                *(one["role"] != "?" for module in status["modules"] for one in module["nodes"]),
+            ]
+        )
+
     def act(self, node: str, /, **wish: Any) -> tuple[int, dict[str, Any]] | None:
         """One action over the API."""
         path = f"/api/v1/modules/{MODULE}/actions"

@@ -20,6 +20,7 @@ class Machinery(Protocol):
     @property
     def nodes(self) -> tuple[str, str]: ...
     def status(self, node: str) -> dict[str, Any] | None: ...
+    def all_hear(self) -> bool: ...
     def hafarm(self, node: str, *words: str) -> subprocess.CompletedProcess[str]: ...
     def lose(self, node: str) -> None: ...
     def bring_back(self, node: str) -> None: ...
@@ -129,7 +130,7 @@ class Story:
     def begins(self) -> None:
         first, second = self.cluster.nodes
         self.tell(f"hafarm start {MODULE} --first {first}")
-        self.await_true("both agents hear each other", lambda: self._heard(first) and self._heard(second), 30)
+        self.await_true("both agents hear each other", self.cluster.all_hear, 30)
         done = self.cluster.hafarm(first, "start", MODULE, "--first", first)
         self.check("the first start is accepted", done.returncode == 0, last_words(done))
         self.await_true(f"{second} is in sync", lambda: self.role(second) == ("SECOND", "ready"), 40)
@@ -261,10 +262,6 @@ class Story:
 
     def other(self, node: str) -> str:
         return next(name for name in self.cluster.nodes if name != node)
-
-    def _heard(self, node: str) -> bool:
-        status = self.cluster.status(node)
-        return status is not None and all(entry["alive"] for entry in status["nodes"])
 
     def await_true(self, what: str, condition: Callable[[], bool], limit_s: float) -> None:
         """Wait for a condition, never for a time."""

@@ -178,7 +178,7 @@ class Files(Contents):
     def stop(self) -> None:
         """Uncover the directory; what is still open keeps working until the device is closed."""
         self._ended.set()
-        mount.unmount(self.path)
+        mount.uncover(self.path)
         self._session.join(1.0)  # ends at once unless a file is still open; then the process's end cuts it
         with self.names:
             self.table.forget_journal()

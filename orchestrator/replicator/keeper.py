@@ -84,8 +84,7 @@ def _only_one(settings: Settings) -> int:
 
 def _hold(path: str, journal: str) -> list[int]:
     """Uncover what a dead keeper left covered, then open device and directory."""
-    while mount.mounts_of_ours(path):
-        mount.unmount(path)
+    mount.uncover(path)
     Path(journal).unlink(missing_ok=True)  # it spoke of a connection that has ended
     if inside := mount.mounts_inside(path):
         raise Unsupported(

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from orchestrator.host import disk
-from orchestrator.host.fuse import mount
 from orchestrator.host.reach import processes_inside
 from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.errors import HafarmError, StoreFailed
@@ -354,8 +353,6 @@ def main() -> int:
     except (HafarmError, OSError) as fault:
         code = fault.code if isinstance(fault, HafarmError) else "HF4001"
         log.error("cannot serve: %s: %s", code, fault)
-        for volume in settings.volumes:
-            mount.unmount(volume.path)
         return GAVE_UP
     replicator.ended.wait()
     return STOPPED

@@ -39,7 +39,7 @@ class Many(Cluster):
         """Every module in sync, with the first node as its primary."""
         served = Served(self)
         first = self.names[0]
-        served.await_heard()
+        served.story.await_true("both nodes hear each other", self.all_hear, UP_S)
         for name in self.modules:
             path = f"/api/v1/modules/{name}/actions"
             ask(

@@ -37,16 +37,9 @@ class Served:
 
     def begin(self) -> None:
         first = self.cluster.names[0]
-        self.await_heard()
+        self.story.await_true("both nodes hear each other", self.cluster.all_hear, UP_S)
         self.cluster.act(first, action="start", first=first)
         self.await_redundant()
-
-    def await_heard(self) -> None:
-        self.story.await_true("both nodes hear each other", self._all_heard, UP_S)
-
-    def _all_heard(self) -> bool:
-        found = [self.cluster.status(name) for name in self.cluster.names]
-        return all(status and all(node["alive"] for node in status["nodes"]) for status in found)
 
     def await_redundant(self) -> None:
         """PRIM here, SECOND there, both ready."""

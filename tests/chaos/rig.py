@@ -72,7 +72,7 @@ class Rig:
         self.cluster.boot()
         self.workload.prepare(self.cluster, self.cluster.machines[first])
         self.cluster.start_processes()
-        self.until("both agents hear each other", lambda: all(map(self._hears, self.cluster.names)))
+        self.until("both agents hear each other", self.cluster.all_hear)
         accepted = self.cluster.act(first, action="start", first=first)
         assert accepted is not None, "the agent gave no answer"
         assert accepted[0] == 202, accepted
@@ -125,10 +125,6 @@ class Rig:
     def answering(self) -> bool:
         """Every node's agent does."""
         return all(self.cluster.status(name) is not None for name in self.cluster.names)
-
-    def _hears(self, name: str) -> bool:
-        status = self.cluster.status(name)
-        return status is not None and all(node["alive"] for node in status["nodes"])
 
     def redundant(self) -> bool:
         """One node serves, the other is in sync, and both say so."""

@@ -44,7 +44,8 @@ class Applications:
 
     def stop(self) -> None:
         self._over.set()
-        self._thread.join(timeout=10)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10)
 
     def _look(self) -> None:
         open_spell: Spell | None = None

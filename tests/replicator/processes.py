@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.host.fuse.mount import mounts_of_ours, unmount
+from orchestrator.host.fuse.mount import uncover
 from orchestrator.host.lines import LineBuffer, encode
 from tests.support.waiting import eventually
 
@@ -112,8 +112,7 @@ class Process:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-        while mounts_of_ours(str(self.tree)):
-            unmount(str(self.tree))
+        uncover(str(self.tree))
 
 
 def record(epoch: int, primary: str, life: str, members: list[str]) -> Message:

@@ -42,14 +42,10 @@ class Bare:
         done = self.cluster.hafarm(node, "events", "-o", "tsv")
         return ["  ".join(line.split("\t")[-2:]) for line in done.stdout.splitlines()[1:]]
 
-    def hears(self, node: str) -> bool:
-        status = self.cluster.status(node)
-        return status is not None and all(each["alive"] for each in status["nodes"])
-
     def begin(self) -> None:
         """The very first start, until both are in sync."""
         first, second = self.cluster.nodes
-        eventually(lambda: all(self.hears(name) for name in self.cluster.names), 40)
+        eventually(self.cluster.all_hear, 40)
         assert self.cluster.hafarm(first, "start", MODULE, "--first", first).returncode == 0
         eventually(lambda: self.role(first) == ("PRIM", "ready"), 60)
         eventually(lambda: self.role(second) == ("SECOND", "ready"), 60)

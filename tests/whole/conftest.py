@@ -28,7 +28,7 @@ class Running:
 
     def begin(self) -> None:
         first, second = self.cluster.nodes
-        eventually(lambda: all(self.hears(name) for name in self.cluster.names), 30)
+        eventually(self.cluster.all_hear, 30)
         assert self.cluster.act(first, action="start", first=first)[0] == 202
         eventually(lambda: self.story.role(first) == ("PRIM", "ready"), 40)
         eventually(lambda: self.story.role(second) == ("SECOND", "ready"), 40)
@@ -38,10 +38,6 @@ class Running:
         self.clients = self.story.clients = Clients(self.cluster.start_clients(count))
         eventually(lambda: self.clients.acknowledged > 20, 20)
         return self.clients
-
-    def hears(self, name: str) -> bool:
-        status = self.cluster.status(name)
-        return status is not None and all(node["alive"] for node in status["nodes"])
 
     def redundant(self) -> bool:
         return self.story.roles("PRIM", "ready") == 1 and self.story.roles("SECOND", "ready") == 1
@@ -73,10 +69,17 @@ class Running:
 
 
 @contextmanager
-def running(keep: Callable[[], bool] = lambda: False, **options: Any) -> Iterator[Running]:
-    """Two nodes in sync; the logs stay where `keep` says so at the end, or on a fault, which says where."""
+def running(
+    keep: Callable[[], bool] = lambda: False,
+    module: Callable[[Path], dict[str, Any]] = lambda work: {},
+    **options: Any,
+) -> Iterator[Running]:
+    """Two nodes in sync; the logs stay where `keep` says so at the end, or on a fault, which says where.
+
+    `module` gives the mirror's keys; what it is given is a directory that all machines see.
+    """
     work = remember(Path(tempfile.mkdtemp(prefix="hafarm-test-")))
-    cluster = Cluster(work, **options)
+    cluster = Cluster(work, module=module(work), **options)
     failed = True
     try:
         cluster.up()

@@ -68,7 +68,7 @@ def test_two_virgin_nodes_wait_and_say_what_to_type() -> None:
         assert (none.returncode, "HF1225" in none.stderr) == (6, True), none.stderr
         # Who is out of reach may hold the better files.
         found.cluster.unplug(second)
-        eventually(lambda: not found.hears(first), 20)
+        eventually(lambda: not found.cluster.hears(first), 20)
         refused = found.cluster.hafarm(first, "start", MODULE, "--first", first)
         assert (refused.returncode, "HF1226" in refused.stderr) == (8, True), refused.stderr
         found.cluster.plug(second)
@@ -80,7 +80,7 @@ def test_two_virgin_nodes_wait_and_say_what_to_type() -> None:
 def test_a_directory_that_forgets_or_is_missing_is_named_and_serves_nobody() -> None:
     with bare(module=PLAIN) as found:
         first, second = found.cluster.nodes
-        eventually(lambda: found.hears(first) and found.hears(second), 30)
+        eventually(lambda: found.cluster.hears(first) and found.cluster.hears(second), 30)
         machine, data = found.cluster.machines[second], str(found.cluster.data)
         assert machine.call("mount", "-t", "tmpfs", "tmpfs", data).returncode == 0
         assert found.cluster.hafarm(first, "start", MODULE, "--first", first).returncode == 0

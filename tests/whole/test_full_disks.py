@@ -76,7 +76,7 @@ def test_a_secondary_that_cannot_keep_its_epoch_takes_no_role() -> None:
         assert write(found, first, "one", "acknowledged")
         fill(found, second)
         found.cluster.lose(first)
-        eventually(lambda: not found.hears(second), 30)
+        eventually(lambda: not found.cluster.hears(second), 30)
         stays(lambda: found.role(second)[0] in ("SECOND", "WAIT"), 4)
         assert "durable" in found.reason(second)
         assert told(found, second, "HF1002")

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+from pathlib import Path
+from typing import Any
 
 from orchestrator.demo.cluster import ask
 from tests.support.waiting import eventually
-from tests.whole.conftest import Running
+from tests.whole.conftest import Running, running
+
+KEEPER = "orchestrator.replicator.keeper"
+KILLS = 3
+"""Between the death of a keeper and that of its application lie some milliseconds, and a line takes less."""
 
 
 def application_pid(served: Running, node: str) -> list[int]:
@@ -69,17 +76,41 @@ def test_a_killed_replicator_of_the_secondary_costs_a_resync_and_no_more(served:
 def test_a_killed_keeper_leaves_plain_files_and_the_module_serves_again(served: Running) -> None:
     served.load()
     node = served.story.primary()
-    assert served.kill(node, "orchestrator.replicator.keeper")
+    assert served.kill(node, KEEPER)
     served.progresses()
     eventually(served.redundant, 60)
     assert served.lost() == set()
+
+
+def opener(work: Path) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("opener.py")),
+        str(work / "srv" / "log"),
+        str(work / "told"),
+    ]
+    return {"run": {"command": command}, "checks": []}
+
+
+def test_no_application_writes_beneath_the_mount_of_a_killed_keeper() -> None:
+    with running(module=opener) as served:
+        for _ in range(KILLS):
+            node = served.story.primary()
+            (keeper,) = served.kill(node, KEEPER)
+            eventually(lambda: served.pids(node, KEEPER) not in ([], [keeper]), 30)  # noqa: B023 - used here
+            eventually(served.redundant, 60)
+        told = (served.cluster.work / "told").read_text().splitlines()
+        assert told, "a check of nothing proves nothing"
+        machine = served.cluster.machines[served.story.primary()]
+        there = machine.call("cat", str(served.cluster.data / "log")).stdout.splitlines()
+        assert set(told) - set(there) == set()
 
 
 def test_files_are_plainly_accessible_after_keeper_and_agent_are_killed(served: Running) -> None:
     served.load()
     node = served.story.primary()
     served.kill(node, "orchestrator.agent")
-    served.kill(node, "orchestrator.replicator.keeper")
+    served.kill(node, KEEPER)
     machine = served.cluster.machines[node]
     # The next agent finds the dead mount, whatever it decides then; no file needs it to be read.
     served.cluster.start_agent(node)

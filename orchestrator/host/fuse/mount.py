@@ -12,6 +12,7 @@ from orchestrator.model.errors import Unsupported
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _DETACH = 2  # umount2: lazily
+_UNCOVER_ATTEMPTS = 10  # one mount of ours, and one more for each death in the middle of a start
 TYPE = "fuse.hafarm"
 _READ_AHEAD_KIB = 2048  # 128 KiB, the kernel's own, costs a third of a cold sequential read
 
@@ -35,14 +36,31 @@ def mount(device: int, path: str) -> None:
         raise OSError(number, os.strerror(number), path)
 
 
-def unmount(path: str, lazily: bool = True) -> bool:
-    """Uncover `path`; open files keep working until closed when done lazily. False: it was not mounted."""
-    if _libc.umount2(os.fsencode(path), _DETACH if lazily else 0) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number == errno.EINVAL:
-        return False
-    raise OSError(number, os.strerror(number), path)
+def uncover(path: str) -> None:
+    """Take our mounts off `path`, and never another's, whoever else does the same at this moment.
+
+    Files that are open keep working until they are closed or the connection ends. Raises OSError, EBUSY when
+    another file system is mounted over ours.
+    """
+    for _ in range(_UNCOVER_ATTEMPTS):
+        if not mounts_of_ours(path):
+            return
+        # A descriptor names one mount. By its path, one that somebody else has just taken off would be the
+        # disk that is mounted beneath it.
+        top = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if file_system_of(top) == TYPE:
+                _detach(f"/proc/self/fd/{top}")
+        finally:
+            os.close(top)
+    raise OSError(errno.EBUSY, "another file system is mounted over hafarm's", path)
+
+
+def _detach(path: str) -> None:
+    if _libc.umount2(os.fsencode(path), _DETACH) < 0:
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:  # somebody else was faster
+            raise OSError(number, os.strerror(number), path)
 
 
 def mounts_of_ours(path: str) -> int:
