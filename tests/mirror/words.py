@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from orchestrator.mirror import machine
 from orchestrator.mirror.state import Mirror
 from orchestrator.model.config import PRESETS, ClusterConfig, DirectoryConfig, MirrorConfig, NodeConfig
-from orchestrator.model.effects import Announce, Effect, Tell
+from orchestrator.model.effects import Announce, Answer, Effect, Tell
 from orchestrator.model.events import (
     AddressesClaimed,
     ApplicationStarted,
     Event,
     ModuleLoaded,
+    OperatorAsked,
     PeerAlive,
     PeerSaid,
     RegisterAnswered,
@@ -20,7 +21,8 @@ from orchestrator.model.events import (
     ReplicatorUp,
     StreamUp,
 )
-from orchestrator.model.names import ClusterName, Epoch, Instant, ModuleName, NodeName, Nonce
+from orchestrator.model.names import ClusterName, Epoch, Instant, ModuleName, NodeName, Nonce, RequestId
+from orchestrator.model.orders import Order
 from orchestrator.model.record import Record
 from orchestrator.model.report import ModuleState, Phase, Role
 from orchestrator.model.timings import derive
@@ -138,3 +140,14 @@ def alone(me: NodeName = A, epoch: int = 7) -> Story:
 def serves(story: Story, taken: Record) -> None:
     """The gate opens, the addresses come, the application starts."""
     story.hears(ReignTaken(SHOP, taken), AddressesClaimed(SHOP), ApplicationStarted(SHOP))
+
+
+def asks(order: Order) -> OperatorAsked:
+    """The operator orders something."""
+    return OperatorAsked(RequestId("r1"), SHOP, order)
+
+
+def answer(story: Story) -> str:
+    """The code of the one answer among the last effects; empty: accepted."""
+    (given,) = story.ordered(Answer)
+    return given.code

@@ -1,0 +1,105 @@
+"""What the operator orders: swap, stop, leave, promote; refused before anything stops, or carried out."""
+
+from __future__ import annotations
+
+from orchestrator.mirror.state import Stage
+from orchestrator.model import effects as do
+from orchestrator.model import events as ev
+from orchestrator.model.orders import Leave, Promote, Stop, Swap
+from orchestrator.model.record import Outcome
+from orchestrator.model.report import Phase, Role
+from tests.mirror.words import LIFE, SHOP, A, B, answer, asks, fresh, primary, record, says, secondary, serves
+
+
+def test_a_swap_stops_the_application_then_closes_then_bids() -> None:
+    story = primary()
+    story.hears(asks(Swap()))
+    assert story.did == (do.ReadRegister(SHOP),)
+    story.hears(ev.RegisterAnswered(SHOP, record(7, A, A, B)))
+    assert answer(story) == ""
+    assert story.did[1:] == (do.ReleaseAddresses(SHOP), do.StopApplication(SHOP, force=False))
+    story.hears(ev.ApplicationStopped(SHOP, clean=True))
+    assert story.did == (do.CloseGate(SHOP, drain=True),)
+    story.hears(ev.GateClosed(SHOP, frozenset({B})))
+    (bid,) = story.ordered(do.Bid)
+    assert (bid.record.primary, bid.record.nonce, bid.record.in_sync) == (B, LIFE[B], {A, B})
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON))
+    assert story.mirror.role is not Role.PRIM
+    assert story.ordered(do.Follow)
+
+
+def test_a_swap_is_refused_before_anything_stops_when_the_register_is_silent() -> None:
+    story = primary()
+    story.hears(asks(Swap()), ev.RegisterSilent(SHOP))
+    assert answer(story) == "HF1207"
+    assert story.mirror.stage is Stage.SERVING
+
+
+def test_the_heir_opens_only_under_the_record_that_it_read_itself() -> None:
+    story = secondary()
+    swapped = record(8, B, A, B)
+    story.hears(ev.PeerSaid(A, {SHOP: says(Role.WAIT, 8, B, A, B)}))
+    assert not story.ordered(do.TakeReign)
+    assert story.ordered(do.ReadRegister)
+    story.hears(ev.RegisterAnswered(SHOP, swapped))
+    assert story.ordered(do.TakeReign) == [do.TakeReign(SHOP, swapped)]
+
+
+def test_an_heir_that_is_not_equal_gets_nothing_and_the_role_stays() -> None:
+    story = primary()
+    story.hears(
+        asks(Swap()), ev.RegisterAnswered(SHOP, record(7, A, A, B)), ev.ApplicationStopped(SHOP, True)
+    )
+    story.hears(ev.GateClosed(SHOP, frozenset()))
+    assert not story.ordered(do.Bid)
+    assert story.ordered(do.TakeReign)
+    serves(story, record(7, A, A, B))
+    assert story.mirror.phase() is Phase.READY
+
+
+def test_stopping_the_module_leaves_the_set_as_it_is() -> None:
+    story = primary()
+    story.hears(asks(Stop()), ev.ApplicationStopped(SHOP, True), ev.GateClosed(SHOP, frozenset({B})))
+    assert story.ordered(do.StopReplicator)
+    assert not story.ordered(do.Bid)
+    story.hears(ev.ReplicatorStopped(SHOP))
+    assert story.mirror.role is Role.STOP
+
+
+def test_a_member_is_not_stopped_under_a_serving_primary_but_may_leave() -> None:
+    story = secondary()
+    story.hears(asks(Stop()))
+    assert answer(story) == "HF1203"
+    story.hears(asks(Leave()), ev.RegisterAnswered(SHOP, record(7, A, A, B)))
+    assert answer(story) == ""
+    assert story.mirror.state().leaving
+    story.hears(ev.RegisterAnswered(SHOP, record(8, A, A)))
+    assert story.ordered(do.StopReplicator)
+
+
+def test_a_stale_copy_is_promoted_only_by_an_order_that_accepts_the_loss() -> None:
+    story = fresh(B, epoch=7)
+    story.hears(ev.ReplicatorUp(SHOP, LIFE[B]), ev.RegisterAnswered(SHOP, record(8, A, A)), ev.PeerLost(A))
+    story.hears(asks(Promote()))
+    assert answer(story) == "HF1215"
+    story.hears(asks(Promote(accept_data_loss=True)), ev.RegisterAnswered(SHOP, record(8, A, A)))
+    (bid,) = story.ordered(do.Bid)
+    assert (bid.record.forced, bid.record.in_sync) == (True, {B})
+
+
+def test_without_the_register_a_member_is_promoted_only_by_an_order_that_accepts_the_loss() -> None:
+    story = secondary(B, A)
+    story.hears(ev.PeerSaid(A, {SHOP: says(Role.WAIT, 7, A, A, B)}), ev.RegisterSilent(SHOP), asks(Promote()))
+    assert answer(story) == "HF1217"
+    story.hears(ev.TimePassed(), ev.RegisterSilent(SHOP), after=3)
+    assert story.mirror.held is None
+    story.hears(asks(Promote(accept_data_loss=True)), ev.RegisterSilent(SHOP))
+    assert story.mirror.offline
+
+
+def test_an_order_that_came_too_late_is_forgotten() -> None:
+    story = secondary(B, A)
+    story.hears(ev.PeerSaid(A, {SHOP: says(Role.WAIT, 7, A, A, B)}), asks(Promote()))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.LOST, record(8, A, A)))
+    assert not story.mirror.force
