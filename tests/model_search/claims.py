@@ -8,8 +8,9 @@ from typing import Final
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
 from tests.model_search.moves import can_land
-from tests.model_search.replica import Fact, brief
+from tests.model_search.replica import Fact
 from tests.model_search.values import Ghost, Node, Request
+from tests.support.brief import brief
 
 WRONG: Final = frozenset({"wrong", "not durable", "foreign life", "assertion"})
 """Facts that are a violation in themselves."""

@@ -8,51 +8,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from orchestrator.mirror.state import Mirror
-from orchestrator.model.effects import (
-    AdmitReign,
-    AdoptCopy,
-    Announce,
-    Answer,
-    Bid,
-    ClaimAddresses,
-    CloseGate,
-    CompareInFull,
-    Effect,
-    Follow,
-    Lease,
-    Mute,
-    ReadRegister,
-    ReleaseAddresses,
-    StartApplication,
-    StartReplicator,
-    StopApplication,
-    StopReplicator,
-    StoreModule,
-    TakeReign,
-    Tell,
-    Unmute,
-    WidenRequired,
-)
-from orchestrator.model.events import (
-    AddressesClaimed,
-    ApplicationStarted,
-    ApplicationStopped,
-    EffectFailed,
-    Event,
-    GateClosed,
-    ModuleLoaded,
-    PeerAlive,
-    ReplicatorLost,
-    ReplicatorStopped,
-    ReplicatorUp,
-    StreamUp,
-)
-from orchestrator.model.names import ModuleName, NodeName, Nonce
+from orchestrator.model import effects as do
+from orchestrator.model import events as ev
+from orchestrator.model.names import Epoch, ModuleName, NodeName, Nonce
+from orchestrator.model.record import Record
 from tests.model_search import replica
 from tests.model_search.values import Call, Hint, Keeper, Mirrors, Node, Request
+from tests.support.hands import Hands
 
-WORDS: Final = (Tell, Announce, Answer, Lease)
+WORDS: Final = (do.Tell, do.Announce, do.Answer, do.Lease)
 """Nothing that this search looks at depends on them, so a death just before one is no other death."""
+SILENT: Final = (do.Announce, do.Lease)
+"""A story does not tell them."""
 EFFECTS_MAX: Final = 64
 """One decision and what its own deeds cause at once; more would be a machine that turns in a circle."""
 
@@ -62,7 +29,7 @@ class Died(Exception):
 
 
 @dataclass
-class Turn:
+class Turn(Hands):
     """What one node does at one moment: begun from its state, ended as the next one."""
 
     mirrors: Mirrors
@@ -73,9 +40,9 @@ class Turn:
     dies_after: int | None = None
     sent: list[Request] = field(default_factory=list)
     facts: list[replica.Fact] = field(default_factory=list)
-    log: list[Effect | str] = field(default_factory=list)
+    log: list[do.Effect | str] = field(default_factory=list)
     did: int = 0
-    _todo: deque[deque[Effect]] = field(default_factory=deque)
+    _todo: deque[deque[do.Effect]] = field(default_factory=deque)
     _busy: bool = False
 
     @property
@@ -87,7 +54,7 @@ class Turn:
         """Change the gate's values."""
         self.node = self.node._replace(keeper=self.keeper._replace(**changes))
 
-    def tell(self, event: Event | Hint) -> None:
+    def tell(self, event: ev.Event | Hint) -> None:
         """The machine learns an event; what it decides is done."""
         mirror, effects = self.mirrors.step(self.node.mirror, event)
         self.node = self.node._replace(mirror=mirror)
@@ -108,61 +75,64 @@ class Turn:
                 assert self.did < EFFECTS_MAX, f"{self.me} never comes to rest: {effect}"
                 if self.dies_after is not None and self.did > self.dies_after:
                     raise Died
-            if not self._do(effect):
+            if not self.carry_out(effect):
                 effects.clear()
-                self.tell(EffectFailed(self.module, type(effect).__name__, "refused by the gate"))
+                self.tell(ev.EffectFailed(self.module, type(effect).__name__, "refused by the gate"))
         self._busy = False
 
-    def _do(self, effect: Effect) -> bool:
-        """Carry out one effect; False: refused."""
-        if not isinstance(effect, WORDS):
+    def carry_out(self, effect: do.Effect) -> bool:
+        if not isinstance(effect, SILENT):
             self.log.append(effect)
-        match effect:
-            case Tell() | Answer():
-                self.log.append(effect)
-            case Announce() | Lease() | Mute() | Unmute() | ReadRegister() | AdoptCopy() | CompareInFull():
-                pass
-            case StoreModule(_, epoch, wanted):
-                replica.store(self, epoch, wanted)
-            case Bid(_, expected, record):
-                self.node = self.node._replace(call=Call(expected, record))
-                self.sent.append(Request(self.me, expected, record))
-            case StartReplicator():
-                self.start_replicator()
-            case StopReplicator():
-                self._end_life()
-                self.tell(ReplicatorStopped(self.module))
-            case _:
-                return self._do_with_gate_or_application(effect)
+        return super().carry_out(effect)
+
+    # --- the register and the gate ------------------------------------------------------------------------
+
+    def store(self, epoch: Epoch, wanted: bool) -> bool:
+        replica.store(self, epoch, wanted)
         return True
 
-    def _do_with_gate_or_application(self, effect: Effect) -> bool:
-        match effect:
-            case ClaimAddresses():
-                self.tell(AddressesClaimed(self.module))
-            case StartApplication():
-                self.tell(ApplicationStarted(self.module))
-            case ReleaseAddresses():
-                pass
-            case StopApplication():
-                self.tell(ApplicationStopped(self.module, clean=True))
-            case CloseGate(_, drain):
-                if self.node.keeper is not None and not replica.close(self, drain):
-                    return True
-                self.tell(GateClosed(self.module))
-            case WidenRequired() | TakeReign() | Follow() | AdmitReign() if self.node.keeper is None:
-                return False
-            case WidenRequired(_, members):
-                return replica.widen(self, members)
-            case TakeReign(_, record):
-                self.change(taking=record)
-            case Follow(_, record):
-                replica.follow(self, record)
-            case AdmitReign(_, record):
-                replica.admit(self, record)
-            case _:
-                raise AssertionError(f"no hand knows {effect}")
-        return True
+    def bid(self, expected: Record | None, record: Record) -> None:
+        self.node = self.node._replace(call=Call(expected, record))
+        self.sent.append(Request(self.me, expected, record))
+
+    def stop_replicator(self) -> None:
+        self._end_life()
+        self.tell(ev.ReplicatorStopped(self.module))
+
+    def has_gate(self) -> bool:
+        return self.node.keeper is not None
+
+    def close(self, drain: bool) -> None:
+        if self.node.keeper is None or replica.close(self, drain):
+            self.tell(ev.GateClosed(self.module))
+
+    def widen(self, members: frozenset[NodeName]) -> bool:
+        return replica.widen(self, members)
+
+    def take(self, record: Record) -> None:
+        self.change(taking=record)
+
+    def follow(self, record: Record) -> None:
+        replica.follow(self, record)
+
+    def admit(self, record: Record) -> None:
+        replica.admit(self, record)
+
+    # --- addresses and application: at once ---------------------------------------------------------------
+
+    def claim_addresses(self) -> None:
+        self.tell(ev.AddressesClaimed(self.module))
+
+    def start_application(self) -> None:
+        self.tell(ev.ApplicationStarted(self.module))
+
+    def stop_application(self, force: bool) -> None:
+        self.tell(ev.ApplicationStopped(self.module, clean=True))
+
+    def _leave_out(self, *what: object) -> None:
+        """It changes nothing that this search looks at; a read of the register is a turn of its own."""
+
+    read = lease = mute = unmute = release_addresses = announce = answer = say = _leave_out
 
     # --- lives --------------------------------------------------------------------------------------------
 
@@ -178,7 +148,7 @@ class Turn:
         keeper = self.keeper
         serves = keeper.is_open
         self.tell(
-            ReplicatorUp(
+            ev.ReplicatorUp(
                 self.module,
                 keeper.life,
                 keeper.record,
@@ -190,9 +160,9 @@ class Turn:
             )
         )
         for name, _ in keeper.sessions:
-            self.tell(StreamUp(self.module, name))
+            self.tell(ev.StreamUp(self.module, name))
         if keeper.source is not None:
-            self.tell(StreamUp(self.module, keeper.source))
+            self.tell(ev.StreamUp(self.module, keeper.source))
 
     def _end_life(self) -> None:
         self.node = self.node._replace(keeper=None)
@@ -209,16 +179,16 @@ class Turn:
             # The deed goes on without the agent that wanted it: the gate is found closed.
             replica.shut(self)
         self.node = self.node._replace(mirror=self.mirrors.number(self.create(self.me)))
-        self.tell(ModuleLoaded(self.module, self.node.epoch, self.node.wanted))
+        self.tell(ev.ModuleLoaded(self.module, self.node.epoch, self.node.wanted))
         for name in self.mirrors.values[self.node.mirror].peers:
-            self.tell(PeerAlive(name))
+            self.tell(ev.PeerAlive(name))
         if self.node.keeper is not None:
             self.find_replicator()
 
     def kill_keeper(self) -> None:
         """The gate's life is over; what it had not synced is still in the page cache."""
         self._end_life()
-        self.tell(ReplicatorLost(self.module, "killed"))
+        self.tell(ev.ReplicatorLost(self.module, "killed"))
 
     def lose_power(self) -> None:
         """Everything but the disk is gone."""

@@ -30,6 +30,7 @@ from orchestrator.model.timings import derive
 from tests.model_search import replica
 from tests.model_search.hands import Died, Turn
 from tests.model_search.values import Confirmed, Frame, Hint, Mirrors, Node, Request, plain
+from tests.support.brief import brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +290,7 @@ class Moves:
         record = theirs.record
         if theirs.is_open and record is not None and record.epoch > mine.following.epoch:
             told = _told(ReignOffered(self.module, record))
-            for move in self.do(me, node, f"{me} is offered {replica.brief(record)}", told):
+            for move in self.do(me, node, f"{me} is offered {brief(record)}", told):
                 if move.node != node:
                     yield _both(move, its)
 

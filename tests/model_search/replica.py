@@ -6,7 +6,6 @@ turn's node; what clients could notice is appended to the turn's facts.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from orchestrator.mirror.lineage import Joiner, Verdict, judge
@@ -22,6 +21,7 @@ from orchestrator.model.names import Epoch, NodeName
 from orchestrator.model.record import Record
 from tests.model_search.gate import assemble, take_apart
 from tests.model_search.values import Confirmed, Frame, Keeper, Node
+from tests.support.brief import brief
 
 if TYPE_CHECKING:
     from tests.model_search.hands import Turn
@@ -329,13 +329,3 @@ def apply(turn: Turn, frame: Frame) -> None:
     """A member takes a write into its page cache."""
     turn.change(seq=frame.seq)
     turn.node = turn.node._replace(memory=frame.value)
-
-
-def brief(what: object) -> str:
-    """A value in a line that a person can read."""
-    return re.sub(
-        r"Record\(.*?epoch=(\d+), primary='(\w+)', in_sync=frozenset\(\{(.*?)\}\),.*?nonce='(.*?)'.*?"
-        r"reason='(.*?)'\)",
-        r"[epoch \1: \2 primary, in sync \3, life \4, \5]",
-        repr(what),
-    )

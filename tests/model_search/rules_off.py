@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -19,7 +18,7 @@ from tests.model_search import begin, hands, replica, search
 from tests.model_search.moves import Bounds
 from tests.model_search.search import Search
 from tests.model_search.values import Frame, Keeper, Node, World
-from tests.sim.rules_off import RULES_OFF as IN_THE_SIMULATOR
+from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A_LOSS, Switch, patched
 
 Begin = Callable[[Search], World]
 
@@ -29,34 +28,11 @@ class Off:
     """One rule's switch, and the smallest search in which its absence does harm."""
 
     rule: str
-    switch: Callable[[], AbstractContextManager[None]]
+    switch: Switch
     starts: Begin
     bounds: Bounds
     ignored: tuple[str, ...] = ()
     """Claims that would find the fault before it has done harm."""
-
-
-def _patched(*patches: Any) -> Callable[[], AbstractContextManager[None]]:
-    @contextmanager
-    def switch() -> Iterator[None]:
-        for patch in patches:
-            patch.start()
-        try:
-            yield
-        finally:
-            for patch in patches:
-                patch.stop()
-
-    return switch
-
-
-def _both(*switches: Callable[[], Any]) -> Callable[[], AbstractContextManager[None]]:
-    @contextmanager
-    def switch() -> Iterator[None]:
-        with switches[0](), switches[1]():
-            yield
-
-    return switch
 
 
 def _widen_nothing(turn: Any, members: frozenset[NodeName]) -> bool:
@@ -129,55 +105,52 @@ A_CUT = Bounds(epochs=2, writes=1, crashes=1, losses=0, deaths=("power",))
 RULES_OFF: tuple[Off, ...] = (
     Off(
         "R1 the gate counts on nobody",
-        _patched(mock.patch.object(Gate, "settled_to", property(lambda gate: float("inf")))),
+        patched(mock.patch.object(Gate, "settled_to", property(lambda gate: float("inf")))),
         begin.healthy,
         Bounds(epochs=0, writes=1, crashes=0, losses=0),
     ),
     Off(
         "R1 the gate is not widened",
-        _patched(mock.patch.object(replica, "widen", _widen_nothing)),
+        patched(mock.patch.object(replica, "widen", _widen_nothing)),
         begin.joining,
         A_CUT,
         ("required",),
     ),
     Off(
         "R2 anybody may bid",
-        _both(
-            IN_THE_SIMULATOR["R2 anybody may bid"],
-            _patched(mock.patch.object(search, "judge", _ask_no_member)),
-        ),
+        patched(*ANYBODY_BIDS, mock.patch.object(search, "judge", _ask_no_member)),
         begin.joining,
         A_LOSS,
     ),
     Off(
         "R3 silence is taken for a loss",
-        IN_THE_SIMULATOR["R3 silence is taken for a loss"],
+        patched(*SILENCE_IS_A_LOSS),
         begin.joining,
         A_CUT,
         ("required",),
     ),
     Off(
         "R4 the epoch is not durable",
-        _patched(mock.patch.object(replica, "store", _store_no_epoch)),
+        patched(mock.patch.object(replica, "store", _store_no_epoch)),
         begin.joining,
         A_LOSS,
     ),
     Off(
         "R5 a gate takes the nonce of its former life",
-        _patched(mock.patch.object(hands, "name_life", lambda me, number: Nonce(f"{me}1"))),
+        patched(mock.patch.object(hands, "name_life", lambda me, number: Nonce(f"{me}1"))),
         begin.joining,
         A_CUT,
         ("required",),
     ),
     Off(
         "R5 a take-over keeps the old set",
-        _patched(mock.patch.object(bids, "bid", _bid_for_the_old_set)),
+        patched(mock.patch.object(bids, "bid", _bid_for_the_old_set)),
         begin.healthy,
         replace(A_LOSS, crashes=1, deaths=("power",)),
     ),
     Off(
         "R6 any position is applied",
-        _patched(
+        patched(
             mock.patch.object(replica, "fits", _fits_always),
             mock.patch.object(replica, "still_fits", _never_forgotten),
         ),
@@ -186,40 +159,37 @@ RULES_OFF: tuple[Off, ...] = (
     ),
     Off(
         "R7 the joiner does not flush",
-        _patched(mock.patch.object(replica, "meet_as_primary", _ready_when_sent)),
+        patched(mock.patch.object(replica, "meet_as_primary", _ready_when_sent)),
         begin.alone,
         A_CUT,
     ),
     Off(
         "R7 a joiner that lacks writes is named",
-        _patched(mock.patch.object(replica, "widen", _widen_always)),
+        patched(mock.patch.object(replica, "widen", _widen_always)),
         begin.joining,
         A_CUT,
     ),
     Off(
         "R8 a swap does not drain",
-        _patched(mock.patch.object(replica, "equal_members", _everybody_is_equal)),
+        patched(mock.patch.object(replica, "equal_members", _everybody_is_equal)),
         begin.healthy,
         Bounds(epochs=1, writes=1, crashes=0, losses=0, hints=1, orders=1, ordered=(Swap(),)),
     ),
     Off(
         "R9 an empty register is created",
-        _both(
-            IN_THE_SIMULATOR["R9 an empty register is created"],
-            _patched(mock.patch.object(search, "judge", _first_at_any_epoch)),
-        ),
+        patched(*EMPTY_IS_CREATED, mock.patch.object(search, "judge", _first_at_any_epoch)),
         begin.joining,
         replace(A_LOSS, wipes=1),
     ),
     Off(
         "R10 no sync before the start",
-        _patched(mock.patch.object(replica, "flush_before_start")),
+        patched(mock.patch.object(replica, "flush_before_start")),
         begin.healthy,
         A_LOSS,
     ),
     Off(
         "G a forced promotion is not remembered",
-        _patched(mock.patch.object(Standing, "with_reign", _forget_the_order)),
+        patched(mock.patch.object(Standing, "with_reign", _forget_the_order)),
         begin.joining,
         Bounds(epochs=1, writes=1, crashes=0, losses=1, hints=1, orders=1, ordered=(Promote(True),)),
     ),

@@ -17,6 +17,7 @@ from orchestrator.model.record import Record
 from tests.model_search import claims, replica
 from tests.model_search.moves import Both, Bounds, Local, Moves, can_land
 from tests.model_search.values import Confirmed, Frame, Ghost, Node, Request, Spent, World
+from tests.support.brief import brief
 
 Value = TypeVar("Value")
 
@@ -271,9 +272,7 @@ class Search:
                 if waits and node.call
                 else ()
             )
-            label = f"the register takes {replica.brief(request.record)}" + (
-                "" if waits else ", asked long ago"
-            )
+            label = f"the register takes {brief(request.record)}" + ("" if waits else ", asked long ago")
             yield Step(label, changed, _NONE, _NONE, _NONE, None, (("record", judgement.accepted),), "", ())
 
     def _step(self, index: int, move: Local) -> Step:
@@ -479,7 +478,7 @@ def told(step: Step) -> list[str]:
             case str():
                 lines.append(f"    {line}")
             case _:
-                lines.append(f"    {replica.brief(line)}")
+                lines.append(f"    {brief(line)}")
     return lines
 
 

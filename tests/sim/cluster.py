@@ -15,7 +15,8 @@ from orchestrator.model.timings import derive
 from tests.sim.ghost import Ghost
 from tests.sim.host import Host
 from tests.sim.register import WITNESS, Register
-from tests.sim.replica import EXTENTS, Session
+from tests.sim.session import Session
+from tests.sim.volume import EXTENTS
 from tests.sim.world import Violation, World
 
 MODULE = ModuleName("shop")
@@ -86,14 +87,16 @@ class Cluster:
 
     def exclusive(self) -> None:
         """At most one node may acknowledge."""
-        able = [name for name, host in self.hosts.items() if host.keeper and host.keeper.can_acknowledge()]
+        able = [
+            name for name, host in self.hosts.items() if host.keeper and host.keeper.gate.can_acknowledge()
+        ]
         if len(able) > 1:
             raise Violation(f"{able} can acknowledge, each without the other")
 
     def one_answers(self) -> None:
         """At most one node answers for the address."""
-        if sum(host.claimed for host in self.hosts.values()) > 1:
-            answering = [name for name, host in self.hosts.items() if host.answers()]
+        if sum(host.service.claimed for host in self.hosts.values()) > 1:
+            answering = [name for name, host in self.hosts.items() if host.pulse.answers()]
             if len(answering) > 1:
                 raise Violation(f"{answering} answer for the address at once")
 
@@ -124,11 +127,11 @@ class Cluster:
         """Stopped means stopped before started means started."""
         self.world.counts["application started"] += 1
         assert host.keeper is not None
-        record = host.keeper.record
+        record = host.keeper.gate.record
         assert record is not None
         giver = next((b.primary for b, r in pairwise(self.register.history) if r.epoch == record.epoch), "")
         for other in self.hosts.values():
-            if other is host or not (other.application or other.answers()):
+            if other is host or not (other.service.application or other.pulse.answers()):
                 continue
             if record.reason == "swap" and other.name == giver:
                 raise Violation(f"{host.name} starts after a swap, and {other.name} has not ended")
@@ -137,8 +140,9 @@ class Cluster:
 
     def _could_have_ended(self, host: Host) -> bool:
         """Alive for so long that its own agent had to end the application; a frozen one promises nothing."""
-        dead = host.node is None or host.frozen or host.agent_frozen or host.heart is None
-        return not dead and self.world.at - host.unsound_until > 2 * self.timings.detection_s
+        agent = host.agent
+        dead = agent.node is None or host.frozen or agent.frozen or host.pulse.heart is None
+        return not dead and self.world.at - agent.unsound_until > 2 * self.timings.detection_s
 
     def told(self, host: Host) -> None:
         self.acknowledged += 1
@@ -148,8 +152,8 @@ class Cluster:
 
     def crashed_between_effects(self, host: Host) -> None:
         """The armed crash: the agent is killed, or the power fails, between two effects of one decision."""
-        power, host.crash_power = host.crash_power, False
-        host.crash_in = None
+        power, host.agent.crash_power = host.agent.crash_power, False
+        host.agent.crash_in = None
         self.world.counts["crash between effects"] += 1
         if power:
             self.world.fault("power cut", host.name)
@@ -157,21 +161,21 @@ class Cluster:
             self.world.after(1.0 + 10 * self.world.random.random(), None, self.revive, host)
         else:
             self.world.fault("agent crash", host.name)
-            host.kill_agent()
+            host.agent.kill()
             self.world.after(0.2 + 3 * self.world.random.random(), None, self.revive, host)
 
     def revive(self, host: Host) -> None:
         """Power and processes are back."""
-        if host.powered and host.node is not None and host.heart is not None:
+        if host.powered and host.agent.node is not None and host.pulse.heart is not None:
             return
         self.world.fault("restart", host.name)
         if not host.powered:
             host.power_on()
             return
-        if host.heart is None:
-            host.start_pulse()
-        if host.node is None:
-            host.start_agent()
+        if host.pulse.heart is None:
+            host.pulse.start()
+        if host.agent.node is None:
+            host.agent.start()
 
     # --- the wires ----------------------------------------------------------------------------------------
 
@@ -187,20 +191,22 @@ class Cluster:
         """A stream whose wire or other end is gone is silent: after T each side gives it up."""
         for host in self.hosts.values():
             if host.keeper is not None:
-                for session in host.keeper.sessions.values():
+                for session in host.keeper.streams.sessions.values():
                     self.world.after(self.timings.detection_s, None, self._silent, session)
-                if host.keeper.incoming is not None:
-                    self.world.after(self.timings.detection_s, None, self._silent, host.keeper.incoming)
+                incoming = host.keeper.follower.incoming
+                if incoming is not None:
+                    self.world.after(self.timings.detection_s, None, self._silent, incoming)
 
     def _silent(self, session: Session) -> None:
         source, target = session.source.host, session.target.host
         wires = ((source.name, target.name), (target.name, source.name))
-        dead = not session.source.alive or not session.target.alive or source.frozen or target.frozen
+        ends = (session.source.keeper.alive, session.target.keeper.alive)
+        dead = not all(ends) or source.frozen or target.frozen
         if not dead and not any(wire in self.world.cuts for wire in wires):
             return
-        if session.alive and session.source.alive and not source.frozen:
+        if session.alive and session.source.keeper.alive and not source.frozen:
             session.source.member_lost(target.name, "silent on its stream")
-        if session.target.alive and not target.frozen:
+        if session.target.keeper.alive and not target.frozen:
             session.target.source_ended(session)
 
     # --- clients and operator -----------------------------------------------------------------------------
@@ -211,20 +217,21 @@ class Cluster:
         self.world.after(0.15 + 0.3 * chance.random(), None, self.client, beat=True)
         for host in self.hosts.values():
             keeper = host.keeper
-            if host.application and not host.frozen and keeper is not None and host.mount == keeper.life:
-                keeper.write(chance.randrange(EXTENTS), chance.random() < 0.7)
+            runs = host.service.application and not host.frozen
+            if runs and keeper is not None and host.service.mount == keeper.life:
+                keeper.gate.write(chance.randrange(EXTENTS), chance.random() < 0.7)
 
     def order(self, host: Host, order: Order, refused: bool = False) -> None:
         """An operator's request; `refused`: it must not be accepted."""
-        if host.node is None or host.frozen or host.agent_frozen:
+        if host.agent.node is None or host.frozen or host.agent.frozen:
             return
         self.requests += 1
         request = RequestId(f"r{self.requests}")
         self.world.note(f"operator {host.name} {order}")
         self.world.counts["order " + type(order).__name__] += 1
         self.world.disturb()
-        self.asked[request] = (host, host.agent_life, order, refused)
-        host.tell(OperatorAsked(request, MODULE, order))
+        self.asked[request] = (host, host.agent.life, order, refused)
+        host.agent.tell(OperatorAsked(request, MODULE, order))
 
     def answered(self, request: RequestId, code: str) -> None:
         if request not in self.asked:
@@ -239,18 +246,18 @@ class Cluster:
         """Something an operator may do on any day, wise or not."""
         chance = self.world.random
         host = chance.choice(list(self.hosts.values()))
-        if host.node is None:
+        if host.agent.node is None:
             return
-        mirror = host.node.mirrors[MODULE]
+        mirror = host.agent.node.mirrors[MODULE]
         serves = mirror.held is not None
         drawn = chance.random()
         if drawn < 0.4:
             self.order(host, Swap(), refused=not serves)
         elif drawn < 0.45:
             others = any(
-                other.keeper and other.keeper.open for other in self.hosts.values() if other is not host
+                other.keeper and other.keeper.gate.open for other in self.hosts.values() if other is not host
             )
-            stale = MODULE in host.node.mirrors and not mirror.member and not others
+            stale = MODULE in host.agent.node.mirrors and not mirror.member and not others
             self.order(host, Promote(accept_data_loss=stale and not self.register.troubled))
         elif drawn < 0.55:
             self.order(host, Restart(), refused=not serves)
@@ -269,7 +276,7 @@ class Cluster:
 
     def unanswered(self) -> None:
         for request, (host, life, order, _) in self.asked.items():
-            if host.agent_life == life:
+            if host.agent.life == life:
                 raise Violation(f"{host.name} never answered request {request}: {order}")
 
     # --- the beginning and the end of an episode ----------------------------------------------------------
@@ -298,20 +305,20 @@ class Cluster:
             host.disk_bad = host.store_bad = False
             if host.link_down:
                 host.carrier(True)
-            host.disk_slow_s = host.application_bad = host.address_bad = 0.0
-            host.crash_in = None
+            host.disk_slow_s = host.service.application_bad = host.service.address_bad = 0.0
+            host.agent.crash_in = None
             if host.frozen:
                 host.thaw()
-            if host.agent_frozen:
-                host.resume_agent()
+            if host.agent.frozen:
+                host.agent.resume()
             self.revive(host)
         world.disturb()
 
     def nudge(self) -> None:
         """The operator starts what is stopped, and what failed on a disk that is repaired now."""
         for host in self.hosts.values():
-            if host.node is not None:
-                mirror = host.node.mirrors[MODULE]
+            if host.agent.node is not None:
+                mirror = host.agent.node.mirrors[MODULE]
                 if not mirror.wanted or mirror.failed:
                     self.order(host, Start())
 
@@ -339,7 +346,7 @@ class Cluster:
 
     def not_converged(self) -> str:
         """What is missing to a healthy mirror; empty: nothing."""
-        roles = sorted(host.role for host in self.hosts.values())
+        roles = sorted(host.agent.role for host in self.hosts.values())
         if roles != ["PRIM"] + ["SECOND"] * (len(self.names) - 1):
             return f"roles {roles}, record {self.register.record}"
         record = self.register.record
@@ -348,12 +355,9 @@ class Cluster:
             return f"in sync {sorted(record.in_sync)}"
         for name, host in self.hosts.items():
             serves = name == record.primary
-            if (
-                host.application is not serves
-                or host.claimed is not serves
-                or (serves and not host.answers())
-            ):
-                return f"{name}: application {host.application}, address {host.claimed}, primary {serves}"
+            runs, claimed = host.service.application, host.service.claimed
+            if runs is not serves or claimed is not serves or (serves and not host.pulse.answers()):
+                return f"{name}: application {runs}, address {claimed}, primary {serves}"
         return ""
 
 

@@ -99,19 +99,19 @@ class Storm:
             self.world.loss, self.world.late = 0.3 * chance.random(), 0.1 * chance.random()
             self.world.after(10.0 * chance.random(), None, self._calm)
         elif drawn < 0.7:
-            host.application_dies()
+            host.service.dies()
         elif drawn < 0.85:
-            host.application_bad = 0.7
+            host.service.application_bad = 0.7
             self.world.after(10.0, None, self._well, host)
         else:
-            host.address_bad = 0.7
+            host.service.address_bad = 0.7
             self.world.after(10.0, None, self._well, host)
 
     def _calm(self) -> None:
         self.world.loss = self.world.late = 0.0
 
     def _well(self, host: Host) -> None:
-        host.application_bad = host.address_bad = 0.0
+        host.service.application_bad = host.service.address_bad = 0.0
 
     # --- machines and processes ---------------------------------------------------------------------------
 
@@ -122,31 +122,32 @@ class Storm:
             self._later(10.0, self.cluster.revive, host)
 
     def _agent_crash(self, host: Host) -> None:
-        if host.node is not None:
+        if host.agent.node is not None:
             self.world.fault("agent crash", host.name)
-            host.kill_agent()
+            host.agent.kill()
             self._later(8.0, self.cluster.revive, host)
 
     def _crash_between_effects(self, host: Host) -> None:
-        if host.node is not None:
-            host.crash_in = self.world.random.randint(1, 10)
-            host.crash_power = self.world.random.random() < 0.4 and self.cluster.module.ack == "disk"
+        if host.agent.node is not None:
+            host.agent.crash_in = self.world.random.randint(1, 10)
+            kept = self.cluster.module.ack == "disk"
+            host.agent.crash_power = self.world.random.random() < 0.4 and kept
 
     def _keeper_crash(self, host: Host) -> None:
         if host.keeper is not None:
             self.world.fault("keeper crash", host.name)
-            host.kill_keeper()
+            host.launcher.kill()
 
     def _replicator_restart(self, host: Host) -> None:
         if host.keeper is not None:
             self.world.fault("replicator crash", host.name)
             host.keeper.reset("the replicator ended")
-            self.world.after(0.3, host, host.replicator_back, host.keeper)
+            self.world.after(0.3, host, host.launcher.back, host.keeper)
 
     def _pulse_crash(self, host: Host) -> None:
-        if host.heart is not None:
+        if host.pulse.heart is not None:
             self.world.fault("pulse crash", host.name)
-            host.kill_pulse()
+            host.pulse.kill()
             self._later(3.0, self.cluster.revive, host)
 
     def _pause(self, host: Host) -> None:
@@ -163,14 +164,15 @@ class Storm:
             host.thaw()
 
     def _agent_pause(self, host: Host) -> None:
-        if host.node is not None and not host.agent_frozen:
+        if host.agent.node is not None and not host.agent.frozen:
             self.world.fault("agent pause", host.name)
-            host.agent_frozen = True
-            self.world.after(6.0 * self.world.random.random(), None, self._agent_thaw, host, host.agent_life)
+            host.agent.frozen = True
+            life = host.agent.life
+            self.world.after(6.0 * self.world.random.random(), None, self._agent_thaw, host, life)
 
     def _agent_thaw(self, host: Host, life: int) -> None:
-        if host.agent_life == life and host.agent_frozen:
-            host.resume_agent()
+        if host.agent.life == life and host.agent.frozen:
+            host.agent.resume()
 
     # --- wires --------------------------------------------------------------------------------------------
 

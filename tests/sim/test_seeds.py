@@ -40,7 +40,7 @@ def quiet_hours(jumping: bool) -> tuple[list[str], float]:
     shop = Shop(jumping=jumping)
     world, cluster = shop.world, shop.cluster
     for name in ("a", "b", "a"):
-        serving = next(other for other, host in shop.hosts.items() if host.application)
+        serving = next(other for other, host in shop.hosts.items() if host.service.application)
         shop.saves(serving)
         world.run(world.now + 100.0)
         shop.loses_power(name)
@@ -50,7 +50,7 @@ def quiet_hours(jumping: bool) -> tuple[list[str], float]:
         shop.waits_until(lambda: not cluster.not_converged())
     # A jump shifts the phase of the beats: which of two things within one period is first is not compared.
     decided = [f"{r.epoch} {r.primary} {sorted(r.in_sync)} {r.reason}" for r in cluster.register.history]
-    return [*decided, *(f"{name} {host.role}" for name, host in shop.hosts.items())], world.skipped
+    return [*decided, *(f"{name} {host.agent.role}" for name, host in shop.hosts.items())], world.skipped
 
 
 def test_jumping_over_quiet_stretches_changes_no_decision() -> None:
@@ -105,8 +105,8 @@ def test_requests_that_must_be_refused_are_made_and_refused() -> None:
 def test_an_order_that_is_accepted_though_it_had_to_be_refused_is_a_violation() -> None:
     cluster = Cluster(1, nodes=2)
     cluster.begin()
-    primary = next(host for host in cluster.hosts.values() if host.role == "PRIM")
-    assert primary.node is not None
-    assert primary.node.mirrors[MODULE].held is not None
+    primary = next(host for host in cluster.hosts.values() if host.agent.role == "PRIM")
+    assert primary.agent.node is not None
+    assert primary.agent.node.mirrors[MODULE].held is not None
     with pytest.raises(Violation, match="had to be refused"):
         cluster.order(primary, Restart(), refused=True)

@@ -37,7 +37,11 @@ class Shop:
         return self.cluster.hosts
 
     def role(self, name: str) -> str:
-        return self.hosts[name].role
+        return self.hosts[name].agent.role
+
+    def runs(self, name: str) -> bool:
+        """The application runs there."""
+        return self.hosts[name].service.application
 
     def in_sync(self) -> set[str]:
         record = self.cluster.register.record
@@ -82,7 +86,7 @@ class Shop:
         """The application writes and calls fsync; the value written, acknowledged or not."""
         keeper = self.hosts[name].keeper
         assert keeper is not None
-        assert keeper.write(file, durable=True), f"{name} takes no write"
+        assert keeper.gate.write(file, durable=True), f"{name} takes no write"
         return self.hosts[name].volume.memory[file]
 
     def acknowledged(self, value: int, file: int = 0) -> bool:

@@ -21,7 +21,7 @@ def test_a_write_outlives_the_loss_of_the_primary() -> None:
     shop = Shop()
     value = shop.saves("a")
     shop.loses_power("a")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.role("b") == "ALONE"
     assert shop.disk("b") == value
 
@@ -31,7 +31,7 @@ def test_a_write_outlives_a_power_cut_of_everything() -> None:
     value = shop.saves("a")
     shop.loses_power("a", "b")
     shop.comes_back("b")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.disk("b") == value
 
 
@@ -52,7 +52,7 @@ def test_a_disk_that_fails_costs_the_role_and_no_write() -> None:
     value = shop.saves("a")
     shop.hosts["a"].disk_bad = True
     lost = shop.writes("a")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert not shop.acknowledged(lost)
     assert shop.disk("b") in (value, lost)
 
@@ -66,7 +66,7 @@ def test_an_isolated_primary_acknowledges_nothing_that_its_successor_lacks() -> 
     shop.cuts("a", "b")
     shop.cuts("a", WITNESS)
     alone = shop.writes("a")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     shop.saves("b")
     assert not shop.acknowledged(alone)
     shop.heals()
@@ -78,7 +78,7 @@ def test_of_two_that_lose_each_other_exactly_one_goes_on() -> None:
     shop = Shop()
     shop.cuts("a", "b")
     shop.passes(20.0)
-    serving = [name for name, host in shop.hosts.items() if host.application and host.answers()]
+    serving = [name for name, host in shop.hosts.items() if host.service.application and host.pulse.answers()]
     assert len(serving) == 1
     assert shop.in_sync() == set(serving)
 
@@ -87,19 +87,19 @@ def test_an_isolated_primary_stops_answering_before_its_successor_begins() -> No
     shop = Shop()
     shop.cuts("a", "b")
     shop.cuts("a", WITNESS)
-    shop.waits_until(lambda: not shop.hosts["a"].answers())
-    assert not shop.hosts["b"].claimed
-    shop.waits_until(lambda: shop.hosts["b"].answers())
+    shop.waits_until(lambda: not shop.hosts["a"].pulse.answers())
+    assert not shop.hosts["b"].service.claimed
+    shop.waits_until(lambda: shop.hosts["b"].pulse.answers())
 
 
 def test_a_member_takes_over_though_its_primary_was_lost_before_telling_that_it_had_joined() -> None:
     shop = Shop(settled_s=0.0)
     shop.cuts("a", "b")
     shop.cuts("a", WITNESS)
-    node = shop.hosts["b"].node
+    node = shop.hosts["b"].agent.node
     assert node is not None
     assert not node.mirrors["shop"].member
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
 
 
 # --- 3: nothing stale starts by itself, nothing is discarded in silence -----
@@ -121,14 +121,14 @@ def test_a_copy_that_is_not_in_sync_does_not_start() -> None:
     stale(shop)
     assert shop.role("b") == "WAIT"
     assert shop.order("b", Promote()) == "HF1215"
-    assert not shop.hosts["b"].application
+    assert not shop.runs("b")
 
 
 def test_what_force_gives_up_is_set_aside_when_the_loser_returns() -> None:
     shop = Shop()
     value = stale(shop)
     assert shop.order("b", Promote(accept_data_loss=True)) == ""
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert "HF1210" in shop.told()
     shop.saves("b")
     shop.comes_back("a")
@@ -160,9 +160,9 @@ def test_with_overlap_none_the_old_side_is_killed_before_the_new_one_starts() ->
     shop = Shop(overlap="none")
     shop.cuts("a", "b")
     shop.cuts("a", WITNESS)
-    shop.waits_until(lambda: not shop.hosts["a"].application)
-    assert not shop.hosts["b"].application
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: not shop.runs("a"))
+    assert not shop.runs("b")
+    shop.waits_until(lambda: shop.runs("b"))
 
 
 def test_a_departure_is_refused_before_anything_stops_when_the_register_is_silent() -> None:
@@ -170,7 +170,7 @@ def test_a_departure_is_refused_before_anything_stops_when_the_register_is_silen
     shop.witness(answers=False)
     for order in (Swap(), Leave()):
         assert shop.order("a", order) == "HF1207"
-    assert shop.hosts["a"].application
+    assert shop.runs("a")
     shop.saves("a")
 
 
@@ -181,32 +181,32 @@ def test_a_departure_is_refused_before_anything_stops_when_the_register_is_silen
 def test_nothing_of_ours_interrupts_the_application(trouble: str) -> None:
     shop = Shop()
     here = shop.hosts["a"]
-    turn = here.application_turn
+    turn = here.service.application_turn
     match trouble:
         case "witness":
             shop.witness(answers=False)
             shop.passes(300.0)
             shop.witness(answers=True)
         case "agent":
-            here.kill_agent()
+            here.agent.kill()
             shop.passes(2.0)
-            here.start_agent()
+            here.agent.start()
         case "pulse":
-            here.kill_pulse()
+            here.pulse.kill()
             shop.passes(0.3)
-            here.start_pulse()
+            here.pulse.start()
         case "replicator":
             assert here.keeper is not None
             here.keeper.reset("it ended")
-            here.replicator_back(here.keeper)
+            here.launcher.back(here.keeper)
         case _:
             shop.loses_power("b")
             shop.passes(20.0)
             shop.comes_back("b")
     shop.waits_until(lambda: not shop.cluster.not_converged())
     shop.saves("a")
-    assert here.application
-    assert here.application_turn == turn
+    assert here.service.application
+    assert here.service.application_turn == turn
 
 
 def test_a_story_that_breaks_a_promise_would_be_noticed() -> None:

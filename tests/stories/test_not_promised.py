@@ -16,9 +16,9 @@ def test_a_write_without_fsync_may_be_gone_after_a_fail_over() -> None:
     keeper = shop.hosts["a"].keeper
     assert keeper is not None
     shop.cuts("a", "b")
-    keeper.write(0, durable=False)
+    keeper.gate.write(0, durable=False)
     shop.loses_power("a")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.disk("b") == saved
 
 
@@ -32,7 +32,7 @@ def test_force_loses_what_the_other_side_acknowledged_and_says_so() -> None:
     shop.comes_back("b")
     shop.passes(20.0)
     assert shop.order("b", Promote(accept_data_loss=True)) == ""
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.disk("b") == old != newer
     record = shop.cluster.register.record
     assert record is not None
@@ -55,7 +55,7 @@ def test_force_without_the_register_makes_two_histories() -> None:
         served = "without the register's grant"
     assert served
     assert shop.hosts["a"].keeper is not None
-    assert shop.hosts["a"].keeper.open
+    assert shop.hosts["a"].keeper.gate.open
 
 
 def test_a_write_that_was_never_acknowledged_may_be_there_all_the_same() -> None:
@@ -65,7 +65,7 @@ def test_a_write_that_was_never_acknowledged_may_be_there_all_the_same() -> None
     shop.waits_until(lambda: shop.disk("b") == value)
     assert not shop.acknowledged(value)
     shop.loses_power("a")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.disk("b") == value
 
 
@@ -77,7 +77,7 @@ def test_acknowledgements_from_memory_do_not_outlive_two_power_cuts() -> None:
         keeper = shop.hosts["a"].keeper
         assert keeper is not None
         value = shop.writes("a")
-        keeper.points[-1].local = True
+        keeper.gate.points[-1].local = True
         shop.passes(0.004)
         assert shop.acknowledged(value)
         shop.loses_power("a", "b")
@@ -104,7 +104,7 @@ def test_a_witness_that_lost_its_record_is_no_first_start() -> None:
     shop.comes_back("a", "b")
     shop.passes(60.0)
     assert shop.cluster.register.record is None
-    assert not any(host.application for host in shop.hosts.values())
+    assert not any(host.service.application for host in shop.hosts.values())
     shop.cluster.register.found_again()
     shop.waits_until(lambda: not shop.cluster.not_converged())
 
@@ -123,7 +123,7 @@ def test_a_node_that_never_heard_of_the_newer_record_cannot_notice_an_older_one(
     shop.world.check = lambda: None
     shop.cluster.ghost.line[0][:] = [before]
     shop.comes_back("b")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.disk("b") == before != newer
 
 
@@ -131,28 +131,28 @@ def test_an_old_application_may_run_on_after_a_fail_over_but_reaches_nobody_and_
     shop = Shop()
     shop.cuts("a", "b")
     shop.cuts("a", WITNESS)
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     old = shop.hosts["a"]
-    assert old.application
-    assert not old.answers()
+    assert shop.runs("a")
+    assert not old.pulse.answers()
     assert old.keeper is not None
-    assert not old.keeper.can_acknowledge()
+    assert not old.keeper.gate.can_acknowledge()
     shop.heals()
     shop.waits_until(lambda: not shop.cluster.not_converged())
-    assert not old.application
+    assert not shop.runs("a")
 
 
 def test_a_frozen_machine_may_wake_up_with_its_application_but_acknowledges_nothing() -> None:
     shop = Shop(overlap="none")
     shop.hosts["a"].freeze()
     shop.cluster.watch_streams()
-    shop.waits_until(lambda: shop.hosts["b"].application)
-    assert shop.hosts["a"].application
+    shop.waits_until(lambda: shop.runs("b"))
+    assert shop.runs("a")
     shop.hosts["a"].thaw()
     keeper = shop.hosts["a"].keeper
     assert keeper is not None
-    assert not keeper.can_acknowledge()
-    shop.waits_until(lambda: not shop.hosts["a"].application)
+    assert not keeper.gate.can_acknowledge()
+    shop.waits_until(lambda: not shop.runs("a"))
 
 
 def test_the_serving_node_makes_a_lost_record_again_by_order_and_nobody_notices() -> None:
@@ -171,7 +171,7 @@ def test_the_serving_node_makes_a_lost_record_again_by_order_and_nobody_notices(
     assert shop.world.counts["application started"] == started
     shop.saves("a")
     shop.loses_power("a")
-    shop.waits_until(lambda: shop.hosts["b"].application)
+    shop.waits_until(lambda: shop.runs("b"))
     assert shop.disk("b") >= before > 0
 
 
@@ -184,10 +184,10 @@ def test_after_an_outage_of_all_a_lost_record_is_made_again_by_the_node_to_keep(
         shop.cluster.register.record = old
         shop.comes_back("a", "b")
         shop.passes(30.0)
-        assert not any(host.application for host in shop.hosts.values())
+        assert not any(host.service.application for host in shop.hosts.values())
         assert shop.order("b", Promote()) == "HF1218"
         assert shop.order("b", Promote(accept_data_loss=True)) == ""
-        shop.waits_until(lambda shop=shop: shop.hosts["b"].application)  # type: ignore[misc]
+        shop.waits_until(lambda shop=shop: shop.runs("b"))  # type: ignore[misc]
         assert shop.disk("b") >= value
         shop.waits_until(lambda shop=shop: shop.in_sync() == {"a", "b"})  # type: ignore[misc]
         shop.saves("b")

@@ -15,7 +15,7 @@ def test_a_joiner_that_fell_behind_is_taken_in_when_it_has_caught_up() -> None:
     for _ in range(200):
         keeper = shop.hosts["a"].keeper
         assert keeper is not None
-        keeper.write(0, durable=True)
+        keeper.gate.write(0, durable=True)
         shop.passes(0.03)
     shop.waits_until(lambda: not shop.cluster.not_converged())
     assert shop.disk("a") == shop.disk("b")
@@ -26,11 +26,11 @@ def test_an_agent_that_dies_between_its_bid_and_the_win_leaves_no_second_address
     shop = Shop()
     shop.cuts("a", "b")
     shop.waits_until(lambda: any("b does Bid" in line or "a does Bid" in line for line in shop.log[-5:]))
-    shop.hosts["b"].kill_agent()
+    shop.hosts["b"].agent.kill()
     shop.heals()
-    shop.hosts["b"].start_agent()
+    shop.hosts["b"].agent.start()
     shop.waits_until(lambda: not shop.cluster.not_converged())
-    shop.saves(next(name for name, host in shop.hosts.items() if host.application))
+    shop.saves(next(name for name, host in shop.hosts.items() if host.service.application))
 
 
 def test_a_member_is_not_promoted_behind_the_registers_back() -> None:
@@ -42,7 +42,7 @@ def test_a_member_is_not_promoted_behind_the_registers_back() -> None:
     shop.passes(10.0)
     assert shop.order("b", Promote()) == "HF1217"
     shop.passes(20.0)
-    assert not shop.hosts["b"].application
+    assert not shop.runs("b")
 
 
 def test_a_bid_is_not_forgotten_because_the_state_disk_is_full() -> None:
@@ -69,5 +69,5 @@ def test_a_swap_that_loses_its_heir_half_way_keeps_the_service_here() -> None:
     shop = Shop()
     assert shop.order("a", Swap()) == ""
     shop.loses_power("b")
-    shop.waits_until(lambda: shop.hosts["a"].application and shop.hosts["a"].answers())
+    shop.waits_until(lambda: shop.runs("a") and shop.hosts["a"].pulse.answers())
     shop.saves("a")

@@ -1,0 +1,243 @@
+"""The gate of one replica: who is required, what is written, and which fsyncs may be answered (R1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.model.events import GateClosed, ReignTaken, VolumeFailed
+from orchestrator.model.names import NodeName
+from orchestrator.model.record import Record
+from tests.sim.session import Frame, Session
+from tests.sim.world import Violation
+
+if TYPE_CHECKING:
+    from tests.sim.keeper import Keeper
+
+DRAIN_S = 5.0
+
+
+class Point:
+    """One fsync that is held until everybody required has it on disk."""
+
+    __slots__ = ("extent", "local", "seq", "since", "value")
+
+    def __init__(self, seq: int, extent: int, value: int, since: float) -> None:
+        self.seq = seq
+        self.extent = extent
+        self.value = value
+        self.local = False
+        self.since = since
+
+
+class Gate:
+    """Open, it takes the application's writes; closed, none."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.host = keeper.host
+        self.world = keeper.world
+        self.record: Record | None = None
+        self.required: frozenset[NodeName] = frozenset()
+        self.open = False
+        self.draining = False
+        self.points: list[Point] = []
+        self.acked_seq = 0
+        self.bids: list[Record] = []
+        """What this life of the gate has bid: any of them may land as long as its tag stands."""
+        self.turn = 0
+        """Counts openings and closings: what was begun before is void after."""
+
+    def take(self, record: Record) -> None:
+        """TakeReign."""
+        if self.keeper.failed:
+            self.host.agent.tell(VolumeFailed(self.host.module, self.keeper.failed))
+            return
+        self.turn += 1
+        self.world.after(self.keeper.sync_s(), self.host, self._taken, record, self.turn)
+
+    def _taken(self, record: Record, turn: int) -> None:
+        if not self.keeper.alive or turn != self.turn:
+            return
+        if self.host.disk_bad:
+            self.keeper.fail("input/output error")
+            return
+        volume, streams, follower = self.host.volume, self.keeper.streams, self.keeper.follower
+        opening = not self.open
+        self.host.before_use(record, "opened a gate")
+        if record.nonce != self.keeper.life or record.primary != self.host.name:
+            raise Violation(f"{self.host.name} opens under a record that does not name this life of its gate")
+        if opening:
+            follower.leave_source("a reign is taken here")
+            self.keeper.flush()
+            if not self.keeper.owns:
+                self._begin_stream(record)
+            follower.following = follower.admitted = None
+        if volume.inconsistent and not record.forced:
+            raise Violation(f"{self.host.name} opens with half a copy")
+        volume.inconsistent = False
+        volume.add_reign(record.reign)
+        self.record = record
+        self.required = record.in_sync
+        for bid in self.bids:
+            if bid.epoch > record.epoch and not bid.in_sync <= self.required:
+                raise Violation(f"{self.host.name} forgets whom its bid for epoch {bid.epoch} names")
+        self.open = True
+        self.draining = False
+        if opening:
+            self.host.ghost.opens(self.host.name, record, volume.memory, volume.disk)
+            self.world.note(f"{self.host.name} gate open {record.epoch}")
+            streams.go_on()
+        if streams.sessions:
+            streams.emit(Frame("reign", record=record))
+        self.settle()
+        self.host.cluster.exclusive()
+        streams.tell_ready()
+        if opening:
+            streams.dial_everybody()
+            streams.watch_members()
+        self.host.agent.tell(ReignTaken(self.host.module, record))
+
+    def _begin_stream(self, record: Record) -> None:
+        """A stream of its own; a member that stood where this node stood may go on from there."""
+        keeper = self.keeper
+        keeper.streams.begin_after(keeper.stream, keeper.seq)
+        keeper.stream = record.reign
+        keeper.owns = True
+        keeper.seq = keeper.synced_seq = self.acked_seq = 0
+
+    def widen(self, members: frozenset[NodeName]) -> bool:
+        """WidenRequired; refused for a newcomer that lacks something acknowledged."""
+        for name in sorted(members - self.required - {self.host.name}):
+            session = self.keeper.streams.sessions.get(name)
+            if session is None or not session.ready or self._reached(session) < self.acked_seq:
+                self.world.counts["widening refused"] += 1
+                if session is not None:
+                    self.keeper.streams.end(session, "it was not ready any more")
+                return False
+        self.required |= members
+        return True
+
+    def may_land(self, bid: Record) -> None:
+        """R1: whoever a bid names is required before it leaves."""
+        self.bids.append(bid)
+        if self.open and not bid.in_sync <= self.required:
+            me = self.host.name
+            raise Violation(f"{me} bids {sorted(bid.in_sync)} and requires {sorted(self.required)}")
+
+    def close(self, drain: bool) -> None:
+        """CloseGate."""
+        if not drain:
+            self.shut()
+            self.host.agent.tell(GateClosed(self.host.module, frozenset()))
+            return
+        self.draining = True
+        self.turn += 1
+        if self.open:
+            self.point(None)
+        self.world.after(0.005, self.host, self._drain, self.turn, self.world.at + DRAIN_S)
+
+    def shut(self) -> None:
+        """At once: what is held fails, and every stream ends."""
+        self.turn += 1
+        self.open = False
+        self.draining = False
+        self.points.clear()
+        self.host.cluster.held_failed(self.host)
+        for session in list(self.keeper.streams.sessions.values()):
+            self.keeper.streams.end(session, "the gate is closed")
+
+    def _drain(self, turn: int, until: float) -> None:
+        if not self.keeper.alive or turn != self.turn:
+            return
+        keeper = self.keeper
+        sessions = keeper.streams.sessions.values()
+        waited = any(s.alive and s.ready and s.durable < keeper.seq for s in sessions)
+        if (waited or keeper.synced_seq < keeper.seq) and self.world.at < until:
+            self.world.after(0.01, self.host, self._drain, turn, until)
+            return
+        volume = self.host.volume
+        equal = {s.target.host.name for s in sessions if s.ready and s.durable >= keeper.seq}
+        if volume.memory != volume.disk:
+            equal = set()
+        self.open = False
+        self.points.clear()
+        self.host.cluster.held_failed(self.host)
+        self.world.note(f"{self.host.name} gate drained {sorted(equal)}")
+        self.host.agent.tell(GateClosed(self.host.module, frozenset(equal | {self.host.name})))
+
+    # --- writes -------------------------------------------------------------------------------------------
+
+    def write(self, extent: int, durable: bool) -> bool:
+        """One write of the application, and its fsync. False: refused."""
+        if not self.open or self.draining or self.keeper.failed:
+            return False
+        volume = self.host.volume
+        value = self.host.ghost.write(self.host.name, extent, volume.memory[extent])
+        volume.put(extent, value)
+        self.keeper.streams.change(Frame("write", extent, value))
+        if durable:
+            self.point((extent, value))
+        return True
+
+    def point(self, what: tuple[int, int] | None) -> None:
+        """A durable point: local disk and members side by side."""
+        frame = Frame("sync")
+        frame.clean = self.keeper.streams.clean()
+        self.keeper.streams.emit(frame)
+        if what is not None:
+            self.points.append(Point(self.keeper.seq, *what, self.world.at))
+        volume = self.host.volume
+        self.world.after(
+            self.keeper.sync_s(),
+            self.host,
+            self._synced,
+            self.keeper.seq,
+            list(volume.memory),
+            list(volume.dirty),
+            self.turn,
+        )
+
+    def _synced(self, seq: int, memory: list[int], dirty: list[int], turn: int) -> None:
+        if not self.keeper.alive:
+            return
+        if self.host.disk_bad:
+            self.keeper.fail("input/output error")
+            return
+        self.host.volume.persist(memory, dirty)
+        self.keeper.synced_seq = max(self.keeper.synced_seq, seq)
+        for point in self.points:
+            if point.seq <= seq:
+                point.local = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Answer the fsyncs that each of `required` has on disk (R1)."""
+        if not self.open:
+            return
+        streams = self.keeper.streams.sessions
+        sessions = [streams.get(name) for name in self.required if name != self.host.name]
+        # Somebody required who is being copied to lacks what was written before its stream began.
+        bound = min(
+            (self._reached(s) if s is not None and s.ready else -1 for s in sessions), default=self.keeper.seq
+        )
+        for point in [point for point in self.points if point.local and point.seq <= bound]:
+            self.points.remove(point)
+            self.acked_seq = max(self.acked_seq, point.seq)
+            self.host.ghost.acknowledge(self.host.name, point.extent, point.value)
+            self.host.cluster.told(self.host)
+
+    def _reached(self, session: Session) -> int:
+        """How far a member must be: on its disk, or with `ack: memory` in its memory."""
+        return session.applied if self.host.cluster.module.ack == "memory" else session.durable
+
+    def can_acknowledge(self) -> bool:
+        """Nothing that this node does not command keeps a write from being acknowledged here."""
+        if not self.keeper.alive or not self.open:
+            return False
+        for name in self.required:
+            if name == self.host.name:
+                continue
+            session = self.keeper.streams.sessions.get(name)
+            if session is None or session.target.incoming is not session or not session.target.keeper.alive:
+                return False
+        return True
