@@ -70,6 +70,8 @@ class Hands:
         self._post = post
         self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
+        self._leasing = asyncio.Lock()
+        """Held while the pulse is told of a lease."""
         self._covered = False
         """A replicator stands between the application and the files."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,9 +88,9 @@ class Hands:
     async def work(self) -> None:
         """Until cancelled: one decision after the other."""
         while True:
-            failed = False
             effects = await self._queue.get()
             self._look_ahead(effects)
+            failed = False
             for effect in effects:
                 if failed and not isinstance(effect, ALL_THE_SAME):
                     continue
@@ -103,16 +105,11 @@ class Hands:
         """A role that is taken once the epoch is durable: the replicator gets ready while that is written."""
         taken = [effect.record for effect in effects if isinstance(effect, do.TakeReign)]
         if taken and any(isinstance(effect, do.StoreModule) for effect in effects):
-            self._start(self._get_ready(taken[0]))
+            self._start(self._get_ready("prepare_reign", record=taken[0].as_dict()))
 
-    async def _get_ready(self, record: Record) -> None:
+    async def _get_ready(self, what: str, **fields: Any) -> None:
         with contextlib.suppress(ProcessUnreachable, Refused):
-            await self.replicator.ask("prepare_reign", record=record.as_dict())
-
-    async def _expect(self, record: Record) -> None:
-        """A bid that is won is made durable next: what can be written before, is."""
-        with contextlib.suppress(StoreFailed):  # it is told when the epoch itself cannot be kept
-            await asyncio.to_thread(self._file.prepare, {"epoch": record.epoch, "wanted": True})
+            await self.replicator.ask(what, **fields)
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(deed)
@@ -127,12 +124,14 @@ class Hands:
             case do.ReadRegister():
                 self._start(self._read())
             case do.Bid(_, expected, record):
-                self._start(self._expect(record))
+                if record.primary == self.me:
+                    self._start(self._get_ready("expect_reign"))
                 self._start(self._bid(expected, record))
             case do.Announce(module, state):
                 await self.pulse.announce(module, state)
             case do.Lease(module, epoch, members):
-                await self.pulse.lease(module, epoch, members, self._addresses())
+                async with self._leasing:
+                    await self.pulse.lease(module, epoch, members, self._addresses())
             case do.Mute(module):
                 await self.pulse.mute(module)
             case do.Unmute(module):
@@ -143,6 +142,7 @@ class Hands:
                 await self._release()
             case do.StartApplication(_, epoch):
                 self._start(self._start_application(epoch))
+                await asyncio.sleep(0)  # it gets under way before anything is told
             case do.StopApplication(_, force):
                 await self._stop_application(force)
             case do.Answer(request, code, text):
@@ -323,8 +323,11 @@ class Hands:
             await self.provider.claim(epoch)
         except (HafarmError, OSError) as fault:
             self._post(ev.AddressesRefused(self.module.name, str(fault)))
-        else:
-            self._post(ev.AddressesClaimed(self.module.name))
+            return
+        self._post(ev.AddressesClaimed(self.module.name))
+        async with self._leasing:  # before it nobody here answers for them
+            pass
+        await self.provider.announce()
 
     async def _release(self) -> None:
         # A pulse that does not answer is ended as a hung one, and the next one is told of no lease.

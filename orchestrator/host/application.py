@@ -16,6 +16,7 @@ from orchestrator.host.checks import Checks
 from orchestrator.host.process import (
     Process,
     boot_id,
+    drop_old_logs,
     ending,
     open_log,
     spawn_logged,
@@ -106,6 +107,7 @@ class Application:
             return
         self.checks.start(self._variables(epoch), self._module.run.start_timeout_s)
         self._on_event(ApplicationStarted(self._module.name))
+        drop_old_logs(self._logs, "command")
 
     async def stop(self, force: bool) -> None:
         """Emits ApplicationStopped once nothing lives; ProcessUnreachable when something cannot be killed."""
@@ -136,6 +138,7 @@ class Application:
             self._remember("running", None, None, watched=False, epoch=epoch)
             return ""
         log = open_log(self._logs, "command")
+
         process = spawn_logged(run.command, self._group, log, run.user, self._variables(epoch))
         self._remember("running", process.pid, log, watched=True, epoch=epoch)
         self._watcher = asyncio.create_task(self._watch_process(process, log))
@@ -175,6 +178,7 @@ class Application:
             process.close()
             if self._script is process:
                 self._script = None
+            drop_old_logs(self._logs, name)
 
     # --- stop -------------------------------------------------------------------------------------------
 

@@ -28,17 +28,21 @@ TAIL_BYTES = 600
 
 
 def open_log(directory: Path, name: str) -> Path:
-    """A new log for one run; the oldest beyond LOGS_KEPT are removed."""
+    """A new log for one run. `drop_old_logs` comes when nobody waits any more."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o750)
     now = time.time()
     # With the millisecond: two runs of one second are two runs.
     when = time.strftime("%Y%m%dT%H%M%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
     path = directory / f"{name}-{when}.log"
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    return path
+
+
+def drop_old_logs(directory: Path, name: str) -> None:
+    """Remove the oldest beyond LOGS_KEPT."""
     stamp = "[0-9]" * 8 + "T" + "[0-9]" * 6 + "." + "[0-9]" * 3
     for old in sorted(directory.glob(f"{name}-{stamp}.log"))[:-LOGS_KEPT]:
         old.unlink(missing_ok=True)
-    return path
 
 
 def tail(path: Path) -> str:
@@ -114,6 +118,7 @@ def spawn(
 ) -> Process:
     """Exec `argv` inside `group`, both outputs to the descriptor `output`; Unsupported when it cannot be."""
     assert argv, "nothing to run"
+
     identity = Identity.of(user)
     variables = environment(identity, group, more or {})
     group.create()

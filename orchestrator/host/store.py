@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ from typing import Any, Final
 from orchestrator.model.errors import CorruptState, StoreFailed
 
 VERSION: Final = 1
+COPY_BYTES: Final = 4096  # of which a copy has one or more: what file systems allocate and overwrite at once
 FILE_BYTES_MAX: Final = 64 << 20  # nothing of ours is larger; a file that is was not written by us
 
 
@@ -23,28 +25,15 @@ def write_durable(path: str, data: bytes, mode: int = 0o600) -> None:
     """
     folder, name = os.path.split(path)
     draft = os.path.join(folder, f".{name}.{secrets.token_hex(4)}")
-    _write_draft(draft, path, data, os.O_EXCL, mode)
-    _put_in_place(draft, path)
-
-
-def _write_draft(draft: str, path: str, data: bytes, more: int, mode: int) -> None:
-    """Durable, under another name: nobody takes it for the content yet."""
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | more, mode)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             _write_all(fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
-    except OSError as fault:
-        _drop(draft)
-        raise StoreFailed(where=path, why=fault.strerror or str(fault)) from fault
-
-
-def _put_in_place(draft: str, path: str) -> None:
-    try:
         os.rename(draft, path)
-        sync_directory(os.path.dirname(path))
+        sync_directory(folder)
     except OSError as fault:
         _drop(draft)
         raise StoreFailed(where=path, why=fault.strerror or str(fault)) from fault
@@ -72,61 +61,127 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _encode(content: Mapping[str, Any]) -> bytes:
-    body = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
-    return b"hafarm %d %08x\n" % (VERSION, zlib.crc32(body)) + body
-
-
 class JsonFile:
-    """One JSON object in one file, with a version and a checksum in the line before it."""
+    """One JSON object in one file, kept twice: a change overwrites one copy, syncs it, then writes the other.
+
+    To overwrite a block and sync it takes a quarter of the time of a durable rename, and no room on the disk.
+    The copy that was synced last is not touched before its twin is synced. Each has a version, a checksum and
+    a number that grows with every change.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        folder, name = os.path.split(path)
-        self._draft = os.path.join(folder, f".{name}.ready")
-        self._drafted = b""
         self._one_at_a_time = threading.Lock()
-
-    def prepare(self, content: Mapping[str, Any]) -> None:
-        """Expect this content to be written soon: half of that work is done now, and nothing is changed."""
-        data = _encode(content)
-        with self._one_at_a_time:
-            self._drafted = b""
-            _write_draft(self._draft, self.path, data, os.O_TRUNC, 0o600)
-            self._drafted = data
+        self._known = False
+        self._copy_bytes = 0
+        """0: there is no file, or what the disk holds of it is not known; the next write makes a new one."""
+        self._synced = 0
+        """Which copy the next change leaves alone until the other is durable."""
+        self._number = 0
 
     def write(self, content: Mapping[str, Any]) -> None:
         """Make this the content, durably; StoreFailed when it could not be."""
-        data = _encode(content)
+        body = json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
         with self._one_at_a_time:
-            drafted, self._drafted = self._drafted, b""
-            if drafted == data:
-                _put_in_place(self._draft, self.path)
+            if not self._known:
+                self._look()
+            copy = _encode(self._number + 1, body)
+            if len(copy) > self._copy_bytes:
+                size = -len(copy) // COPY_BYTES * -COPY_BYTES
+                write_durable(self.path, 2 * copy.ljust(size, b"\n"))
+                self._copy_bytes = size
+                self._synced = 0
             else:
-                write_durable(self.path, data)
+                self._overwrite(copy.ljust(self._copy_bytes, b"\n"))
+            self._number += 1
+
+    def _look(self) -> None:
+        """What the successor of a process that wrote the file has to know; what is damaged is replaced."""
+        self._known = True
+        with contextlib.suppress(FileNotFoundError, CorruptState):
+            self._take_in()
+
+    def _overwrite(self, copy: bytes) -> None:
+        size = self._copy_bytes
+        self._copy_bytes = 0  # until all went well: after a fault nobody knows what the disk holds
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                first, then = (size, 0) if self._synced == 0 else (0, size)
+                _overwrite_at(fd, copy, first)
+                os.fdatasync(fd)
+                _overwrite_at(fd, copy, then)
+            finally:
+                os.close(fd)
+        except OSError as fault:
+            raise StoreFailed(where=self.path, why=fault.strerror or str(fault)) from fault
+        self._copy_bytes, self._synced = size, 1 - self._synced
 
     def read(self) -> dict[str, Any] | None:
         """The content; None only when there is no such file. Damage is CorruptState, never a fresh start."""
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read(FILE_BYTES_MAX + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as fault:
-            raise CorruptState("the file", fault.strerror or str(fault), self.path) from fault
-        return self._decode(data)
-
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        head, newline, body = data.partition(b"\n")
-        words = head.split(b" ")
-        if len(data) > FILE_BYTES_MAX or not newline or len(words) != 3 or words[0] != b"hafarm":
-            raise CorruptState("the file", "it does not begin as we write it, or is cut short", self.path)
-        if words[1] != b"%d" % VERSION:
-            version = words[1].decode(errors="replace")
-            raise CorruptState("the file", f"version {version!r}, this hafarm reads {VERSION}", self.path)
-        if words[2] != b"%08x" % zlib.crc32(body):
-            raise CorruptState("the file", "its checksum does not fit", self.path)
+        with self._one_at_a_time:
+            try:
+                body = self._take_in()
+            except FileNotFoundError:
+                return None
+            finally:
+                self._known = True
         content = json.loads(body)
         if not isinstance(content, dict):
             raise CorruptState("the file", "not an object", self.path)
         return content
+
+    def _take_in(self) -> bytes:
+        """The body of the newer whole copy, which is the one that the next change leaves alone."""
+        try:
+            # For writing too: what was written and never synced is believed only once it is durable.
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)
+                data = os.read(fd, FILE_BYTES_MAX + 1)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise
+        except OSError as fault:
+            raise CorruptState("the file", fault.strerror or str(fault), self.path) from fault
+        size, rest = divmod(len(data), 2)
+        if not size or rest or size % COPY_BYTES or len(data) > FILE_BYTES_MAX:
+            raise CorruptState("the file", f"{len(data)} bytes are no length that we write", self.path)
+        whole = [
+            (*found, copy) for copy, half in enumerate((data[:size], data[size:])) if (found := _decode(half))
+        ]
+        if not whole:
+            raise CorruptState("the file", _why_not_whole(data), self.path)
+        self._number, body, self._synced = max(whole)
+        self._copy_bytes = size
+        return body
+
+
+def _decode(copy: bytes) -> tuple[int, bytes] | None:
+    """The number and the body of one copy; None when it is not whole, or of another version."""
+    head, _, rest = copy.partition(b"\n")
+    words = head.split(b" ")
+    if len(words) != 5 or not words[3].isdigit() or not words[4].isdigit():
+        return None
+    number, body = int(words[3]), rest[: int(words[4])]
+    return (number, body) if copy.startswith(_encode(number, body)) else None
+
+
+def _why_not_whole(data: bytes) -> str:
+    words = data.split(b" ", 2)
+    if words[0] == b"hafarm" and words[1] != b"%d" % VERSION:
+        return f"version {words[1].decode(errors='replace')!r}, this hafarm reads {VERSION}"
+    return "neither of its two copies is whole"
+
+
+def _encode(number: int, body: bytes) -> bytes:
+    facts = b"%d %d" % (number, len(body))
+    checksum = zlib.crc32(body, zlib.crc32(facts))
+    return b"hafarm %d %08x %b\n%b" % (VERSION, checksum, facts, body)
+
+
+def _overwrite_at(fd: int, data: bytes, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written

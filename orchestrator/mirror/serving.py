@@ -57,6 +57,9 @@ def open_gate(turn: Turn, record: Record) -> None:
     turn.forget_streams()
     turn.become(role_under(mirror, record))
     turn.do(TakeReign(mirror.module, record))
+    if turn.mirror.again_at is None:
+        # While the gate opens: clients find nobody there yet, and the application need not wait for both.
+        _claim(turn)
 
 
 def others_end(turn: Turn, record: Record) -> Instant | None:
@@ -97,20 +100,24 @@ def go_on(turn: Turn) -> None:
         if mirror.again_at is not None and mirror.again_at > turn.now:
             return
         turn.set(stage=Stage.CLAIMING, again_at=None)
-        lease(turn)
-        _claim(turn)
+        if mirror.claimed:
+            _start(turn)
+        elif not mirror.claiming:
+            _claim(turn)
 
 
 def _claim(turn: Turn) -> None:
     mirror = turn.mirror
     assert mirror.held is not None
-    turn.set(again_at=None)
+    turn.set(again_at=None, claiming=True)
     turn.do(ClaimAddresses(mirror.module, mirror.held.epoch))
+    # Beside it: until the lease is there the address is silent.
+    lease(turn)
 
 
 def addresses_claimed(turn: Turn) -> None:
     """The addresses are here: now the application may begin."""
-    turn.set(claimed=True, refusals=0)
+    turn.set(claimed=True, claiming=False, refusals=0)
     if turn.mirror.stage is Stage.CLAIMING:
         _start(turn)
 
@@ -118,10 +125,11 @@ def addresses_claimed(turn: Turn) -> None:
 def addresses_refused(turn: Turn, why: str) -> None:
     """Try again; after some refusals another node gets its chance."""
     turn.tell("HF3001", f"virtual IP: {why}")
-    if turn.mirror.stage is not Stage.CLAIMING:
+    turn.set(claiming=False)
+    if turn.mirror.stage not in (Stage.OPENING, Stage.CLAIMING):
         return
     turn.set(refusals=turn.mirror.refusals + 1, again_at=turn.at_the_latest(RETRY_S))
-    if turn.mirror.refusals >= REFUSALS_MAX:
+    if turn.mirror.refusals >= REFUSALS_MAX and turn.mirror.stage is Stage.CLAIMING:
         turn.set(refusals=0)
         hand_over(turn, "its addresses are refused here")
 
@@ -214,7 +222,7 @@ def can_end_now(mirror: Mirror) -> bool:
 def end(turn: Turn, ending: Ending) -> None:
     """Begin a planned end: the addresses go first, so that no client reaches a stopping application."""
     module = turn.mirror.module
-    turn.set(stage=Stage.ENDING, ending=ending, again_at=None, claimed=False, leased=None)
+    turn.set(stage=Stage.ENDING, ending=ending, again_at=None, claimed=False, claiming=False, leased=None)
     turn.do(ReleaseAddresses(module), StopApplication(module, force=False))
 
 
@@ -303,6 +311,7 @@ def close(turn: Turn) -> None:
         ending="",
         heir=None,
         claimed=False,
+        claiming=False,
         leased=None,
         again_at=None,
         bid_since=None,

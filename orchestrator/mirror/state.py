@@ -180,6 +180,8 @@ class Mirror:
     # Application and addresses.
     running: bool = False
     claimed: bool = False
+    claiming: bool = False
+    """The addresses were asked for, and that is not answered."""
     remains: bool = False
     """Application or addresses of a role that is over could not be ended yet; it is tried again."""
     worn: bool = False

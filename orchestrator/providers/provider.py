@@ -69,7 +69,7 @@ class Provider(Protocol):
         ...
 
     async def claim(self, epoch: Epoch) -> None:
-        """Idempotent; the addresses are here and announced when it returns; else AddressRefused."""
+        """Idempotent; the addresses are here when it returns; else AddressRefused. `announce` comes next."""
         ...
 
     async def release(self) -> None:

@@ -78,6 +78,12 @@ class Follower:
         self.applied = 0
         self.points = Points()
         self.flushed = 0
+        self.begun = self.ended = 0
+        self.on_disk: int | None = None
+        self.applying = threading.Lock()
+        """Held while a frame is obeyed."""
+        self.keeping = threading.Lock()
+        """Held while a position is written."""
         self._record: Record | None = None
         self._admitted = threading.Condition()
         self._pending: dict[tuple[str, str], Connection] = {}
@@ -116,14 +122,27 @@ class Follower:
         """The next handshake may overwrite files of unknown history: they are set aside."""
         self.history.change(may_adopt=True)
 
+    @property
+    def mark(self) -> int | None:
+        """Changes with everything that is applied; None while something is."""
+        begun = self.begun
+        return begun if begun == self.ended else None
+
     def stop_following(self) -> None:
         """Close the stream and drop what is not applied; nothing is applied after the return (R10)."""
         with self._admitted:
             self._record = None
             self._admitted.notify_all()
-        self._end_session()
-        with self._turn:
+        session = self._session
+        if session is not None:
+            session.abandon()
+        with self.applying, self.keeping:
             self.stream = ""
+        # Its threads end by themselves: the gate need not wait for them.
+        threading.Thread(target=self._let_go, name="let go", daemon=True).start()
+
+    def _let_go(self) -> None:
+        with self._turn:
             self.applier.objects.clear()
 
     def stop(self) -> None:
@@ -132,6 +151,8 @@ class Follower:
             listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
             listener.close()
         self.stop_following()
+        with self._turn:
+            pass
         for connection in list(self._pending.values()):
             connection.close()
         self.applier.close()
@@ -208,6 +229,7 @@ class Follower:
             served = Session(self, connection, back, bulk, record)
             self._session = served
             try:
+                self.wait_admitted(record)  # again: whoever stopped following meanwhile has not seen this one
                 served.run(str(hello.get("stream")))
             finally:
                 self._session = None

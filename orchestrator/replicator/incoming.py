@@ -36,6 +36,13 @@ class Receiver(Protocol):
     applied: int
     points: Points
     flushed: int
+    applying: threading.Lock
+    keeping: threading.Lock
+    begun: int
+    ended: int
+    """How many frames were begun to be obeyed, and how many of them are; over all sessions."""
+    on_disk: int | None
+    """How many were obeyed when all of it was on disk; None: not known, as after a reign of this node."""
 
     def welcome(self) -> dict[str, Any]: ...
 
@@ -54,10 +61,16 @@ class Session:
         self._bulk = bulk
         self._record = record
         self._ended = threading.Event()
+        self._abandoned = False
         self._failure: tuple[int, str] | None = None
         self._stream = ""
         self._syncs: set[Future[None]] = set()
         self._answers = Answers(receiver.applier, receiver.logs, record.primary)
+
+    def abandon(self) -> None:
+        """Nothing more is obeyed or written, from the moment at which the receiver's two locks were free."""
+        self._abandoned = True
+        self.end()
 
     def end(self) -> None:
         self._ended.set()
@@ -100,6 +113,7 @@ class Session:
         except ValueError as fault:
             raise WireFault(f"a verdict without a place to begin: {fault}") from fault
         self._stream = stream
+        receiver.ended = receiver.begun  # what a former session left half-done is as good as never told
         if verdict.get("act") == "resume":
             if receiver.stream != stream or receiver.applied != after:
                 raise WireFault("it resumes what was never begun")
@@ -121,12 +135,17 @@ class Session:
             for frame in self._forward.receive(timeout_s):
                 if frame.kind is Kind.ALIVE:
                     continue
-                if frame.sequence != receiver.applied + 1:
-                    raise WireFault(f"number {frame.sequence} after {receiver.applied}")
-                self._obey(frame)
-                with receiver.progress:
-                    receiver.applied = frame.sequence
-                    receiver.progress.notify_all()
+                with receiver.applying:
+                    if self._abandoned:
+                        return
+                    if frame.sequence != receiver.applied + 1:
+                        raise WireFault(f"number {frame.sequence} after {receiver.applied}")
+                    receiver.begun += 1
+                    self._obey(frame)
+                    receiver.ended += 1
+                    with receiver.progress:
+                        receiver.applied = frame.sequence
+                        receiver.progress.notify_all()
 
     def _obey(self, frame: Frame) -> None:
         if self._failure is not None:
@@ -151,6 +170,7 @@ class Session:
     def _watch(self, sync: Future[None], sequence: int, flush: bool) -> None:
         points = self._receiver.points
         points.begin(sequence)
+        obeyed = self._receiver.begun
 
         def ended(done: Future[None]) -> None:
             fault = done.exception()
@@ -158,7 +178,7 @@ class Session:
                 number = fault.errno if isinstance(fault, OSError) and fault.errno else errno.EIO
                 self._failure = (number, str(fault))
             elif flush:
-                self._flushed(sequence)
+                self._flushed(sequence, obeyed)
             if fault is None:
                 points.done(sequence)
             self._syncs.discard(done)
@@ -168,20 +188,24 @@ class Session:
         self._syncs.add(sync)
         sync.add_done_callback(ended)
 
-    def _flushed(self, sequence: int) -> None:
+    def _flushed(self, sequence: int, obeyed: int) -> None:
         """All up to here is on this disk: durable in the lineage before it is told (S11)."""
         receiver = self._receiver
         if receiver.points.done_to + 1 < sequence and not receiver.points.all_done_before(sequence):
             return  # an earlier point is still on its way; the next flush will say it
-        if not receiver.history.standing.inconsistent:
-            position = Position(self._stream, sequence)
-            try:
-                receiver.history.advance(position)
-                receiver.logs.of[self._record.primary].confirmed(position)
-            except (OSError, HafarmError) as fault:
-                self._failure = (errno.EIO, str(fault))
+        with receiver.keeping:
+            if self._abandoned:
                 return
-        receiver.flushed = max(receiver.flushed, sequence)
+            if not receiver.history.standing.inconsistent:
+                position = Position(self._stream, sequence)
+                try:
+                    receiver.history.advance(position)
+                    receiver.logs.of[self._record.primary].confirmed(position)
+                except (OSError, HafarmError) as fault:
+                    self._failure = (errno.EIO, str(fault))
+                    return
+            receiver.flushed = max(receiver.flushed, sequence)
+            receiver.on_disk = max(receiver.on_disk or 0, obeyed)
 
     def _new_record(self, record: Record) -> None:
         if record.primary != self._record.primary:

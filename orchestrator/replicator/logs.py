@@ -46,11 +46,6 @@ class History:
         with self._lock:
             return self._keep(self.standing.with_reign(record.reign, record.forced))
 
-    def expect_reign(self, record: Record) -> None:
-        """`add_reign` of this record comes next, and will take half the time."""
-        with self._lock:
-            self._file.prepare(self.standing.with_reign(record.reign, record.forced).as_dict())
-
     def _keep(self, standing: Standing) -> Standing:
         if standing != self.standing:
             self._file.write(standing.as_dict())

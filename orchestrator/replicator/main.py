@@ -15,7 +15,7 @@ from typing import Any, Final
 from orchestrator.host import disk
 from orchestrator.host.reach import processes_inside
 from orchestrator.host.tls import client_context, server_context
-from orchestrator.model.errors import HafarmError, StoreFailed
+from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator.control import Control, Request
@@ -89,6 +89,7 @@ class Replicator:
         return {
             "status": self.status,
             "widen_required": self.widen_required,
+            "expect_reign": self.expect_reign,
             "prepare_reign": self.prepare_reign,
             "take_reign": self.take_reign,
             "close_gate": self.close_gate,
@@ -170,6 +171,20 @@ class Replicator:
             facts = self._facts.change(required=self._facts.facts.required | members)
         return {"required": sorted(facts.required)}
 
+    def expect_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The role is bid for: what would be waited for once it is won is done now; nothing is changed."""
+        self._beside(self._expect_reign)
+        return {}
+
+    def _expect_reign(self) -> None:
+        with self._orders:
+            if self._facts.facts.is_open or self._failed or self._settled:
+                return
+            try:
+                self._sync_what_was_applied()
+            except OSError as fault:  # the kernel tells it once
+                self._volume_failed(f"before the gate could open: {fault}")
+
     def prepare_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The role is won, and is being made durable: what takes time and opens nothing is done now."""
         self._beside(self._prepare_reign, Record.from_dict(request["record"]))
@@ -179,22 +194,35 @@ class Replicator:
         with self._orders:
             if self._facts.facts.is_open or self._failed:
                 return
+            # Beside each other: they end in one commit where both are on one file system.
+            kept = threading.Thread(target=self._keep_reign, args=(record,), name="keep", daemon=True)
+            kept.start()
             try:
                 self._end_following()
             except OSError as fault:
                 self._volume_failed(f"before the gate could open: {fault}")
-                return
-            with contextlib.suppress(StoreFailed):  # it is told when the reign itself cannot be kept
-                self._history.expect_reign(record)
+            kept.join()
+
+    def _keep_reign(self, record: Record) -> None:
+        with contextlib.suppress(HafarmError):  # taking it fails in the same way, and says so
+            self._primary.keep_reign(record)
 
     def _end_following(self) -> None:
         """R10: what was not applied is dropped, and what was is on disk before anybody builds on it."""
         if self._settled:
             return
         self._follower.stop_following()
-        for files in self.volumes:
-            files.sync_volume()
+        self._sync_what_was_applied()
         self._settled = True
+
+    def _sync_what_was_applied(self) -> None:
+        """Nothing is done where a flush of the stream has brought all of it to the disk already."""
+        follower = self._follower
+        mark = follower.mark
+        if mark is None or mark != follower.on_disk:
+            for files in self.volumes:
+                files.sync_volume()
+            follower.on_disk = mark
 
     def take_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
@@ -214,6 +242,7 @@ class Replicator:
                 # Lineage first (G1), inside; the facts before, so that a successor serves no smaller set.
                 self._facts.change(record=record, required=record.in_sync, is_open=True)
                 self._settled = False
+                self._follower.on_disk = None  # what this node writes itself is no frame
                 self._primary.take_reign(record)
                 for files in self.volumes:
                     if not was_open:

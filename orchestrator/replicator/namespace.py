@@ -257,7 +257,11 @@ class Namespace(Volume):
     def clear_orphans(self) -> None:
         """At the start: drop what no open file needs any more."""
         kept = {ops.orphan_name(node.id) for node in self.table.nodes.values() if node.orphan}
-        refuge = self.orphan_directory()
+        try:
+            # Not made here: a full disk must not keep a gate from opening.
+            refuge = disk.open_beneath(self.root_fd, ops.ORPHANS, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return
         try:
             for name in os.listdir(disk.path_of(refuge)):
                 if os.fsencode(name) not in kept:

@@ -72,11 +72,14 @@ class PeerLink:
         self._copier: Copier | None = None
         self._why = "not connected yet"
         self._broken_at: float | None = None
+        self._delay_s = 0.0
         self._outbox = primary.outbox
         self._thread = threading.Thread(target=self._run, name=f"link {peer}", daemon=True)
 
-    def start(self) -> None:
+    def start(self, after_s: float = 0.0) -> None:
+        """Dial, from then on."""
         self._broken_at = time.monotonic()
+        self._delay_s = after_s
         self._thread.start()
 
     def stop(self) -> None:
@@ -105,6 +108,7 @@ class PeerLink:
     # --- one session after the other -----------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._stopped.wait(self._delay_s)
         while not self._stopped.is_set():
             try:
                 self._session()

@@ -30,6 +30,7 @@ from orchestrator.replicator.trees import Excluded
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
 
+UNHURRIED_S: Final = 0.05  # beyond the start of an application
 CATCH_UP_S: Final = 1.0
 """A joiner that is ready is behind by what was acknowledged during one message to the agent and back."""
 
@@ -148,10 +149,7 @@ class Primary:
         `required`: what a gate that outlived its replicator needs beside the record's members.
         """
         assert record.primary == self.settings.node
-        if self.history.standing.inconsistent and not record.forced:
-            raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
-        self.history.change(inconsistent=False)
-        self.history.add_reign(record)
+        self.keep_reign(record)
         first = not self._links
         if first:
             self._begin_stream()
@@ -163,12 +161,20 @@ class Primary:
             callback(0)
         if first:
             threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True).start()
-            for link in self._links.values():
-                link.start()
+            for peer, link in self._links.items():
+                # Nobody waits for a node that is not in sync, and the application is about to start.
+                link.start(0.0 if peer in record.in_sync else UNHURRIED_S)
         else:
             # Who was dropped while its stream stands lacks nothing, and nothing else would ever say so again.
             for link in list(self._links.values()):
                 link.tell_ready_if_complete()
+
+    def keep_reign(self, record: Record) -> None:
+        """The proved record is durable in the lineage. Raises CorruptState for half a copy, StoreFailed."""
+        if self.history.standing.inconsistent and not record.forced:
+            raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
+        self.history.change(inconsistent=False)
+        self.history.add_reign(record)
 
     def _begin_stream(self) -> None:
         self.stream = secrets.token_hex(16)

@@ -13,6 +13,8 @@ from tests.bench.keepalived import Pair
 from tests.bench.rig import Served
 
 ALONE_S = 30.0
+QUIET_S = 1.0
+"""After the loss nobody asks the agent anything: an answer takes it as long as half of what is measured."""
 FROZEN_S = 1.0
 """Longer than any lease that is measured; shorter than the three seconds after which it is ended."""
 
@@ -34,6 +36,7 @@ def lose(served: Served) -> Loss:
         with served.probed() as probed:
             begin = time.monotonic()
             served.cluster.lose(gone)
+            time.sleep(QUIET_S)
             serves = lambda: served.story.role(heir)[0] == "ALONE"  # noqa: E731
             served.story.await_true("the other node serves", serves, ALONE_S)
     finally:

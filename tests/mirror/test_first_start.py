@@ -7,7 +7,7 @@ from orchestrator.model import events as ev
 from orchestrator.model.orders import Start
 from orchestrator.model.record import Outcome
 from orchestrator.model.report import Phase, Role
-from tests.mirror.words import LIFE, SHOP, A, B, answer, asks, fresh, record, says, secondary, serves
+from tests.mirror.words import LIFE, SHOP, TAKING, A, B, answer, asks, fresh, record, says, secondary, serves
 
 
 def test_two_virgin_nodes_wait_and_bid_for_nothing() -> None:
@@ -28,7 +28,7 @@ def test_the_first_start_creates_the_record_and_serves_alone() -> None:
     assert bid.expected is None
     assert bid.record.in_sync == {A}
     story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON))
-    assert [type(effect) for effect in story.did] == [do.StoreModule, do.TakeReign]
+    assert [type(effect) for effect in story.did] == TAKING
     serves(story, bid.record)
     assert (story.mirror.role, story.mirror.phase()) == (Role.ALONE, Phase.DEGRADED)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.names import Epoch
-from orchestrator.model.record import Outcome
+from orchestrator.model.record import Outcome, Record
 from orchestrator.model.report import Role
-from tests.mirror.words import LIFE, SHOP, A, B, fresh, record, says, secondary
+from tests.mirror.words import LIFE, SHOP, TAKING, A, B, Story, fresh, record, says, secondary
 
 
 def test_a_take_over_that_a_former_agent_won_waits_until_the_old_primary_is_silent() -> None:
@@ -47,11 +47,46 @@ def test_a_second_that_loses_its_prim_falls_silent_for_it_before_it_bids() -> No
     assert bid.record.in_sync == {B}
     assert story.mirror.role is Role.SECOND
     story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON))
-    assert [type(effect) for effect in story.did] == [do.StoreModule, do.TakeReign]
+    assert [type(effect) for effect in story.did] == TAKING
     story.hears(ev.ReignTaken(SHOP, bid.record))
-    assert [type(effect) for effect in story.did] == [do.Lease, do.ClaimAddresses]
+    assert not story.ordered(do.StartApplication)
     story.hears(ev.AddressesClaimed(SHOP))
     assert story.did == (do.StartApplication(SHOP, Epoch(8)),)
+
+
+def test_the_application_waits_for_the_gate_when_the_addresses_are_claimed_before_it_is_open() -> None:
+    story, won = won_alone()
+    assert story.hears(ev.AddressesClaimed(SHOP)) == ()
+    story.hears(ev.ReignTaken(SHOP, won))
+    assert story.ordered(do.StartApplication)
+    assert not story.ordered(do.ClaimAddresses)
+
+
+def test_addresses_refused_before_the_gate_is_open_are_claimed_again_behind_it() -> None:
+    story, won = won_alone()
+    story.hears(ev.AddressesRefused(SHOP, "the interface is down"))
+    story.hears(ev.ReignTaken(SHOP, won))
+    assert not story.ordered(do.ClaimAddresses)
+    story.hears(ev.TimePassed(), after=1)
+    assert story.ordered(do.ClaimAddresses)
+    story.hears(ev.AddressesClaimed(SHOP))
+    assert story.ordered(do.StartApplication)
+
+
+def test_a_reign_that_cannot_be_made_durable_gives_claimed_addresses_back() -> None:
+    story, _ = won_alone()
+    story.hears(ev.AddressesClaimed(SHOP), ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    assert story.ordered(do.ReleaseAddresses)
+    assert not story.mirror.claimed
+
+
+def won_alone() -> tuple[Story, Record]:
+    """A second that won its take-over's bid; nothing of what follows is done yet."""
+    story = secondary()
+    story.hears(ev.PeerLost(A))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON))
+    return story, bid.record
 
 
 def test_a_second_never_bids_because_of_the_stream_alone() -> None:

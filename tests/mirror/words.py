@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from orchestrator.mirror import machine
 from orchestrator.mirror.state import Mirror
 from orchestrator.model.config import PRESETS, ClusterConfig, DirectoryConfig, MirrorConfig, NodeConfig
-from orchestrator.model.effects import Announce, Answer, Effect, Tell
+from orchestrator.model.effects import (
+    Announce,
+    Answer,
+    ClaimAddresses,
+    Effect,
+    Lease,
+    StoreModule,
+    TakeReign,
+    Tell,
+)
 from orchestrator.model.events import (
     AddressesClaimed,
     ApplicationStarted,
@@ -31,6 +40,8 @@ A, B, C = NodeName("a"), NodeName("b"), NodeName("c")
 SHOP = ModuleName("shop")
 CLUSTER = ClusterName("test")
 LIFE = {A: Nonce("a" * 32), B: Nonce("b" * 32), C: Nonce("c" * 32)}
+TAKING = [StoreModule, TakeReign, ClaimAddresses, Lease]
+"""What a won role begins with, where nobody else can be serving any more."""
 
 
 def config(*nodes: NodeName, **module: object) -> ClusterConfig:

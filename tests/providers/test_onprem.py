@@ -51,6 +51,7 @@ class Node:
 
     async def claim(self) -> None:
         await self.do(lambda: self.provider.claim(Epoch(1)))
+        await self.do(self.provider.announce)
 
     def addresses(self) -> str:
         return ip("-o", "addr", "show", "dev", "eth0", within=self.namespace)

@@ -69,18 +69,34 @@ def test_a_full_secondary_costs_its_place_and_nothing_else() -> None:
         assert read(found, second, "two") == "meanwhile"
 
 
-def test_a_secondary_that_cannot_keep_its_epoch_takes_no_role() -> None:
+def test_a_full_secondary_takes_over_and_serves_what_it_has() -> None:
     with bare(module=PLAIN) as found:
         found.begin()
         first, second = found.cluster.nodes
         assert write(found, first, "one", "acknowledged")
         fill(found, second)
         found.cluster.lose(first)
+        eventually(lambda: found.role(second)[0] == "ALONE", 60)
+        assert read(found, second, "one") == "acknowledged"
+        assert not write(found, second, "big", "x", 1_000_000)
+        free(found, second)
+        eventually(lambda: write(found, second, "two", "after"), 30)
+
+
+def test_a_secondary_that_cannot_keep_its_epoch_takes_no_role() -> None:
+    with bare(module=PLAIN) as found:
+        found.begin()
+        first, second = found.cluster.nodes
+        machine = found.cluster.machines[second]
+        state = str(machine.disk / "state" / "modules" / f"{MODULE}.json")
+        assert write(found, first, "one", "acknowledged")
+        assert machine.call("chattr", "+i", state).returncode == 0
+        found.cluster.lose(first)
         eventually(lambda: not found.cluster.hears(second), 30)
         stays(lambda: found.role(second)[0] in ("SECOND", "WAIT"), 4)
         assert "durable" in found.reason(second)
         assert told(found, second, "HF1002")
-        free(found, second)
+        assert machine.call("chattr", "-i", state).returncode == 0
         done = found.cluster.hafarm(second, "start", MODULE, "--node", second)
         eventually(lambda: found.role(second)[0] == "ALONE", 60)
         assert done.returncode == 0

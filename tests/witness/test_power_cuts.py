@@ -27,11 +27,11 @@ CANARY_CYCLES = 5
 
 FORGETFUL = """
 import os, sys
-os.fsync = lambda fd: None
+os.fsync = os.fdatasync = lambda fd: None
 from orchestrator.witness.__main__ import main
 sys.exit(main())
 """
-"""The same witness without its fsync."""
+"""The same witness without fsync and fdatasync."""
 
 
 class Careless(Served):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from itertools import chain, repeat
@@ -29,8 +30,9 @@ BURST_S: Final = (0.02, 0.08, 0.4, 0.5)
 """Pauses after the first announcement: at 20, 100, 500, 1000 ms. A lost frame, a switch that still learns."""
 AGAIN_S = 60.0
 """Then each minute: heals a neighbour that was away; two frames a minute cost nothing."""
-PACE_S = 0.01
-"""Between two looks at the kernel, so that a rival that keeps removing an address cannot make us spin."""
+SETTLE_S = 0.05
+"""From a change to our look at the kernel: changes come in bursts, those of our own claim are not to delay
+what follows it, and a rival that keeps removing an address cannot make us spin."""
 CONFLICT_PACE_S = 1.0
 """Between two answers to one conflict, so that two holders do not shout as fast as they can."""
 PROBE_S = 0.3
@@ -59,6 +61,8 @@ class OnPrem:
         self._known: tuple[dict[str, Link], list[Placed]] | None = None
         """The kernel's links and addresses when they were last read."""
         self._rules: Nft | None = None
+        self._asking = threading.Lock()
+        """One question at a time: the library's context is not for two threads."""
         self._changes: Changes | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -98,7 +102,7 @@ class OnPrem:
         return Owner.FOREIGN if self._claims else Owner.NOBODY
 
     async def claim(self, epoch: Epoch) -> None:
-        """Here and announced when it returns. Nobody is asked first: the lease guards, and it takes time."""
+        """Here when it returns. Nobody is asked first: the lease guards, and it takes time."""
         assert epoch > 0, "addresses belong to a reign"
         async with self._one_at_a_time:
             places = self._places(*await self._known_or_asked())
@@ -110,7 +114,6 @@ class OnPrem:
                 self._known = None
                 await self._take_away()
                 raise
-        await self.announce()
 
     async def _known_or_asked(self) -> tuple[dict[str, Link], list[Placed]]:
         """The kernel's lists as last read, when nothing changed since: a take-over is waiting."""
@@ -142,7 +145,7 @@ class OnPrem:
         if (task := self._tasks.pop("announce", None)) is not None:
             task.cancel()
         if self._held:
-            self._say()
+            await self._say()
             self._tasks["announce"] = asyncio.create_task(self._say_again(BURST_S))
 
     def held(self) -> list[HeldAddress]:
@@ -235,6 +238,7 @@ class OnPrem:
     async def _watch(self) -> None:
         while True:
             await self._changed.wait()
+            await asyncio.sleep(SETTLE_S)
             self._changed.clear()
             self._known = None
             async with self._one_at_a_time:
@@ -242,7 +246,6 @@ class OnPrem:
                     await self._look()
                 except ProcessUnreachable:
                     self._changed.set()  # The kernel's lists could not be read whole: look again.
-            await asyncio.sleep(PACE_S)
 
     async def _look(self) -> None:
         """Compare the kernel with what should be; tell of links, put back what vanished."""
@@ -298,19 +301,26 @@ class OnPrem:
 
     # --- the wire ---------------------------------------------------------------------------------------
 
-    def _say(self) -> None:
+    async def _say(self) -> None:
         """Announce what this machine answers for: behind an ended lease another node may have the address."""
-        assert self._rules is not None
-        for address, link in self._held.items():
-            if is_silenced(self._rules, str(address.ip)):
-                continue
-            for frame in frames(address.ip, link.mac):
-                self._wires[link.name].send(frame)
+        held = dict(self._held)
+        # To ask the packet rules takes longer than everything else here, and more important things wait.
+        answered = await asyncio.to_thread(self._answered, list(held))
+        for address in answered:
+            if (link := self._held.get(address)) is not None:
+                for frame in frames(address.ip, link.mac):
+                    self._wires[link.name].send(frame)
+
+    def _answered(self, addresses: list[Interface]) -> list[Interface]:
+        rules = self._rules
+        assert rules is not None
+        with self._asking:
+            return [address for address in addresses if not is_silenced(rules, str(address.ip))]
 
     async def _say_again(self, burst_s: tuple[float, ...]) -> None:
         for pause_s in chain(burst_s, repeat(AGAIN_S)):
             await asyncio.sleep(pause_s)
-            self._say()
+            await self._say()
 
     def _wire(self, link: Link) -> Wire:
         wire = self._wires.get(link.name)
@@ -333,7 +343,7 @@ class OnPrem:
             return
         self._conflict_at[address] = now
         self._on_event(AddressConflict(self._module, str(address), mac.hex(":")))
-        self._say()
+        self._tasks["answer"] = asyncio.create_task(self._say())
 
     @property
     def _net(self) -> Netlink:
