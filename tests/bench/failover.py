@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.bench.keepalived import Pair
 from tests.bench.rig import Served
+from tests.bench.rounds import Void
 
 ALONE_S = 30.0
 QUIET_S = 1.0
@@ -29,6 +30,7 @@ class Loss:
 
 def lose(served: Served) -> Loss:
     """SIGKILL to all processes of the primary, its links down, its file system shut down; then it returns."""
+    served.await_redundant()
     gone = served.primary()
     heir = served.other(gone)
     wall = time.time()
@@ -37,8 +39,10 @@ def lose(served: Served) -> Loss:
             begin = time.monotonic()
             served.cluster.lose(gone)
             time.sleep(QUIET_S)
-            serves = lambda: served.story.role(heir)[0] == "ALONE"  # noqa: E731
-            served.story.await_true("the other node serves", serves, ALONE_S)
+            settled = lambda: served.story.role(heir)[0] == "ALONE" or not served.is_member(heir)  # noqa: E731
+            served.story.await_true("the other node serves", settled, ALONE_S)
+            if not served.is_member(heir):
+                raise Void(f"{heir} had been given up as a member just before: nobody can take over")
     finally:
         served.cluster.bring_back(gone)
         served.await_redundant()

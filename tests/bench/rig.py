@@ -53,6 +53,12 @@ class Served:
     def other(self, node: str) -> str:
         return self.story.other(node)
 
+    def is_member(self, node: str) -> bool:
+        """In sync, as far as the node itself knows."""
+        status = self.cluster.status(node)
+        entries = status["modules"][0]["nodes"] if status else []
+        return any(entry["node"] == node and entry["in_sync"] for entry in entries)
+
     def machine(self, node: str) -> Machine:
         return self.cluster.machines[node]
 
