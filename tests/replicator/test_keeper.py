@@ -45,7 +45,7 @@ def test_a_gate_that_gets_ready_opens_nothing_and_an_open_one_notices_nothing(mi
     agent = mirror.start()
     first = record(1, "paris", agent.ask("status")["life"], ["paris"])
     agent.ask("prepare_reign", record=first)
-    assert agent.ask("status")["lineage"] == []
+    eventually(lambda: agent.ask("status")["lineage"] == [[1, first["nonce"]]])
     assert agent.ask("status")["open"] is False
     with pytest.raises(OSError, match="Read-only"):
         (mirror.tree / "early").write_bytes(b"")
