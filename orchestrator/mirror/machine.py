@@ -17,7 +17,7 @@ from orchestrator.mirror.state import Mirror, Peer, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.decision import Decision
-from orchestrator.model.effects import Announce, CloseGate, ReleaseAddresses, StopApplication
+from orchestrator.model.effects import Announce, CloseGate, ReadRegister, ReleaseAddresses, StopApplication
 from orchestrator.model.events import (
     AddressesClaimed,
     AddressesRefused,
@@ -350,6 +350,9 @@ def _what_was_dropped(turn: Turn) -> None:
             StopApplication(mirror.module, force=True),
             ReleaseAddresses(mirror.module),
         )
+    if mirror.reading:
+        # The question may be among what was dropped, and nobody else would ask; asked twice it costs nothing.
+        turn.do(ReadRegister(mirror.module))
     # A bid may be out, or not: it stays among the unresolved ones, which is right for both.
     # What the pulse was to be told of the bid may be among what was dropped: it is said again.
     turn.set(bidding=False, halting=False, muted=None)

@@ -8,7 +8,7 @@ from orchestrator.model import events as ev
 from orchestrator.model.orders import Start, Swap
 from orchestrator.model.record import Outcome
 from orchestrator.model.report import Role
-from tests.mirror.words import LIFE, SHOP, A, B, alone, asks, primary, record, secondary
+from tests.mirror.words import LIFE, SHOP, A, B, alone, asks, primary, record, says, secondary
 
 
 def test_an_application_that_dies_is_started_again_until_its_budget_is_spent_then_moves() -> None:
@@ -108,3 +108,14 @@ def test_a_planned_end_whose_first_deed_failed_is_begun_again() -> None:
     story.hears(ev.EffectFailed(SHOP, "ReleaseAddresses", "no answer"))
     story.hears(ev.TimePassed(), after=1)
     assert [type(effect) for effect in story.did] == [do.ReleaseAddresses, do.StopApplication]
+
+
+def test_a_question_to_the_register_behind_a_deed_that_failed_is_asked_again() -> None:
+    story = secondary()
+    story.hears(ev.PeerSaid(A, {SHOP: says(Role.PRIM, 9, A, A, B, life=LIFE[A], serving=True)}))
+    assert story.ordered(do.ReadRegister)
+    assert story.ordered(do.StoreModule)
+    story.hears(ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    assert story.ordered(do.ReadRegister)
+    story.hears(ev.RegisterAnswered(SHOP, record(9, A, A, B)))
+    assert not story.mirror.reading

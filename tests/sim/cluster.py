@@ -133,7 +133,10 @@ class Cluster:
         for other in self.hosts.values():
             if other is host or not (other.service.application or other.pulse.answers()):
                 continue
-            if record.reason == "swap" and other.name == giver:
+            own = other.keeper.gate.record if other.keeper else None
+            # A giver that took over from a paused node serves under a record of its own again.
+            again = own is not None and own.epoch > record.epoch
+            if record.reason == "swap" and other.name == giver and not again:
                 raise Violation(f"{host.name} starts after a swap, and {other.name} has not ended")
             if self.module.overlap == "none" and self._could_have_ended(other):
                 raise Violation(f"{host.name} starts while the application still runs on {other.name}")
