@@ -194,18 +194,13 @@ class Replicator:
         with self._orders:
             if self._facts.facts.is_open or self._failed:
                 return
-            # Beside each other: they end in one commit where both are on one file system.
-            kept = threading.Thread(target=self._keep_reign, args=(record,), name="keep", daemon=True)
-            kept.start()
             try:
                 self._end_following()
             except OSError as fault:
                 self._volume_failed(f"before the gate could open: {fault}")
-            kept.join()
-
-    def _keep_reign(self, record: Record) -> None:
-        with contextlib.suppress(HafarmError):  # taking it fails in the same way, and says so
-            self._primary.keep_reign(record)
+                return
+            with contextlib.suppress(HafarmError):  # taking it fails in the same way, and says so
+                self._primary.keep_reign(record)
 
     def _end_following(self) -> None:
         """R10: what was not applied is dropped, and what was is on disk before anybody builds on it."""
