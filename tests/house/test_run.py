@@ -71,6 +71,24 @@ def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
     assert "installing Python packages" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [("", 0), ("tests/whole", 1), ("--ignore=tests/whole", 1), ("ruff", 1), ("mypy", 1)],
+    ids=["nothing", "a cluster's test", "another test", "lint", "types"],
+)
+def test_tests_exit_as_what_they_ran(tmp_path: Path, wrong: str, status: int) -> None:
+    tree = _copy(tmp_path)
+    for name in ("ruff", "mypy", "python"):
+        script = f'echo "{name} $*"; case "{name} $*" in *"{wrong or "nothing"}"*) exit 1; esac'
+        _script(tree / ".venv/bin" / name, script)
+    text = (tree / "run").read_text().replace("    tests) want_tests; prepare;", "    tests) prepare;")
+    (tree / "run").write_text(text)
+    done = subprocess.run([str(tree / "run"), "tests"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    ran = ["ruff format --check .", "ruff check .", "mypy ", "python -m pytest tests/whole"]
+    assert done.stdout.splitlines() == [*ran, "python -m pytest --ignore=tests/whole"]
+
+
 def _bare_tools(tmp_path: Path, user: int, *names: str) -> Path:
     """A PATH with these programs alone, as this user."""
     tools = tmp_path / "tools"
