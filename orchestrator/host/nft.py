@@ -1,4 +1,4 @@
-"""Packet rules through libnftables, or the nft command where it is absent; and the dead-man lease."""
+"""The dead-man lease: set up in nft's language, through libnftables or nft; renewed in the kernel's own."""
 
 from __future__ import annotations
 
@@ -7,24 +7,14 @@ import ipaddress
 import math
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
-from orchestrator.model.errors import HafarmError
+from orchestrator.host.nfnetlink import Nfnetlink, RulesRefused
+from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Orders, is_in
 
-TABLE: Final = "hafarm_lease"
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
-
-
-@dataclass(eq=False)
-class RulesRefused(HafarmError):
-    """The kernel did not take our packet rules."""
-
-    code: ClassVar[str] = "HF3010"
-    why: str
-
-    def __str__(self) -> str:
-        return f"nftables refused: {self.why}; the kernel needs nf_tables with the inet and arp families"
+SHORTEST_S: Final = 0.01
+"""One tick of the slowest kernel: before Linux 6.12 an element whose time-out is shorter never leaves."""
 
 
 class Nft(Protocol):
@@ -86,10 +76,13 @@ class DeadMan:
 
     def __init__(self, nft: Nft, addresses: Iterable[str]) -> None:
         self._nft = nft
-        self._guarded: dict[str, int] = {}
+        self._guarded: dict[str, Orders] = {}
         self._held: set[str] = set()
+        self._deadlines: dict[str, int] | None = {}
         # In one transaction: an address that a dead pulse left behind answers in no moment between two.
         nft.run("\n".join([_BASE, *self._newly_guarded(addresses)]))
+        # Renewed many times a second, in a process that goes before all others: nft's language takes long.
+        self._kernel = Nfnetlink()
 
     def guard(self, addresses: Iterable[str]) -> None:
         """From here on these are silent unless held; known ones keep their state."""
@@ -100,8 +93,9 @@ class DeadMan:
         commands = []
         for address in addresses:
             if address not in self._guarded:
-                self._guarded[address] = len(self._guarded)
-                commands += _guard_commands(address, self._guarded[address])
+                number = len(self._guarded)
+                self._guarded[address] = Orders(address, number)
+                commands += _guard_commands(address, number)
         return commands
 
     def renew(self, wall: float, remaining: Mapping[str, float]) -> None:
@@ -112,15 +106,21 @@ class DeadMan:
         the most.
         """
         assert set(remaining) <= set(self._guarded)
-        lasting = {address: left for address, left in remaining.items() if left >= 0.001}
-        commands = [f"flush chain inet {TABLE} late", f"flush chain arp {TABLE} late"]
-        for address in sorted(self._held - set(lasting)):
-            commands += _silence_commands(address, self._guarded[address])
-        for address, left in lasting.items():
-            commands += _hold_commands(address, self._guarded[address], left, math.ceil(wall + left))
-        if lasting or self._held:
-            self._nft.run("\n".join(commands))
-        self._held = set(lasting)
+        lasting = {address: left for address, left in remaining.items() if left >= SHORTEST_S}
+        if not lasting and not self._held:
+            return
+        messages = [self._guarded[address].silence for address in sorted(self._held - set(lasting))]
+        messages += [self._guarded[address].hold(left) for address, left in lasting.items()]
+        deadlines = {address: math.ceil(wall + left) for address, left in lasting.items()}
+        if deadlines != self._deadlines:
+            # The rules are the dearer half of a renewal, and stay the same for a second.
+            messages.append(FLUSH_LATE)
+            messages += [self._guarded[address].drop_from(second) for address, second in deadlines.items()]
+        # If it fails: a transaction whose answer was lost may have happened.
+        self._held |= set(lasting)
+        self._deadlines = None
+        self._kernel.transact(messages)
+        self._held, self._deadlines = set(lasting), deadlines
 
     def remove(self) -> bool:
         """Take the rules away, unless an address may still be on this machine."""
@@ -130,17 +130,16 @@ class DeadMan:
         return True
 
 
-def is_silenced(nft: Nft, address: str) -> bool:
+def is_silenced(kernel: Nfnetlink, address: str) -> bool:
     """Whether the dead-man lease, whoever keeps it, lets this machine answer for the address no more."""
     version = ipaddress.ip_address(address).version
-    if not _has_element(nft, f"guarded{version}", address):
-        return False
-    return not _has_element(nft, f"held{version}", address)
+    # The likely answer first: who announces an address mostly holds it.
+    return not _has(kernel, f"held{version}", address) and _has(kernel, f"guarded{version}", address)
 
 
-def _has_element(nft: Nft, name: str, address: str) -> bool:
+def _has(kernel: Nfnetlink, name: str, address: str) -> bool:
     try:
-        nft.run(f"get element inet {TABLE} {name} {{ {address} }}")
+        kernel.ask(is_in(name, address))
     except RulesRefused:
         return False
     return True
@@ -155,20 +154,20 @@ add set inet {TABLE} guarded4 {{ type ipv4_addr; }}
 add set inet {TABLE} held4 {{ type ipv4_addr; flags timeout; }}
 add set inet {TABLE} guarded6 {{ type ipv6_addr; }}
 add set inet {TABLE} held6 {{ type ipv6_addr; flags timeout; }}
-add chain inet {TABLE} late
+add chain inet {TABLE} {LATE}
 add chain inet {TABLE} in {{ type filter hook prerouting priority -350; policy accept; }}
 add rule inet {TABLE} in ip daddr @guarded4 ip daddr != @held4 drop
 add rule inet {TABLE} in ip6 daddr @guarded6 ip6 daddr != @held6 drop
-add rule inet {TABLE} in jump late
+add rule inet {TABLE} in jump {LATE}
 add table arp {TABLE}
 delete table arp {TABLE}
 add table arp {TABLE}
 add set arp {TABLE} guarded {{ type ipv4_addr; }}
 add set arp {TABLE} held {{ type ipv4_addr; flags timeout; }}
-add chain arp {TABLE} late
+add chain arp {TABLE} {LATE}
 add chain arp {TABLE} in {{ type filter hook input priority 0; policy accept; }}
 add rule arp {TABLE} in arp daddr ip @guarded arp daddr ip != @held drop
-add rule arp {TABLE} in jump late
+add rule arp {TABLE} in jump {LATE}
 """
 
 
@@ -180,47 +179,9 @@ def _guard_commands(address: str, number: int) -> list[str]:
         ]
     # A neighbour solicitation goes to a group; its target is in the payload, where this nft compares numbers
     # but no sets of addresses. So each address has a set of its own, of one element.
+    solicits = f"icmpv6 type nd-neighbor-solicit @th,64,128 {int(ipaddress.IPv6Address(address)):#034x}"
     return [
         f"add element inet {TABLE} guarded6 {{ {address} }}",
         f"add set inet {TABLE} asked{number} {{ type icmpv6_type; flags timeout; }}",
-        f"add rule inet {TABLE} in {_solicits(address)} icmpv6 type != @asked{number} drop",
+        f"add rule inet {TABLE} in {solicits} icmpv6 type != @asked{number} drop",
     ]
-
-
-def _solicits(address: str) -> str:
-    return f"icmpv6 type nd-neighbor-solicit @th,64,128 {int(ipaddress.IPv6Address(address)):#034x}"
-
-
-def _elements(address: str, number: int) -> list[tuple[str, str]]:
-    """The sets that hold an address, and the element in each."""
-    if ipaddress.ip_address(address).version == 4:
-        return [(f"inet {TABLE} held4", address), (f"arp {TABLE} held", address)]
-    return [(f"inet {TABLE} held6", address), (f"inet {TABLE} asked{number}", "nd-neighbor-solicit")]
-
-
-def _silence_commands(address: str, number: int) -> list[str]:
-    # Added first: deleting an element that has just timed out would fail the whole transaction.
-    return [
-        f"{verb} element {where} {{ {element} }}"
-        for where, element in _elements(address, number)
-        for verb in ("add", "delete")
-    ]
-
-
-def _hold_commands(address: str, number: int, left: float, until: int) -> list[str]:
-    # Deleted and added, because adding alone does not move the time-out of an element that is there.
-    hold = [
-        f"add element {where} {{ {element} timeout {int(left * 1000)}ms }}"
-        for where, element in _elements(address, number)
-    ]
-    if ipaddress.ip_address(address).version == 4:
-        late = [
-            f"add rule inet {TABLE} late ip daddr {address} meta time >= {until} drop",
-            f"add rule arp {TABLE} late arp daddr ip {address} meta time >= {until} drop",
-        ]
-    else:
-        late = [
-            f"add rule inet {TABLE} late ip6 daddr {address} meta time >= {until} drop",
-            f"add rule inet {TABLE} late {_solicits(address)} meta time >= {until} drop",
-        ]
-    return [*_silence_commands(address, number), *hold, *late]

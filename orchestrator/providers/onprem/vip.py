@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from itertools import chain, repeat
 from typing import Final
 
 from orchestrator.host.netlink import Changes, Interface, Link, Netlink, Placed, Route
-from orchestrator.host.nft import Nft, is_silenced, open_nft
+from orchestrator.host.nfnetlink import Nfnetlink
+from orchestrator.host.nft import is_silenced
 from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 from orchestrator.model.events import LinkLost, LinkRestored
@@ -60,9 +60,7 @@ class OnPrem:
         self._kernel: Netlink | None = None
         self._known: tuple[dict[str, Link], list[Placed]] | None = None
         """The kernel's links and addresses when they were last read."""
-        self._rules: Nft | None = None
-        self._asking = threading.Lock()
-        """One question at a time: the library's context is not for two threads."""
+        self._rules: Nfnetlink | None = None
         self._changes: Changes | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -75,7 +73,7 @@ class OnPrem:
         assert self._kernel is None, "started once"
         self._kernel = Netlink()
         await self._kernel.open()
-        self._rules = open_nft()
+        self._rules = Nfnetlink()
         self._changes = Changes(self._changed.set)
         self._wanted = held
         async with self._one_at_a_time:
@@ -145,7 +143,7 @@ class OnPrem:
         if (task := self._tasks.pop("announce", None)) is not None:
             task.cancel()
         if self._held:
-            await self._say()
+            self._say()
             self._tasks["announce"] = asyncio.create_task(self._say_again(BURST_S))
 
     def held(self) -> list[HeldAddress]:
@@ -183,6 +181,9 @@ class OnPrem:
         if self._changes is not None:
             self._changes.close()
             self._changes = None
+        if self._rules is not None:
+            self._rules.close()
+            self._rules = None
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
@@ -301,26 +302,19 @@ class OnPrem:
 
     # --- the wire ---------------------------------------------------------------------------------------
 
-    async def _say(self) -> None:
+    def _say(self) -> None:
         """Announce what this machine answers for: behind an ended lease another node may have the address."""
-        held = dict(self._held)
-        # To ask the packet rules takes longer than everything else here, and more important things wait.
-        answered = await asyncio.to_thread(self._answered, list(held))
-        for address in answered:
-            if (link := self._held.get(address)) is not None:
+        rules = self._rules
+        assert rules is not None, "start comes first"
+        for address, link in self._held.items():
+            if not is_silenced(rules, str(address.ip)):
                 for frame in frames(address.ip, link.mac):
                     self._wires[link.name].send(frame)
-
-    def _answered(self, addresses: list[Interface]) -> list[Interface]:
-        rules = self._rules
-        assert rules is not None
-        with self._asking:
-            return [address for address in addresses if not is_silenced(rules, str(address.ip))]
 
     async def _say_again(self, burst_s: tuple[float, ...]) -> None:
         for pause_s in chain(burst_s, repeat(AGAIN_S)):
             await asyncio.sleep(pause_s)
-            await self._say()
+            self._say()
 
     def _wire(self, link: Link) -> Wire:
         wire = self._wires.get(link.name)
@@ -343,7 +337,7 @@ class OnPrem:
             return
         self._conflict_at[address] = now
         self._on_event(AddressConflict(self._module, str(address), mac.hex(":")))
-        self._tasks["answer"] = asyncio.create_task(self._say())
+        self._say()
 
     @property
     def _net(self) -> Netlink:
