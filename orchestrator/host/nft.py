@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import itertools
 import math
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -80,23 +81,23 @@ class DeadMan:
         self._held: set[str] = set()
         self._deadlines: dict[str, int] | None = {}
         # In one transaction: an address that a dead pulse left behind answers in no moment between two.
-        nft.run("\n".join([_BASE, *self._newly_guarded(addresses)]))
+        self._guard(addresses, [_BASE])
         # Renewed many times a second, in a process that goes before all others: nft's language takes long.
         self._kernel = Nfnetlink()
 
     def guard(self, addresses: Iterable[str]) -> None:
         """From here on these are silent unless held; known ones keep their state."""
-        if commands := self._newly_guarded(addresses):
-            self._nft.run("\n".join(commands))
+        self._guard(addresses, [])
 
-    def _newly_guarded(self, addresses: Iterable[str]) -> list[str]:
-        commands = []
-        for address in addresses:
-            if address not in self._guarded:
-                number = len(self._guarded)
-                self._guarded[address] = Orders(address, number)
-                commands += _guard_commands(address, number)
-        return commands
+    def _guard(self, addresses: Iterable[str], commands: list[str]) -> None:
+        new = [address for address in dict.fromkeys(addresses) if address not in self._guarded]
+        numbered = dict(zip(new, itertools.count(len(self._guarded)), strict=False))
+        for address, number in numbered.items():
+            commands += _guard_commands(address, number)
+        if commands:
+            self._nft.run("\n".join(commands))
+        # Known from now on, not before: what was refused is to be asked for again.
+        self._guarded |= {address: Orders(address, number) for address, number in numbered.items()}
 
     def renew(self, wall: float, remaining: Mapping[str, float]) -> None:
         """Hold each of these for so many seconds, and silence the others, in one transaction.

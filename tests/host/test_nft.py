@@ -107,6 +107,24 @@ def test_what_a_dead_pulse_left_is_silent_from_the_first_transaction_on() -> Non
     assert "add element inet hafarm_lease guarded6 { 2001:2::91 }" in only
 
 
+def test_an_address_whose_guarding_was_refused_is_guarded_when_it_is_asked_for_again() -> None:
+    class Refusing(Transactions):
+        def run(self, commands: str) -> str:
+            super().run(commands)
+            if len(self.taken) == 2:
+                raise RulesRefused("busy")
+            return ""
+
+    nft = Refusing()
+    man = DeadMan(nft, [])
+    with pytest.raises(RulesRefused):
+        man.guard([V4, V6])
+    man.guard([V4, V6])
+    man.guard([V4, V6])
+    _, refused, taken = nft.taken
+    assert refused == taken
+
+
 V4, V6 = "198.18.9.1", "2001:2::91"
 
 
