@@ -25,20 +25,20 @@ class Turn:
     def set(self, **changes: Any) -> None:
         """Change facts. The role changes through `become` only."""
         assert "role" not in changes
-        self.mirror = replace(self.mirror, **changes)
+        self.mirror = self.mirror.changed(**changes)
 
     def become(self, role: Role) -> None:
         """The one place where the role changes."""
         if role is self.mirror.role:
             return
         assert role in MOVES[self.mirror.role], f"{self.mirror.role.value} never becomes {role.value}"
-        self.mirror = replace(self.mirror, role=role)
+        self.mirror = self.mirror.changed(role=role)
 
     def peer(self, name: NodeName, **changes: Any) -> None:
         """Change what is known of one peer."""
         peers = dict(self.mirror.peers)
         peers[name] = replace(peers.get(name, Peer()), **changes)
-        self.mirror = replace(self.mirror, peers=MappingProxyType(peers))
+        self.mirror = self.mirror.changed(peers=MappingProxyType(peers))
 
     def forget_streams(self) -> None:
         """The role changed sides: no stream of before means anything."""
