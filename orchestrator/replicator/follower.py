@@ -128,16 +128,21 @@ class Follower:
         begun = self.begun
         return begun if begun == self.ended else None
 
+    def interrupt(self) -> None:
+        """Close the stream that runs; nothing of it is applied after the return, but another may begin."""
+        session = self._session
+        if session is not None:
+            session.abandon()
+        with self.applying, self.keeping:
+            pass
+
     def stop_following(self) -> None:
         """Close the stream and drop what is not applied; nothing is applied after the return (R10)."""
         with self._admitted:
             self._record = None
             self._admitted.notify_all()
-        session = self._session
-        if session is not None:
-            session.abandon()
-        with self.applying, self.keeping:
-            self.stream = ""
+        self.interrupt()
+        self.stream = ""
         # Its threads end by themselves: the gate need not wait for them.
         threading.Thread(target=self._let_go, name="let go", daemon=True).start()
 

@@ -172,7 +172,10 @@ class Replicator:
         return {"required": sorted(facts.required)}
 
     def expect_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The role is bid for: what would be waited for once it is won is done now; nothing is changed."""
+        """The role is bid for: what would be waited for once it is won is done now.
+
+        The stream ends, as its primary is believed gone; one that is not dials again, and is followed on.
+        """
         self._beside(self._expect_reign)
         return {}
 
@@ -180,6 +183,7 @@ class Replicator:
         with self._orders:
             if self._facts.facts.is_open or self._failed or self._settled:
                 return
+            self._follower.interrupt()
             try:
                 self._sync_what_was_applied()
             except OSError as fault:  # the kernel tells it once

@@ -137,6 +137,24 @@ def test_a_cut_connection_resumes_and_nothing_is_lost_or_doubled(pair: Pair) -> 
     assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
 
 
+def test_a_follower_that_bid_in_vain_follows_on(pair: Pair) -> None:
+    joined(pair)
+    assert pair.live is not None
+    assert pair.follower is not None
+    pair.live.create("log")
+    for number in range(300):
+        pair.live.write("log", number * 8, b"%07d\n" % number)
+        if number % 100 == 50:
+            pair.follower.interrupt()
+            before = picture(pair.trees[LYON])
+            pair.live.write("log", 0, b"%07d\n" % -number)
+            assert picture(pair.trees[LYON]) == before, "applied after the return"
+    answered = durable(pair, pair.live.sync("log"))
+    eventually(lambda: answered == [0], 20)
+    assert pair.said("member_lost") == []
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
 def test_a_returner_copies_only_what_changed(pair: Pair) -> None:
     (pair.trees[PARIS] / "old").write_bytes(os.urandom(8 << 20))
     joined(pair)
