@@ -127,6 +127,8 @@ class Hands:
                 if record.primary == self.me:
                     self._start(self._get_ready("expect_reign"))
                 self._start(self._bid(expected, record))
+                if record.primary == self.me:
+                    self._start(self.application.prepare(record.epoch))
             case do.Announce(module, state):
                 await self.pulse.announce(module, state)
             case do.Lease(module, epoch, members):
@@ -212,8 +214,11 @@ class Hands:
             result = await self.register.swap(expected, record)
         except RegisterRefused as fault:
             self._journal.tell(self.module.name, fault.code, str(fault))
+            self.application.dismiss()
             self._post(ev.BidAnswered(self.module.name, record, Outcome.LOST))
         else:
+            if result.outcome is not Outcome.WON:
+                self.application.dismiss()
             self._post(ev.BidAnswered(self.module.name, record, result.outcome, result.current))
 
     # --- the gate -----------------------------------------------------------------------------------------

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.host.cgroup import group, kill_all
 from orchestrator.host.checks import Checks
+from orchestrator.host.launcher import CannotLaunch, Waiting
 from orchestrator.host.process import (
     Process,
+    begin,
     boot_id,
+    dismiss,
     drop_old_logs,
     ending,
     open_log,
+    opened,
+    prepare,
     spawn_logged,
     started_at,
     tail,
@@ -33,6 +40,16 @@ EMPTY_POLL_S = 0.1
 """Between two looks whether a group is empty: fast against any take-over, cheap beside any application."""
 LOCK_TIMEOUT_S = 5.0
 """An agent that was killed lets go of its lock at once; longer means that two agents run."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A process that waits to become the application, under this epoch and no other."""
+
+    epoch: Epoch
+    argv: tuple[str, ...]
+    log: Path
+    child: Waiting
 
 
 class Application:
@@ -57,6 +74,7 @@ class Application:
         self._script: Process | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._lock = -1
+        self._prepared: _Prepared | None = None
         self.checks = Checks(module.name, module.checks, on_event)
 
     @property
@@ -92,11 +110,38 @@ class Application:
         self.checks.start(self._variables(self._epoch_of_record()))
         return True
 
+    async def prepare(self, epoch: Epoch) -> None:
+        """The role is bid for: a process is born that has only to become the application if it is won.
+
+        Nothing is done where something of the application may live, and nothing is told: what cannot be
+        prepared is done, and told, by `start`.
+        """
+        if self._prepared is not None or self._recall() or self._group.pids():
+            return
+        with contextlib.suppress(HafarmError, OSError, CannotLaunch):
+            await self._hold_lock()
+            name, argv = self._words()
+            if argv:
+                log = open_log(self._logs, name)
+                with opened(log) as output:
+                    run = self._module.run
+                    child = prepare(argv, self._group, output, run.user, self._variables(epoch))
+                self._prepared = _Prepared(epoch, argv, log, child)
+
+    def dismiss(self) -> None:
+        """What was prepared is not needed."""
+        if self._prepared is not None:
+            dismiss(self._prepared.child)
+            self._prepared.log.unlink(missing_ok=True)
+            self._prepared = None
+
     async def start(self, epoch: Epoch) -> None:
         """Emits ApplicationStarted or ApplicationFailed."""
         turn = await self._begin()
         try:
-            await self._clear()
+            if self._prepared is None or self._prepared.epoch != epoch:
+                self.dismiss()
+                await self._clear()
             why = await self._run_start(epoch)
         except (HafarmError, OSError) as fault:
             why = str(fault)
@@ -111,6 +156,7 @@ class Application:
 
     async def stop(self, force: bool) -> None:
         """Emits ApplicationStopped once nothing lives; ProcessUnreachable when something cannot be killed."""
+        self.dismiss()
         turn = await self._begin()
         clean = not self._group.pids() if force else await self._stop_gently(turn)
         if turn != self._turn:
@@ -122,6 +168,7 @@ class Application:
     def detach(self) -> None:
         """The agent ends, the application goes on: watch no more, let go of the lock."""
         self._turn += 1
+        self.dismiss()
         self._unwatch()
         if self._lock >= 0:
             os.close(self._lock)
@@ -137,9 +184,7 @@ class Application:
         if not run.command:
             self._remember("running", None, None, watched=False, epoch=epoch)
             return ""
-        log = open_log(self._logs, "command")
-
-        process = spawn_logged(run.command, self._group, log, run.user, self._variables(epoch))
+        process, log = self._spawn("command", run.command, epoch)
         self._remember("running", process.pid, log, watched=True, epoch=epoch)
         self._watcher = asyncio.create_task(self._watch_process(process, log))
         return ""
@@ -164,8 +209,7 @@ class Application:
     ) -> tuple[bool, int | None, Path]:
         """Run one script to its end: whether it ended in time, its status, its log."""
         script = trusted(Path(self._module.run.scripts) / name)
-        log = open_log(self._logs, name)
-        process = spawn_logged([str(script)], self._group, log, self._module.run.user, self._variables(epoch))
+        process, log = self._spawn(name, (str(script),), epoch)
         self._script = process
         self._remember(phase, process.pid, log, watched=True, epoch=epoch)
         try:
@@ -179,6 +223,22 @@ class Application:
             if self._script is process:
                 self._script = None
             drop_old_logs(self._logs, name)
+
+    def _words(self) -> tuple[str, tuple[str, ...]]:
+        """What a start runs, and its log's name; nothing where a module has neither command nor scripts."""
+        run = self._module.run
+        if run.scripts:
+            return "start_prim", (str(trusted(Path(run.scripts) / "start_prim")),)
+        return "command", tuple(run.command)
+
+    def _spawn(self, name: str, argv: Sequence[str], epoch: Epoch) -> tuple[Process, Path]:
+        """A new process and its log: the one that was prepared for this, or one that is made now."""
+        prepared = self._prepared
+        if prepared is not None and prepared.argv == tuple(argv):
+            self._prepared = None
+            return begin(prepared.child, argv), prepared.log
+        log = open_log(self._logs, name)
+        return spawn_logged(argv, self._group, log, self._module.run.user, self._variables(epoch)), log
 
     # --- stop -------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
     python -I -S launch.py SOCKET
 
 SOCKET is the number of an inherited socket. A request is one message: JSON {argv, env, groups, uid, gid,
-into, enter} with the descriptor of the output and, where `into`, of the control group's directory. The answer
-is JSON {pid, errno, child}: errno 0 once the program runs. Ends with whoever holds the socket's other end.
+into, enter} with the descriptors of the output, of two pipes and, where `into`, of the control group's
+directory. The answer is JSON {pid, errno}: a process that waits for a byte in the first pipe, which it ends
+without, to become the program. It writes the errno of what fails into the second; an exec that succeeds
+closes it. Ends with whoever holds the socket's other end.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def main() -> None:
     peer = socket.socket(fileno=own)
     libc, null = _Libc(), os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     while True:
-        message, fds, _, _ = socket.recv_fds(peer, MESSAGE_BYTES_MAX, 2)
+        message, fds, _, _ = socket.recv_fds(peer, MESSAGE_BYTES_MAX, 4)
         for descriptor in fds:
             os.set_inheritable(descriptor, False)  # MSG_CMSG_CLOEXEC would be ignored before Python 3.12
         if not message:
@@ -73,29 +75,20 @@ def main() -> None:
 
 
 def _launch(
-    libc: _Libc, request: dict[str, Any], null: int, output: int, directory: int = -1
+    libc: _Libc, request: dict[str, Any], null: int, output: int, word: int, report: int, directory: int = -1
 ) -> dict[str, int]:
-    """Clone and exec; whether the program runs is known when its end of the pipe closes by the exec."""
-    reading, writing = os.pipe()
+    """Clone; the child goes its own way."""
     try:
-        try:
-            pid = libc.clone(directory if request["into"] else -1)
-        except OSError as fault:
-            return {"pid": 0, "errno": fault.errno or 0, "child": 0}
-        if pid == 0:
-            _become(request, null, output, writing)
-        os.close(writing)
-        writing = -1
-        said = os.read(reading, 4)
-        return {"pid": pid, "errno": struct.unpack("<i", said)[0] if said else 0, "child": 1}
-    finally:
-        os.close(reading)
-        if writing >= 0:
-            os.close(writing)
+        pid = libc.clone(directory if request["into"] else -1)
+    except OSError as fault:
+        return {"pid": 0, "errno": fault.errno or 0}
+    if pid == 0:
+        _become(request, null, output, word, report)
+    return {"pid": pid, "errno": 0}
 
 
-def _become(request: dict[str, Any], null: int, output: int, report: int) -> None:
-    """In the child: take on what was asked for, then the program; never returns."""
+def _become(request: dict[str, Any], null: int, output: int, word: int, report: int) -> None:
+    """In the child: take on what was asked for, wait for the word, then the program; never returns."""
     try:
         if request["enter"]:
             group = os.open(request["enter"], os.O_WRONLY)
@@ -111,7 +104,8 @@ def _become(request: dict[str, Any], null: int, output: int, report: int) -> Non
             os.setgroups(request["groups"])
             os.setgid(request["gid"])
             os.setuid(request["uid"])
-        os.execvpe(request["argv"][0], request["argv"], request["env"])
+        if os.read(word, 1):
+            os.execvpe(request["argv"][0], request["argv"], request["env"])
     except OSError as fault:
         os.write(report, struct.pack("<i", fault.errno or 1))
     finally:

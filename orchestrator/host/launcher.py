@@ -1,4 +1,7 @@
-"""Starting processes through a small helper: to fork a large agent takes longer than a take-over may."""
+"""Starting processes through a small helper: to fork a large agent takes longer than a take-over may.
+
+What a take-over will start is born before the role is won, and then has only to become its program.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import contextlib
 import errno
 import json
 import os
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,12 +22,56 @@ from typing import Final
 from orchestrator.host.launch import MESSAGE_BYTES_MAX
 
 ANSWER_TIMEOUT_S: Final = 2.0
-"""It takes two milliseconds; a helper that is stopped or starved is replaced."""
+"""It takes a millisecond; a helper that is stopped or starved is replaced, as is a child that cannot exec."""
 PROGRAM: Final = str(Path(__file__).with_name("launch.py"))
 
 
 class CannotLaunch(Exception):
     """The helper is not there, or cannot do this one; start the process without it."""
+
+
+class Waiting:
+    """A child that waits for the word to become its program. Without it, it ends with this process."""
+
+    def __init__(self, pid: int, word: int, report: int) -> None:
+        self.pid = pid
+        self._word = word
+        self._report = report
+
+    def run(self) -> None:
+        """Return once the program runs; OSError: it cannot, and the child ends."""
+        try:
+            os.write(self._word, b"!")
+            answered, _, _ = select.select([self._report], [], [], ANSWER_TIMEOUT_S)
+            number = _reported(self._report) if answered else errno.ETIMEDOUT
+        except BrokenPipeError:
+            number = errno.ECHILD  # somebody ended it
+        if number:
+            self.dismiss()
+            raise OSError(number, os.strerror(number))
+        _close((self._word, self._report))
+
+    def dismiss(self) -> None:
+        """It is not needed: it is killed, and the caller's to wait for."""
+        _close((self._word, self._report))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _reported(report: int) -> int:
+    said = os.read(report, 4)
+    return int(struct.unpack("<i", said)[0]) if said else 0
+
+
+def _crossed_pipes() -> tuple[tuple[int, int], tuple[int, int]]:
+    """The child's ends and ours, of a pipe to it and of one from it."""
+    (there, word), (report, back) = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+    return (there, back), (word, report)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 class Launcher:
@@ -50,8 +100,8 @@ class Launcher:
         identity: tuple[int, int, Sequence[int]],
         into: int,
         enter: str,
-    ) -> int:
-        """The new process, a child of ours. OSError: it cannot be run; CannotLaunch: try without us.
+    ) -> Waiting:
+        """The new process, a child of ours. CannotLaunch: try without us; OSError: it may have been born.
 
         `into`: the control group's directory to be born in, or -1; `enter`: a file to write 0 to instead.
         """
@@ -62,13 +112,18 @@ class Launcher:
         message = json.dumps({**request, "into": into >= 0, "enter": enter}).encode()
         if len(message) > MESSAGE_BYTES_MAX:
             raise CannotLaunch
-        answer = self._ask(message, [output, into] if into >= 0 else [output])
-        if not answer["child"]:
-            raise CannotLaunch(os.strerror(answer["errno"]))
-        if answer["errno"]:
-            os.waitpid(answer["pid"], 0)
-            raise OSError(answer["errno"], os.strerror(answer["errno"]))
-        return int(answer["pid"])
+        theirs, ours = _crossed_pipes()
+        try:
+            given = [output, *theirs]
+            answer = self._ask(message, [*given, into] if into >= 0 else given)
+            if not answer["pid"]:
+                raise CannotLaunch(os.strerror(answer["errno"]))
+        except BaseException:
+            _close(ours)
+            raise
+        finally:
+            _close(theirs)
+        return Waiting(answer["pid"], *ours)
 
     def _ask(self, message: bytes, descriptors: list[int]) -> dict[str, int]:
         assert self._socket is not None

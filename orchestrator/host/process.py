@@ -10,12 +10,12 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.host.cgroup import Group
-from orchestrator.host.launcher import CannotLaunch, Launcher
+from orchestrator.host.launcher import CannotLaunch, Launcher, Waiting
 from orchestrator.model.errors import Unsupported
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -113,44 +113,65 @@ def environment(identity: Identity, group: Group, more: Mapping[str, str]) -> di
     return {**known, **more, **group.mark()}
 
 
-def spawn(
+def prepare(
     argv: Sequence[str], group: Group, output: int, user: str = "", more: Mapping[str, str] | None = None
-) -> Process:
-    """Exec `argv` inside `group`, both outputs to the descriptor `output`; Unsupported when it cannot be."""
-    assert argv, "nothing to run"
+) -> Waiting:
+    """A process inside `group` that waits to become `argv`, both outputs to the descriptor `output`.
 
+    CannotLaunch: there is no helper that could make it. Unsupported, OSError: it cannot be.
+    """
+    assert argv, "nothing to run"
     identity = Identity.of(user)
     variables = environment(identity, group, more or {})
     group.create()
     _reap()
-    try:
-        try:
-            return _launch(argv, group, output, identity, variables)
-        except CannotLaunch:
-            return _fork(argv, group, output, identity, variables)
-    except (OSError, subprocess.SubprocessError) as fault:
-        why = getattr(fault, "strerror", None) or str(fault)
-        raise Unsupported(f"command {argv[0]}", f"it cannot be run: {why}", "check path and mode") from fault
-
-
-def _launch(
-    argv: Sequence[str], group: Group, output: int, identity: Identity, variables: Mapping[str, str]
-) -> Process:
-    """Through the helper: two milliseconds, however large this process is."""
     who = (identity.uid, identity.gid, identity.groups)
     into = os.open(group.born_in, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if group.born_in else -1
     try:
-        pid = LAUNCHER.launch(argv, variables, output, who, into, group.entered_by)
+        return LAUNCHER.launch(argv, variables, output, who, into, group.entered_by)
     finally:
         if into >= 0:
             os.close(into)
-    return Process(pid, is_child=True)
 
 
-def _fork(
-    argv: Sequence[str], group: Group, output: int, identity: Identity, variables: Mapping[str, str]
+def begin(waiting: Waiting, argv: Sequence[str]) -> Process:
+    """It becomes `argv`, for which it was prepared; Unsupported when that cannot be run."""
+    try:
+        waiting.run()
+    except OSError as fault:
+        _FORGOTTEN.add(waiting.pid)
+        raise _cannot_run(argv, fault) from fault
+    return Process(waiting.pid, is_child=True)
+
+
+def dismiss(waiting: Waiting) -> None:
+    """It is not needed any more. A process that waits in a pipe is gone as soon as it is killed."""
+    waiting.dismiss()
+    os.waitpid(waiting.pid, 0)
+
+
+def spawn(
+    argv: Sequence[str], group: Group, output: int, user: str = "", more: Mapping[str, str] | None = None
 ) -> Process:
-    """A copy of this process that becomes the other one."""
+    """Exec `argv` inside `group`, both outputs to the descriptor `output`; Unsupported when it cannot be."""
+    try:
+        try:
+            waiting = prepare(argv, group, output, user, more)
+        except CannotLaunch:
+            return _fork(argv, group, output, user, more or {})
+    except (OSError, subprocess.SubprocessError) as fault:
+        raise _cannot_run(argv, fault) from fault
+    return begin(waiting, argv)
+
+
+def _cannot_run(argv: Sequence[str], fault: Exception) -> Unsupported:
+    why = getattr(fault, "strerror", None) or str(fault)
+    return Unsupported(f"command {argv[0]}", f"it cannot be run: {why}", "check path and mode")
+
+
+def _fork(argv: Sequence[str], group: Group, output: int, user: str, more: Mapping[str, str]) -> Process:
+    """A copy of this process that becomes the other one: slowly, where this one is large."""
+    identity = Identity.of(user)
 
     def enter() -> None:
         # The group first, while we are still root; only system calls here, we are between fork and exec.
@@ -164,7 +185,7 @@ def _fork(
         stdout=output,
         stderr=output,
         cwd="/",
-        env=variables,
+        env=environment(identity, group, more),
         close_fds=True,
         start_new_session=True,
         preexec_fn=enter,
@@ -177,9 +198,16 @@ def spawn_logged(
     argv: Sequence[str], group: Group, log: Path, user: str = "", more: Mapping[str, str] | None = None
 ) -> Process:
     """`spawn` with the log file as output."""
+    with opened(log) as output:
+        return spawn(argv, group, output, user, more)
+
+
+@contextlib.contextmanager
+def opened(log: Path) -> Iterator[int]:
+    """A log to be appended to."""
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        return spawn(argv, group, output, user, more)
+        yield output
     finally:
         os.close(output)
 

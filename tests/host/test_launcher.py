@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.host import process as started
 from orchestrator.host.cgroup import Cgroup, Group, MarkedGroup, hierarchies, kill_all
-from orchestrator.host.launcher import CannotLaunch, Launcher
-from orchestrator.host.process import Process, spawn, spawn_logged
+from orchestrator.host.launcher import CannotLaunch, Launcher, Waiting
+from orchestrator.host.process import begin, dismiss, prepare, spawn, spawn_logged
 from orchestrator.model.errors import Unsupported
 from tests.support.waiting import eventually
 
@@ -96,6 +96,69 @@ def test_what_cannot_be_run_is_said_at_once(launcher: Launcher, argv: list[str])
     os.close(quiet)
 
 
+@pytest.fixture
+def helped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launcher]:
+    launcher = Launcher()
+    monkeypatch.setattr(started, "LAUNCHER", launcher)
+    launcher.start()
+    yield launcher
+    launcher.close()
+
+
+def prepared(group: Group, tmp_path: Path) -> tuple[Waiting, Path]:
+    argv = ["/bin/sh", "-c", "echo ran; exec sleep 600"]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        return prepare(argv, group, output.fileno()), log
+
+
+def test_what_is_prepared_is_in_its_group_and_runs_nothing_before_its_word(
+    helped: Launcher, kind: Group, tmp_path: Path
+) -> None:
+    waiting, log = prepared(kind, tmp_path)
+    # A mark is the program's environment: before the exec only we know the process.
+    eventually(lambda: kind.pids() == [waiting.pid] * kind.certain)
+    command = Path(f"/proc/{waiting.pid}/cmdline")
+    eventually(lambda: Path(f"/proc/{waiting.pid}/wchan").read_text() in ("pipe_read", "anon_pipe_read"))
+    assert b"launch.py" in command.read_bytes()
+    assert log.read_bytes() == b""
+    process = begin(waiting, ["/bin/sh"])
+    eventually(lambda: log.read_bytes() == b"ran\n")
+    assert kind.pids() == [process.pid]
+    asyncio.run(kill_all(kind))
+    process.close()
+
+
+def test_what_is_dismissed_is_gone_and_has_run_nothing(helped: Launcher, kind: Group, tmp_path: Path) -> None:
+    waiting, log = prepared(kind, tmp_path)
+    dismiss(waiting)
+    assert kind.pids() == []
+    assert not Path(f"/proc/{waiting.pid}").exists()
+    assert log.read_bytes() == b""
+
+
+def test_what_waits_ends_with_whoever_prepared_it() -> None:
+    script = (
+        "import os\n"
+        "from orchestrator.host import process\n"
+        "from orchestrator.host.cgroup import MarkedGroup\n"
+        "process.LAUNCHER.start()\n"
+        "print(process.prepare(['/bin/sleep', '600'], MarkedGroup('x'), 1).pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=10)
+    pid = int(done.stdout)
+    eventually(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
+
+
+def test_what_was_killed_while_it_waited_is_an_error(helped: Launcher, kind: Group, tmp_path: Path) -> None:
+    waiting, _ = prepared(kind, tmp_path)
+    os.kill(waiting.pid, signal.SIGKILL)
+    eventually(lambda: " Z " in Path(f"/proc/{waiting.pid}/stat").read_text())
+    with pytest.raises(Unsupported, match="cannot be run"):
+        begin(waiting, ["/bin/sh"])
+
+
 def test_an_exit_status_is_known_to_everybody_who_waits(launcher: Launcher, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()
@@ -135,7 +198,7 @@ def test_a_dead_helper_is_replaced_and_nothing_is_started_twice(tmp_path: Path) 
         with pytest.raises((CannotLaunch, OSError)):
             launcher.launch(["/bin/true"], {}, 1, (0, 0, ()), -1, "")
         assert helper_of(launcher) != before
-        process = Process(launcher.launch(["/bin/true"], {}, 1, (os.geteuid(), 0, ()), -1, ""), is_child=True)
+        process = begin(launcher.launch(["/bin/true"], {}, 1, (os.geteuid(), 0, ()), -1, ""), ["/bin/true"])
         assert asyncio.run(process.wait()) == 0
         process.close()
     finally:
