@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from typing import Any
+from typing import Any, cast
 
 from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 
@@ -20,6 +23,10 @@ FOREVER = 0xFFFFFFFF
 MAIN_TABLE = 254
 DUMPS_MAX = 10
 """A list takes a millisecond to read; ten changes in a row mean that something flaps all the time."""
+ANSWER_S = 5
+"""The kernel answers a change before the send returns; what is longer is no answer."""
+ERROR = struct.Struct("=IHHIIi")
+"""nlmsghdr and the error of NLMSG_ERROR (linux/netlink.h): 0, or an errno below it."""
 CHANGE_GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 
@@ -67,6 +74,8 @@ class Netlink:
 
         kernel: Any = AsyncIPRoute
         self._kernel = kernel()
+        self._changer = _changer()
+        self._ready: dict[tuple[Placed, bool], bytes] = {}
         # A socket carries one dump at a time: the kernel answers EBUSY to a second one.
         self._dumping = asyncio.Lock()
 
@@ -75,6 +84,7 @@ class Netlink:
 
     def close(self) -> None:
         self._kernel.close()
+        self._changer.close()
 
     async def links(self) -> dict[str, Link]:
         """All interfaces by name."""
@@ -111,34 +121,31 @@ class Netlink:
             f"the kernel's list of {what}", f"it changed {DUMPS_MAX} times while it was read"
         )
 
-    async def add(self, place: Placed, preferred: bool) -> None:
+    def get_ready(self, place: Placed, preferred: bool) -> None:
+        """Encode what `add` will send: that takes longer than all else in a claim."""
+        if (place, preferred) not in self._ready:
+            self._ready[place, preferred] = _encoded("RTM_NEWADDR", place, preferred)
+
+    def add(self, place: Placed, preferred: bool) -> None:
         """Put an address on an interface; one that is there already is fine."""
-        more: dict[str, int] = {}
-        if place.address.version == 6:
-            # No duplicate address detection: it takes a second, and the lease guards. Deprecated unless it
-            # is to be a source, else the kernel may choose it for new outgoing connections.
-            more = {"flags": IFA_F_NODAD, "preferred_lft": FOREVER if preferred else 0, "valid_lft": FOREVER}
-        await self._write("replace", place, more)
+        self.get_ready(place, preferred)
+        self._change(self._ready[place, preferred], place, ())
 
-    async def remove(self, place: Placed) -> None:
+    def remove(self, place: Placed) -> None:
         """Take an address away; one that is gone already is fine."""
-        await self._write("del", place, {})
+        self._change(_encoded("RTM_DELADDR", place, True), place, (errno.EADDRNOTAVAIL, errno.ENODEV))
 
-    async def _write(self, command: str, place: Placed, more: dict[str, int]) -> None:
-        from pyroute2.netlink.exceptions import NetlinkError
-
+    def _change(self, message: bytes, place: Placed, fine: tuple[int, ...]) -> None:
         try:
-            await self._kernel.addr(
-                command,
-                index=place.index,
-                address=str(place.address.ip),
-                prefixlen=place.address.network.prefixlen,
-                **more,
-            )
-        except NetlinkError as fault:
-            if command == "del" and fault.code in (99, 19):  # EADDRNOTAVAIL, ENODEV: it is gone.
-                return
-            raise AddressRefused(str(place.address), f"the kernel refuses: {fault}") from fault
+            self._changer.send(message)
+            *_, error = ERROR.unpack_from(self._changer.recv(4096))
+        except OSError as fault:
+            # A late answer would be taken for the next one's.
+            self._changer.close()
+            self._changer = _changer()
+            raise AddressRefused(str(place.address), f"the kernel gives no answer: {fault}") from fault
+        if error and -error not in fine:
+            raise AddressRefused(str(place.address), f"the kernel refuses: {os.strerror(-error)}")
 
     async def routes(self, index: int, version: int) -> list[Route]:
         """The main table's routes through one interface."""
@@ -168,6 +175,40 @@ class Netlink:
         except NetlinkError as fault:
             where = route.destination or "default"
             raise AddressRefused(str(route.source), f"no source for the route {where}: {fault}") from fault
+
+
+def _changer() -> socket.socket:
+    """A conversation of changes, one after the other, each with its answer."""
+    changer = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    changer.settimeout(ANSWER_S)
+    changer.bind((0, 0))
+    return changer
+
+
+def _encoded(what: str, place: Placed, preferred: bool) -> bytes:
+    """A request about one address, in rtnetlink's words (rtnetlink(7))."""
+    from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, rtnl
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+
+    address, version = str(place.address.ip), place.address.version
+    message: Any = cast(Any, ifaddrmsg)()
+    message["family"] = socket.AF_INET if version == 4 else socket.AF_INET6
+    message["prefixlen"], message["index"] = place.address.network.prefixlen, place.index
+    message["attrs"] = [("IFA_ADDRESS", address)]
+    flags = NLM_F_REQUEST | NLM_F_ACK
+    if version == 4:
+        message["attrs"].append(("IFA_LOCAL", address))
+    if what == "RTM_NEWADDR":
+        flags |= NLM_F_CREATE | NLM_F_REPLACE
+        if version == 6:
+            # No duplicate address detection: it takes a second, and the lease guards. Deprecated unless it
+            # is to be a source, else the kernel may choose it for new outgoing connections.
+            message["attrs"].append(("IFA_FLAGS", IFA_F_NODAD))
+            lifetimes = {"ifa_preferred": FOREVER if preferred else 0, "ifa_valid": FOREVER}
+            message["attrs"].append(("IFA_CACHEINFO", lifetimes))
+    message["header"] = {"type": getattr(rtnl, what), "flags": flags, "sequence_number": 1, "pid": 0}
+    message.encode()
+    return bytes(message.data)
 
 
 def _route(message: Any, index: int) -> Route:

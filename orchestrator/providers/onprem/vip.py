@@ -191,7 +191,7 @@ class OnPrem:
     # --- putting and taking -----------------------------------------------------------------------------
 
     async def _put(self, address: Interface, link: Link) -> None:
-        await self._net.add(Placed(link.index, address), preferred=self._vips[address].source)
+        self._net.add(Placed(link.index, address), preferred=self._vips[address].source)
         try:
             self._wire(link)
         except OSError as fault:
@@ -222,7 +222,7 @@ class OnPrem:
         for placed in addresses:
             if placed.address in self._vips:
                 await self._stop_being_source(placed, own)
-                await self._net.remove(placed)
+                self._net.remove(placed)
         self._routes_before.clear()
         self._routes_after.clear()
 
@@ -260,6 +260,8 @@ class OnPrem:
                 # The interface lost its own address, or is away: an address stays where it was put.
                 if before is not None and before.name in links:
                     places[address] = links[before.name]
+        for address, link in places.items():
+            self._net.get_ready(Placed(link.index, address), preferred=self._vips[address].source)
         healed = self._tell_of_links(links, {link.name for link in places.values()})
         if not self._wanted:
             return
