@@ -165,6 +165,7 @@ class Hands:
                 await ask("widen_required", members=sorted(members))
             case do.TakeReign(_, record):
                 self._start(self._take_reign(record))
+                await asyncio.sleep(0)  # it gets under way before the addresses are claimed
             case do.CloseGate(_, drain):
                 await (ask("close_gate", drain=True) if drain else self._close_at_once())
             case do.Follow(_, record):

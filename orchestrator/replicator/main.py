@@ -242,14 +242,16 @@ class Replicator:
                 self._facts.change(record=record, required=record.in_sync, is_open=True)
                 self._settled = False
                 self._follower.on_disk = None  # what this node writes itself is no frame
-                self._primary.take_reign(record)
-                for files in self.volumes:
-                    if not was_open:
-                        files.open_writes()
+                self._primary.take_reign(record, served=lambda: self._open(record, was_open))
             except (OSError, HafarmError) as fault:
                 self._failed = ""
                 self._volume_failed(f"before the gate could open: {fault}")
-                return
+
+    def _open(self, record: Record, was_open: bool) -> None:
+        """Let the application in; an application that is to be started waits for this to be told."""
+        if not was_open:
+            for files in self.volumes:
+                files.open_writes()
         self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
 
     def close_gate(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,10 +143,16 @@ class Primary:
         if lacking:
             raise MemberNotReady(", ".join(sorted(lacking)))
 
-    def take_reign(self, record: Record, required: Iterable[NodeName] = ()) -> None:
+    def take_reign(
+        self,
+        record: Record,
+        required: Iterable[NodeName] = (),
+        served: Callable[[], None] = lambda: None,
+    ) -> None:
         """Serve under this proved record: durable in the lineage first (G1), then told to the others.
 
         `required`: what a gate that outlived its replicator needs beside the record's members.
+        `served`: called as soon as the gate serves, before the others are dialled.
         """
         assert record.primary == self.settings.node
         self.keep_reign(record)
@@ -159,6 +165,7 @@ class Primary:
             settled = self._gate.serve(record.in_sync | frozenset(required))
         for callback in settled:
             callback(0)
+        served()
         if first:
             threading.Thread(target=self._flush_now_and_then, name="flush", daemon=True).start()
             for peer, link in self._links.items():
