@@ -25,6 +25,7 @@ from orchestrator.agent.strangers import LOOK_S, Strangers
 from orchestrator.cluster.orders import States, Step, order_as_dict
 from orchestrator.host.application import Application
 from orchestrator.host.process import LAUNCHER
+from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import server_context
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.errors import CorruptState, HafarmError, ProcessUnreachable
@@ -138,6 +139,7 @@ class Agent:
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_for_strangers()))
             await self._serve()
+            keep_what_is_there()
             ending = asyncio.create_task(over.wait())
             done, _ = await asyncio.wait([ending, *work], return_when=asyncio.FIRST_COMPLETED)
             for task in done:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from orchestrator.host import disk
 from orchestrator.host.reach import processes_inside
+from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
@@ -384,6 +385,7 @@ def main() -> int:
         code = fault.code if isinstance(fault, HafarmError) else "HF4001"
         log.error("cannot serve: %s: %s", code, fault)
         return GAVE_UP
+    keep_what_is_there()
     replicator.ended.wait()
     return STOPPED
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from aiohttp import web
 
-from orchestrator.host.realtime import become_prompt
+from orchestrator.host.realtime import become_prompt, keep_what_is_there
 from orchestrator.model.codes import shown
 from orchestrator.model.config import WITNESS_PORT
 from orchestrator.model.errors import HafarmError
@@ -49,6 +49,7 @@ async def serve(listen: str, bundles: list[str], state: str) -> None:
     try:
         site = web.TCPSite(runner, host, port, ssl_context=entrance(doors))
         await site.start()
+        keep_what_is_there()
         print(f"witness ready on {listen}", flush=True)
         await over.wait()
     finally:
