@@ -143,12 +143,15 @@ class Follower:
             self._admitted.notify_all()
         self.interrupt()
         self.stream = ""
-        # Its threads end by themselves: the gate need not wait for them.
-        threading.Thread(target=self._let_go, name="let go", daemon=True).start()
+        self._let_go()
 
     def _let_go(self) -> None:
-        with self._turn:
-            self.applier.objects.clear()
+        """Close the files of a stream that is over; whoever comes last, as the gate waits for no thread."""
+        if self._record is None and self._turn.acquire(blocking=False):
+            try:
+                self.applier.objects.clear()
+            finally:
+                self._turn.release()
 
     def stop(self) -> None:
         self._stopped = True
@@ -240,6 +243,7 @@ class Follower:
                 self._session = None
                 back.close()
                 bulk.close()
+        self._let_go()
         return False
 
     def _admit_offer(self, offered: Record, identity: Identity) -> Record:

@@ -9,7 +9,9 @@ import os
 import ssl
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -49,6 +51,8 @@ class Replicator:
         """The stream is closed, and what was applied is on disk; nothing was written since."""
         self._ready: dict[str, str] = {}
         self._orders = threading.RLock()
+        self._reigns: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """What a reign begins with, for a thread that is there already."""
         self._facts = FactsFile(given["facts"])
         os.makedirs(settings.state_directory, mode=0o700, exist_ok=True)
         self._history = History(settings.state_directory)
@@ -79,6 +83,7 @@ class Replicator:
         self._follower.listen()
         if facts.record is not None and facts.record.primary != self.settings.node:
             self._follower.follow(facts.record)
+        self._beside(self._begin_reigns)
         self._control.start()
 
     def _warn_of_reach(self, path: str) -> None:
@@ -177,7 +182,7 @@ class Replicator:
 
         The stream ends, as its primary is believed gone; one that is not dials again, and is followed on.
         """
-        self._beside(self._expect_reign)
+        self._reigns.put(self._expect_reign)
         return {}
 
     def _expect_reign(self) -> None:
@@ -192,7 +197,7 @@ class Replicator:
 
     def prepare_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The role is won, and is being made durable: what takes time and opens nothing is done now."""
-        self._beside(self._prepare_reign, Record.from_dict(request["record"]))
+        self._reigns.put(partial(self._prepare_reign, Record.from_dict(request["record"])))
         return {}
 
     def _prepare_reign(self, record: Record) -> None:
@@ -228,7 +233,7 @@ class Replicator:
         record = Record.from_dict(request["record"])
         assert record.nonce == self.life, "the record was granted to another life of this gate"
         assert record.primary == self.settings.node
-        self._beside(self._take_reign, record)
+        self._reigns.put(partial(self._take_reign, record))
         return {}
 
     def _take_reign(self, record: Record) -> None:
@@ -339,6 +344,14 @@ class Replicator:
             files.stop()
         threading.Timer(0.05, self.ended.set).start()  # the answer leaves first
         return {}
+
+    def _begin_reigns(self) -> None:
+        while True:
+            step = self._reigns.get()
+            try:
+                step()
+            except Exception:  # a fault of ours must not cost every later reign as well
+                log.exception("%s failed", step)
 
     def _beside(self, work: Any, *arguments: object) -> None:
         threading.Thread(target=work, args=arguments, name=work.__name__, daemon=True).start()
