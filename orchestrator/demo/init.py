@@ -11,6 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Final
+
+SHARED_MEMORY: Final = "/dev/shm"  # of its own: a machine that loses power leaves none behind
 
 
 def main() -> None:
@@ -21,6 +24,8 @@ def main() -> None:
         socket.sethostname(plan["hostname"])
     if plan["image"]:
         _mount("-o", "loop", plan["image"], plan["disk"])
+    if os.path.isdir(SHARED_MEMORY):
+        _mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", SHARED_MEMORY)
     for source, target in plan["binds"]:
         os.makedirs(source, exist_ok=True)
         os.makedirs(target, exist_ok=True)

@@ -12,6 +12,7 @@ MARK = "HAFARM_TEST_SESSION"
 PATIENCE_S = 6.0
 """The kernel takes namespaces, mounts and loop devices apart in the background."""
 _roots: list[Path] = []
+_shared_before: set[str] = set()
 
 
 def remember(root: Path) -> Path:
@@ -23,13 +24,21 @@ def remember(root: Path) -> Path:
 def mark() -> None:
     """Call at the session's beginning: what it starts from now on can be told from other people's."""
     os.environ[MARK] = str(os.getpid())
+    _shared_before.update(_segments())
 
 
 def left() -> list[str]:
     """What of this session is still there and does not go away, each by its kind and name."""
     end = time.monotonic() + PATIENCE_S
     while True:
-        found = [*processes(), *mounts(), *loop_devices(), *namespaces(), *control_groups()]
+        found = [
+            *processes(),
+            *mounts(),
+            *loop_devices(),
+            *namespaces(),
+            *control_groups(),
+            *shared_memory(),
+        ]
         if not found or time.monotonic() > end:
             return found
         time.sleep(0.1)
@@ -86,6 +95,16 @@ def control_groups() -> Iterator[str]:
             for path in Path(where).glob("hf*"):
                 if _is_tagged(path.name):
                     yield f"control group {path}"
+
+
+def shared_memory() -> Iterator[str]:
+    """What a killed PostgreSQL leaves where its machine has no memory of its own."""
+    for name in sorted(_segments() - _shared_before):
+        yield f"shared memory {name}"
+
+
+def _segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("PostgreSQL.*")}
 
 
 def _is_tagged(name: str) -> bool:
