@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.host import process as started
 from orchestrator.host.application import Application
 from orchestrator.host.cgroup import group, kill_all
+from orchestrator.host.launcher import Launcher
 from orchestrator.model.config import CheckConfig, MirrorConfig, RunConfig
 from orchestrator.model.events import (
     ApplicationFailed,
@@ -122,6 +124,81 @@ def test_daemons_that_forked_twice_into_sessions_of_their_own_are_killed_too(lab
     asyncio.run(story())
     assert lab.events[-1] == ApplicationStopped(SHOP, clean=False)
     assert living() == []
+
+
+@pytest.fixture
+def helped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    launcher = Launcher()
+    monkeypatch.setattr(started, "LAUNCHER", launcher)
+    launcher.start()
+    yield
+    launcher.close()
+
+
+TELL_EPOCH = 'echo "epoch $HAFARM_EPOCH"; exec sleep 600'
+
+
+def test_what_was_prepared_runs_once_it_is_started_and_not_before(lab: Lab, helped: None) -> None:
+    async def story() -> None:
+        application = lab.shell(TELL_EPOCH)
+        await application.prepare(Epoch(3))
+        (child,) = living()
+        await application.prepare(Epoch(3))
+        assert living() == [child]
+        assert lab.logged() == ""
+        assert not application.running
+        await application.start(Epoch(3))
+        await until(lambda: lab.logged() == "epoch 3\n")
+        assert living() == [child]
+        assert lab.events == [ApplicationStarted(SHOP)]
+        await application.prepare(Epoch(4))
+        assert living() == [child], "nothing is prepared beside what runs"
+        await application.stop(force=True)
+
+    asyncio.run(story())
+    assert living() == []
+
+
+def test_a_start_script_is_prepared_too(lab: Lab, helped: None) -> None:
+    async def story() -> None:
+        application = lab.scripts("(echo started $HAFARM_EPOCH; exec sleep 600) &", "true")
+        await application.prepare(Epoch(3))
+        assert lab.logged("start_prim") == ""
+        await application.start(Epoch(3))
+        await until(lambda: lab.logged("start_prim") == "started 3\n")
+        await application.stop(force=True)
+
+    asyncio.run(story())
+
+
+def test_what_was_prepared_for_another_epoch_is_dismissed(lab: Lab, helped: None) -> None:
+    async def story() -> None:
+        application = lab.shell(TELL_EPOCH)
+        await application.prepare(Epoch(3))
+        before = living()
+        await application.start(Epoch(5))
+        await until(lambda: lab.logged() == "epoch 5\n")
+        assert living() != before
+        assert len(living()) == 1
+        await application.stop(force=True)
+
+    asyncio.run(story())
+
+
+def test_what_was_prepared_in_vain_leaves_nothing(lab: Lab, helped: None) -> None:
+    async def story() -> None:
+        application = lab.shell(TELL_EPOCH)
+        for end in (application.dismiss, application.detach):
+            await application.prepare(Epoch(3))
+            assert living()
+            end()
+            assert living() == []
+        await application.prepare(Epoch(3))
+        await application.stop(force=True)
+        assert living() == []
+
+    asyncio.run(story())
+    assert list((lab.home / "log" / SHOP).iterdir()) == []
 
 
 def test_death_is_told_with_its_signal_and_the_last_lines(lab: Lab) -> None:
