@@ -283,9 +283,11 @@ def follow(turn: Turn, record: Record) -> None:
 
 
 def settle(turn: Turn) -> None:
-    """SECOND while the primary's stream stands, WAIT otherwise."""
+    """SECOND while the primary's stream stands, WAIT otherwise; a bid for its role ends the stream."""
     mirror = turn.mirror
     if mirror.held is not None or mirror.role is Role.STOP or mirror.life is None:
+        return
+    if mirror.role is Role.SECOND and mirror.bidding:
         return
     source = mirror.following.primary if mirror.following else None
     peer = mirror.peers.get(source) if source else None

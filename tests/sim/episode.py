@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Storm
-from tests.sim.world import TwoHistories, Violation
+from tests.sim.world import CutShort, TwoHistories, Violation
 
 STRUCK_S = 6 * 3600.0
 """Of one episode: some six bursts, then everything must heal."""
@@ -48,10 +48,13 @@ def build(seed: int, **how: bool) -> Cluster:
     return cluster
 
 
-def play(seed: int, log: bool = False, cluster: Cluster | None = None) -> Outcome:
-    """Run one seed to its end, or to the first violation."""
+def play(
+    seed: int, log: bool = False, cluster: Cluster | None = None, over_at: float = float("inf")
+) -> Outcome:
+    """Run one seed to its end, to the first violation, or until this instant of `time.monotonic`."""
     cluster = cluster or build(seed)
     world = cluster.world
+    world.over_at = over_at
     if log:
         world.log = []
     violation = ""
@@ -62,6 +65,8 @@ def play(seed: int, log: bool = False, cluster: Cluster | None = None) -> Outcom
         world.run(until)
         cluster.heal()
         cluster.converge()
+    except CutShort:
+        world.counts["cut short"] += 1
     except TwoHistories:
         world.counts["ended by an operator's force"] += 1
     except Violation as found:

@@ -116,8 +116,11 @@ class Hands(hands.Hands):
 
     def bid(self, expected: Record | None, record: Record) -> None:
         self.world.counts["bid " + record.reason] += 1
-        if self.host.keeper is not None:
-            self.host.keeper.gate.may_land(record)
+        keeper = self.host.keeper
+        if keeper is not None:
+            keeper.gate.may_land(record)
+            if record.primary == self.host.name and not keeper.gate.open:
+                keeper.follower.leave_source("its primary's role is bid for")
         self._ask((expected, record), self._bid_answered, self._bid_timed_out, record)
 
     def _ask(

@@ -11,7 +11,7 @@ from orchestrator.model.orders import Restart
 from tests.sim import __main__ as command
 from tests.sim.cluster import MODULE, Cluster
 from tests.sim.episode import build, play
-from tests.sim.world import Violation
+from tests.sim.world import LOOK_EVENTS, Violation
 from tests.stories.shop import Shop
 
 KEPT = [int(line.split()[0]) for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()[1:]]
@@ -27,6 +27,12 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     one, two = play(7), play(7)
     assert (one.trace, one.events, one.counts) == (two.trace, two.events, two.counts)
     assert play(8).trace != one.trace
+
+
+def test_a_seed_whose_campaign_is_over_ends_at_once_and_is_no_violation() -> None:
+    cut = play(7, over_at=0.0)
+    assert (cut.violation, cut.counts["cut short"]) == ("", 1)
+    assert cut.events <= LOOK_EVENTS < play(7).events
 
 
 def test_a_trace_tells_two_runs_apart_that_differ_in_one_event() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -17,8 +18,16 @@ class Violation(AssertionError):
     """An invariant does not hold: the product, or the simulated world, is wrong."""
 
 
+LOOK_EVENTS = 1000
+"""Between two looks at this machine's clock: some ten milliseconds."""
+
+
 class TwoHistories(Exception):
     """An operator made a node serve without the register: what follows is told in a story, not here."""
+
+
+class CutShort(Exception):
+    """The campaign is over; what this seed has shown so far counts."""
 
 
 class World:
@@ -44,6 +53,7 @@ class World:
         "late",
         "log",
         "loss",
+        "over_at",
         "queue",
         "random",
         "seed",
@@ -77,6 +87,8 @@ class World:
         self.settle_s = settle_s
         self.disturbed_at = 0.0
         self.check: Callable[[], None] = lambda: None
+        self.over_at = float("inf")
+        """Of this machine's clock: when whoever plays this has no more time."""
 
     # --- time ---------------------------------------------------------------------------------------------
 
@@ -136,6 +148,8 @@ class World:
                 host.backlog.append((beat, do, args))
                 return True
         self.events += 1
+        if self.events % LOOK_EVENTS == 0 and time.monotonic() > self.over_at:
+            raise CutShort
         do(*args)
         if not beat:
             self.check()
