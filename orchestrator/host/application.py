@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import json
-import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +13,10 @@ from typing import Any
 from orchestrator.host.cgroup import group, kill_all
 from orchestrator.host.checks import Checks
 from orchestrator.host.launcher import CannotLaunch, Waiting
+from orchestrator.host.memory import Memory
 from orchestrator.host.process import (
     Process,
     begin,
-    boot_id,
     dismiss,
     drop_old_logs,
     ending,
@@ -32,14 +29,12 @@ from orchestrator.host.process import (
     trusted,
 )
 from orchestrator.model.config import MirrorConfig
-from orchestrator.model.errors import HafarmError, ProcessUnreachable
+from orchestrator.model.errors import HafarmError
 from orchestrator.model.events import ApplicationFailed, ApplicationStarted, ApplicationStopped, ModuleEvent
-from orchestrator.model.names import NEVER, Epoch, NodeName
+from orchestrator.model.names import Epoch, NodeName
 
 EMPTY_POLL_S = 0.1
 """Between two looks whether a group is empty: fast against any take-over, cheap beside any application."""
-LOCK_TIMEOUT_S = 5.0
-"""An agent that was killed lets go of its lock at once; longer means that two agents run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +68,7 @@ class Application:
         """Which order is the newest; an older one that wakes up later does nothing any more."""
         self._script: Process | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._lock = -1
+        self._memory = Memory(module.name, self._home)
         self._prepared: _Prepared | None = None
         self.checks = Checks(module.name, module.checks, on_event)
 
@@ -85,19 +80,19 @@ class Application:
     @property
     def running(self) -> bool:
         """Started, and not seen to die since."""
-        record = self._recall()
+        record = self._memory.recall()
         return record.get("phase") == "running" and (self._watcher is not None or not record["watched"])
 
     # --- orders -----------------------------------------------------------------------------------------
 
     async def adopt(self) -> bool:
         """Take back what an earlier agent left: True when the application runs, and is watched again."""
-        await self._hold_lock()
-        match self._recall():
+        await self._memory.hold()
+        match self._memory.recall():
             case {"phase": "running", **rest} if self._lives(rest):
                 self._watch(rest.get("pid"), Path(rest["log"]) if rest["log"] else None)
             case {"phase": "starting", **rest} if await self._script_left_something(rest):
-                self._remember("running", None, Path(rest["log"]), watched=True, epoch=rest["epoch"])
+                self._memory.note("running", None, Path(rest["log"]), watched=True, epoch=rest["epoch"])
                 self._watch(None, Path(rest["log"]))
             case {"phase": "stopping", **rest}:
                 # The stop was asked for: it gets its time, then it is made true.
@@ -107,7 +102,7 @@ class Application:
             case _:
                 await self._clear()
                 return False
-        self.checks.start(self._variables(self._epoch_of_record()))
+        self.checks.start(self._variables(self._memory.epoch))
         return True
 
     async def prepare(self, epoch: Epoch) -> None:
@@ -116,10 +111,10 @@ class Application:
         Nothing is done where something of the application may live, and nothing is told: what cannot be
         prepared is done, and told, by `start`.
         """
-        if self._prepared is not None or self._recall() or self._group.pids():
+        if self._prepared is not None or self._memory.recall() or self._group.pids():
             return
         with contextlib.suppress(HafarmError, OSError, CannotLaunch):
-            await self._hold_lock()
+            await self._memory.hold()
             name, argv = self._words()
             if argv:
                 log = open_log(self._logs, name)
@@ -170,9 +165,7 @@ class Application:
         self._turn += 1
         self.dismiss()
         self._unwatch()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._memory.let_go()
 
     # --- start ------------------------------------------------------------------------------------------
 
@@ -182,10 +175,10 @@ class Application:
         if run.scripts:
             return await self._run_start_script(epoch)
         if not run.command:
-            self._remember("running", None, None, watched=False, epoch=epoch)
+            self._memory.note("running", None, None, watched=False, epoch=epoch)
             return ""
         process, log = self._spawn("command", run.command, epoch)
-        self._remember("running", process.pid, log, watched=True, epoch=epoch)
+        self._memory.note("running", process.pid, log, watched=True, epoch=epoch)
         self._watcher = asyncio.create_task(self._watch_process(process, log))
         return ""
 
@@ -199,7 +192,7 @@ class Application:
             return _with_tail(f"start_prim {how}", log)
         # Nothing left in the group: the script had others run it (a service manager); the checks watch it.
         watched = bool(self._group.pids())
-        self._remember("running", None, log, watched=watched, epoch=epoch)
+        self._memory.note("running", None, log, watched=watched, epoch=epoch)
         if watched:
             self._watch(None, log)
         return ""
@@ -211,7 +204,7 @@ class Application:
         script = trusted(Path(self._module.run.scripts) / name)
         process, log = self._spawn(name, (str(script),), epoch)
         self._script = process
-        self._remember(phase, process.pid, log, watched=True, epoch=epoch)
+        self._memory.note(phase, process.pid, log, watched=True, epoch=epoch)
         try:
             ended, status = await process.wait_for(limit_s)
             if not ended:
@@ -257,7 +250,7 @@ class Application:
         return asked
 
     async def _ask_by_script(self) -> bool:
-        epoch = self._epoch_of_record()
+        epoch = self._memory.epoch
         try:
             ended, status, _ = await self._run_script(
                 "stop_prim", "stopping", epoch, self._module.run.stop_timeout_s
@@ -308,14 +301,14 @@ class Application:
         if self._script is not None:
             self._script.kill_session()
         await self.checks.stop()
-        await self._hold_lock()
+        await self._memory.hold()
         return turn
 
     async def _clear(self) -> None:
         """Nothing of the application lives, and nothing says that it does."""
         await kill_all(self._group)
         self._group.remove()
-        self._record.unlink(missing_ok=True)
+        self._memory.forget()
 
     def _lives(self, record: dict[str, Any]) -> bool:
         if record["pid"] is not None:
@@ -336,38 +329,6 @@ class Application:
         finally:
             process.close()
 
-    @property
-    def _record(self) -> Path:
-        return self._home / "application.json"
-
-    def _remember(
-        self, phase: str, pid: int | None, log: Path | None, *, watched: bool, epoch: Epoch
-    ) -> None:
-        """Lives in the run directory: it is about this boot, and a rename is whole for every reader."""
-        facts = {
-            "boot_id": boot_id(),
-            "phase": phase,
-            "pid": pid,
-            "started_at": None if pid is None else started_at(pid),
-            "log": "" if log is None else str(log),
-            "watched": watched,
-            "epoch": epoch,
-        }
-        draft = self._record.with_suffix(".new")
-        draft.write_text(json.dumps(facts))
-        draft.rename(self._record)
-
-    def _recall(self) -> dict[str, Any]:
-        """The record of this boot; empty where there is none."""
-        try:
-            facts = json.loads(self._record.read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) and facts.get("boot_id") == boot_id() else {}
-
-    def _epoch_of_record(self) -> Epoch:
-        return Epoch(self._recall().get("epoch", NEVER))
-
     def _variables(self, epoch: Epoch) -> dict[str, str]:
         ours = {
             "HAFARM_MODULE": self._module.name,
@@ -376,31 +337,6 @@ class Application:
             "HAFARM_EPOCH": str(epoch),
         }
         return {**self._module.run.environment, **ours}
-
-    async def _hold_lock(self) -> None:
-        """Only one agent runs a module's scripts; the kernel frees the lock with its process."""
-        if self._lock >= 0:
-            return
-        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(self._home / "application.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT_S
-        while not _locked(lock):
-            if asyncio.get_running_loop().time() > deadline:
-                os.close(lock)
-                raise ProcessUnreachable(
-                    what=f"the application of {self._module.name}",
-                    why="another agent on this node holds its lock; end one of them",
-                )
-            await asyncio.sleep(EMPTY_POLL_S)
-        self._lock = lock
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _with_tail(text: str, log: Path | None) -> str:
