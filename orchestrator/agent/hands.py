@@ -69,6 +69,8 @@ class Hands:
         self._answer = answer
         self._post = post
         self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
+        self._doubted = False
+        """The last write of that file failed."""
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
         self._leasing = asyncio.Lock()
         """Held while the pulse is told of a lease."""
@@ -195,9 +197,15 @@ class Hands:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 await asyncio.to_thread(self._file.write, {"epoch": epoch, "wanted": wanted})
-        except TimeoutError as fault:
+        except (StoreFailed, TimeoutError) as fault:
+            self._doubted = True
+            if isinstance(fault, StoreFailed):
+                raise
             why = f"no answer from the disk within {STORE_TIMEOUT_S:g} s"
             raise StoreFailed(self._file.path, why) from fault
+        if self._doubted:
+            self._doubted = False
+            self._post(ev.ModuleStored(self.module.name))
 
     async def _read(self) -> None:
         try:

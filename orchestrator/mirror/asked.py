@@ -10,6 +10,9 @@ from orchestrator.model.names import NEVER, RequestId
 from orchestrator.model.orders import Leave, Order, Promote, Restart, Resync, Start, Stop, Swap
 from orchestrator.model.report import Role
 
+ORDER_S = 30.0
+"""What an operator saw when a promotion was ordered holds for about so long; mostly it takes one second."""
+
 
 def asked(turn: Turn, request: RequestId, order: Order) -> None:
     """Exactly one answer to each request."""
@@ -188,6 +191,7 @@ def _promote(turn: Turn, request: RequestId, order: Promote) -> None:
         turn.refuse(request, *reason)
         return
     turn.set(force=True, accept_loss=order.accept_data_loss, wanted=True, retry_at=None)
+    turn.set(order_ends_at=turn.at_the_latest(ORDER_S))
     bids.store(turn)
     if not mirror.member and mirror.held is None:
         turn.tell("HF1210", "promoted by the operator: what the other side acknowledged since is set aside")
@@ -213,12 +217,7 @@ def _cannot_promote(mirror: Mirror, order: Promote) -> tuple[str, str] | None:
             "the register does not answer: another node may be granted the role meanwhile, and what is "
             "written here would be lost; bring it back, or accept that with --accept-data-loss"
         )
-    others = [
-        peer
-        for peer in mirror.peers.values()
-        if peer.said is not None and peer.said.serving and not peer.gone
-    ]
-    if others:
+    if serving.another_serves(mirror):
         return "HF1214", "another node serves: use swap"
     if mirror.record is not None and not mirror.member and not order.accept_data_loss:
         return "HF1215", (
@@ -227,6 +226,22 @@ def _cannot_promote(mirror: Mirror, order: Promote) -> tuple[str, str] | None:
             "was written since with --accept-data-loss"
         )
     return None
+
+
+def give_up_promotion(turn: Turn) -> None:
+    """What would be refused now is not carried out because it was ordered in another situation.
+
+    A bid of it that is out stays the register's to decide.
+    """
+    mirror = turn.mirror
+    if not mirror.force:
+        return
+    late = mirror.order_ends_at is None or mirror.order_ends_at <= turn.now
+    if not late and not serving.another_serves(mirror):
+        return
+    why = f"it was not possible within {ORDER_S:g} s" if late else "another node serves now"
+    turn.set(force=False, accept_loss=False, order_ends_at=None)
+    turn.tell("HF1219", f"the promotion is given up: {why}")
 
 
 def _resync(turn: Turn, request: RequestId, order: Resync) -> None:

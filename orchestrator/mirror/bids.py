@@ -112,7 +112,6 @@ def lease(turn: Turn) -> None:
 
 def store(turn: Turn) -> None:
     """Make epoch and wish durable; what follows in this decision depends on it."""
-    turn.set(stored=True)
     turn.do(StoreModule(turn.mirror.module, turn.mirror.epoch, turn.mirror.wanted))
 
 

@@ -238,7 +238,9 @@ def _take_over(turn: Turn, record: Record) -> None:
         primary=mirror.me,
         in_sync=frozenset({mirror.me}),
         nonce=mirror.life,
-        forced=mirror.accept_loss and mirror.me not in record.in_sync,
+        # A force that was granted and not opened yet is still one: the copy may be half.
+        forced=(mirror.accept_loss and mirror.me not in record.in_sync)
+        or (record.forced and record.primary == mirror.me),
         reason=reason,
     )
     bids.bid(turn, record, wish)

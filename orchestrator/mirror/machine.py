@@ -35,6 +35,7 @@ from orchestrator.model.events import (
     MemberLost,
     MemberReady,
     ModuleLoaded,
+    ModuleStored,
     OperatorAsked,
     Paused,
     PeerAlive,
@@ -94,6 +95,7 @@ def _consider(turn: Turn) -> None:
     if not turn.mirror.loaded:
         return
     _forget_what_is_due(turn)
+    asked.give_up_promotion(turn)
     _obey_the_record(turn)
     asked.departure_answered(turn)
     _hold_or_stop(turn)
@@ -116,7 +118,8 @@ def _forget_what_is_due(turn: Turn) -> None:
         _end_what_remains(turn)
     if not mirror.stored and (mirror.retry_at is None or mirror.retry_at <= turn.now):
         bids.store(turn)
-    if mirror.retry_at is not None and mirror.retry_at <= turn.now:
+        turn.set(retry_at=turn.at_the_latest(mirror.timings.retry_s))
+    elif mirror.retry_at is not None and mirror.retry_at <= turn.now:
         turn.set(retry_at=None)
         if (mirror.bids and not mirror.bidding) or (mirror.held is None and mirror.primary_gone):
             bids.read(turn)
@@ -190,6 +193,8 @@ def _learn(turn: Turn, event: Event) -> None:
                 bids.read(turn)
         case ModuleLoaded(_, epoch, wanted):
             _loaded(turn, epoch, wanted)
+        case ModuleStored():
+            turn.set(stored=True, retry_at=None)
         case RegisterAnswered(_, record):
             bids.register_answered(turn, record)
         case RegisterSilent():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.mirror.bids import bid, lease, mute, read, role_under, store
-from orchestrator.mirror.state import Ending, Mirror, Peer, Register, Stage
+from orchestrator.mirror.state import Ending, Mirror, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.effects import (
     ClaimAddresses,
@@ -67,7 +67,7 @@ def others_end(turn: Turn, record: Record) -> Instant | None:
     mirror = turn.mirror
     takeover = record.reason in MAY_OVERLAP
     # A swap's record was bid after everything had ended there; what is heard of it may be older.
-    serves = record.reason != SWAP and any(_may_serve(peer) for peer in mirror.peers.values())
+    serves = record.reason != SWAP and another_serves(mirror)
     if mirror.overlap == "none" and (takeover or serves):
         return turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S)
     if serves or (takeover and mirror.muted is not True):
@@ -76,8 +76,11 @@ def others_end(turn: Turn, record: Record) -> Instant | None:
     return None
 
 
-def _may_serve(peer: Peer) -> bool:
-    return peer.said is not None and peer.said.serving and not peer.gone
+def another_serves(mirror: Mirror) -> bool:
+    """As far as is heard."""
+    return any(
+        peer.said is not None and peer.said.serving and not peer.gone for peer in mirror.peers.values()
+    )
 
 
 def reign_taken(turn: Turn, record: Record) -> None:

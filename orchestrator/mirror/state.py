@@ -128,7 +128,7 @@ class Mirror:
     epoch: Epoch = NEVER
     """R4: the highest epoch accepted; `StoreModule` goes before anything under it."""
     stored: bool = True
-    """False while `epoch` could not be made durable: no role is taken on doubt."""
+    """False from a failed write of this until `ModuleStored`: no role is taken on doubt."""
     wanted: bool = False
 
     role: Role = Role.STOP
@@ -153,6 +153,8 @@ class Mirror:
     """The operator promotes this node: the next bid need not wait for the primary's loss."""
     accept_loss: bool = False
     """With `force`: the operator accepted data loss, so it may pass R2, and do without the register."""
+    order_ends_at: Instant | None = None
+    """With `force`: it is not kept for a world that the operator has not seen."""
     offline: bool = False
     """Serving by that order without the register's grant: no role is given back by itself."""
     muted: bool | None = None
@@ -307,7 +309,6 @@ class Mirror:
 
     def deadline(self) -> Instant | None:
         """When `TimePassed` is next worth a step."""
-        dues = [
-            due for due in (self.retry_at, self.again_at, self.follow_at, self.check_at) if due is not None
-        ]
-        return min(dues, default=None)
+        order_ends_at = self.order_ends_at if self.force else None
+        dues = (self.retry_at, self.again_at, self.follow_at, self.check_at, order_ends_at)
+        return min((due for due in dues if due is not None), default=None)

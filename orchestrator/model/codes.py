@@ -195,6 +195,11 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "Restore its newest state, or order it again with --accept-data-loss on the node to keep.",
             REFUSED,
         ),
+        "HF1219": Code(
+            "promotion given up",
+            "It could not be carried out at once, and what the operator saw holds no more.",
+            "`hafarm status MODULE`; `hafarm swap` when the other node serves, else order it again.",
+        ),
         "HF1220": Code(
             "no such node",
             "The order names a node that this module does not have.",

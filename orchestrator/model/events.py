@@ -296,6 +296,13 @@ class ModuleLoaded:
     wanted: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleStored:
+    """A module's state is on this node's disk again, after a write of it had failed."""
+
+    module: ModuleName
+
+
 PeerEvent = PeerAlive | PeerSuspected | PeerLost | PeerLeft
 ModuleEvent = (
     LinkLost
@@ -324,5 +331,6 @@ ModuleEvent = (
     | EffectFailed
     | OperatorAsked
     | ModuleLoaded
+    | ModuleStored
 )
 Event = TimePassed | Paused | PeerEvent | PeerSaid | ModuleEvent

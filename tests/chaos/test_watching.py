@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.host import process
+from orchestrator.host.cgroup import Cgroup, group, kill_all
+from orchestrator.host.launcher import Launcher
 from tests.chaos.__main__ import EVERY_KIND_S, judge_kinds
 from tests.chaos.campaign import CHECKS, Report, excess_s
 from tests.chaos.faults import FAULTS
 from tests.chaos.trees import differences
-from tests.chaos.watch import Answers, Applications, Spell
+from tests.chaos.watch import Answers, Applications, Spell, group_lives
 from tests.chaos.workloads import STOP_TIMEOUT_S
 from tests.support.netns import Switch
 from tests.support.waiting import eventually
@@ -77,6 +81,27 @@ def test_an_application_on_two_nodes_is_seen_for_as_long_as_it_is() -> None:
         assert spell.end < time.monotonic()
     finally:
         watching.stop()
+
+
+def test_what_waits_to_become_the_application_is_none_and_what_became_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "LAUNCHER", Launcher())
+    process.LAUNCHER.start()
+    own = group(f"watched-{os.getpid()}/app")
+    assert isinstance(own, Cgroup)
+    folder = Path(own.born_in or str(Path(own.entered_by).parent))
+    try:
+        waiting = process.prepare(["/bin/sleep", "600"], own, 1)
+        eventually(own.pids)
+        assert not group_lives(folder)
+        process.begin(waiting, ["/bin/sleep"]).close()
+        assert group_lives(folder)
+    finally:
+        asyncio.run(kill_all(own))
+        own.remove()
+        process.LAUNCHER.close()
+    assert not group_lives(folder)
 
 
 def test_an_overlap_is_judged_by_the_rule_and_by_what_a_node_could_know() -> None:

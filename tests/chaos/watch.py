@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.host import launcher
+
 LOOK_S = 0.02
 """Between two looks at every machine's processes."""
 
@@ -63,11 +65,22 @@ class Applications:
 
 
 def group_lives(folder: Path) -> bool:
-    """Whether a control group has a process."""
+    """Whether a control group has a process of the application.
+
+    One that was born for a start that may never come has not become its program yet.
+    """
     try:
-        return bool((folder / "cgroup.procs").read_text().strip())
+        pids = (folder / "cgroup.procs").read_text().split()
     except OSError:
         return False
+    return any(not _waits(pid) for pid in pids)
+
+
+def _waits(pid: str) -> bool:
+    try:
+        return launcher.PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it has just ended: it is gone at the next look
 
 
 @dataclass

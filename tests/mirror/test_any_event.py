@@ -53,6 +53,7 @@ EVENTS = [
     ev.MemberReady(SHOP, B, LIFE[B]),
     ev.HandshakeRefused(SHOP, B, "diverged"),
     ev.VolumeFailed(SHOP, "EIO"),
+    ev.ModuleStored(SHOP),
     ev.AddressesClaimed(SHOP),
     ev.AddressesRefused(SHOP, "taken"),
     ev.ApplicationStarted(SHOP),

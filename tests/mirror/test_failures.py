@@ -49,6 +49,24 @@ def test_a_disk_that_cannot_keep_the_epoch_takes_no_role() -> None:
     assert story.ordered(do.CloseGate)
 
 
+def test_the_role_is_bid_for_again_once_the_epoch_is_on_the_disk_and_not_before() -> None:
+    story = secondary()
+    story.hears(ev.PeerLost(A))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON))
+    for _ in range(3):
+        story.hears(ev.EffectFailed(SHOP, "StoreModule", "no space"))
+        assert story.mirror.role is Role.WAIT
+        story.hears(ev.TimePassed(), after=1)
+        assert [type(effect) for effect in story.did] == [do.StoreModule]
+        assert story.mirror.role is Role.WAIT
+    story.hears(ev.ModuleStored(SHOP))
+    (again,) = story.ordered(do.Bid)
+    assert again.record.epoch == bid.record.epoch + 1, "the first one was given up, and others may know"
+    story.hears(ev.BidAnswered(SHOP, again.record, Outcome.WON))
+    assert story.mirror.role is Role.ALONE
+
+
 def test_a_bid_that_is_out_stays_unresolved_when_the_state_disk_fails() -> None:
     story = alone()
     story.hears(ev.PeerAlive(B), ev.StreamUp(SHOP, B), ev.MemberReady(SHOP, B, LIFE[B]))
@@ -71,8 +89,10 @@ def test_a_former_primary_whose_state_disk_was_full_vouches_for_the_next_one_all
     story = primary()
     story.hears(ev.RegisterAnswered(SHOP, record(8, B, B)), ev.EffectFailed(SHOP, "StoreModule", "no space"))
     story.hears(ev.TimePassed(), after=1)
+    assert [type(effect) for effect in story.did] == [do.StoreModule]
+    story.hears(ev.ModuleStored(SHOP))
     orders = [type(effect) for effect in story.did]
-    assert orders.index(do.StoreModule) < orders.index(do.Unmute) < orders.index(do.Follow)
+    assert orders.index(do.Unmute) < orders.index(do.Follow)
 
 
 def test_a_role_whose_remains_cannot_be_ended_is_over_all_the_same_and_they_are_tried_again() -> None:

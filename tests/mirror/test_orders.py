@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from orchestrator.mirror import asked
 from orchestrator.mirror.state import Stage
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.orders import Leave, Promote, Stop, Swap
 from orchestrator.model.record import Outcome
 from orchestrator.model.report import Phase, Role
-from tests.mirror.words import LIFE, SHOP, A, B, answer, asks, fresh, primary, record, says, secondary, serves
+from tests.mirror.words import (
+    LIFE,
+    SHOP,
+    A,
+    B,
+    Story,
+    answer,
+    asks,
+    fresh,
+    primary,
+    record,
+    says,
+    secondary,
+    serves,
+)
 
 
 def test_a_swap_stops_the_application_then_closes_then_bids() -> None:
@@ -78,13 +93,50 @@ def test_a_member_is_not_stopped_under_a_serving_primary_but_may_leave() -> None
 
 
 def test_a_stale_copy_is_promoted_only_by_an_order_that_accepts_the_loss() -> None:
-    story = fresh(B, epoch=7)
-    story.hears(ev.ReplicatorUp(SHOP, LIFE[B]), ev.RegisterAnswered(SHOP, record(8, A, A)), ev.PeerLost(A))
+    story = stale()
     story.hears(asks(Promote()))
     assert answer(story) == "HF1215"
     story.hears(asks(Promote(accept_data_loss=True)), ev.RegisterAnswered(SHOP, record(8, A, A)))
     (bid,) = story.ordered(do.Bid)
     assert (bid.record.forced, bid.record.in_sync) == (True, {B})
+
+
+def stale() -> Story:
+    """B missed what A served alone, and A is lost."""
+    story = fresh(B, epoch=7)
+    story.hears(ev.ReplicatorUp(SHOP, LIFE[B]), ev.RegisterAnswered(SHOP, record(8, A, A)), ev.PeerLost(A))
+    return story
+
+
+def test_a_promotion_that_could_not_be_carried_out_is_given_up_once_another_node_serves() -> None:
+    story = stale()
+    story.hears(asks(Promote(accept_data_loss=True)), ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    serving = says(Role.ALONE, 8, A, A, life=LIFE[A], serving=True)
+    story.hears(ev.PeerAlive(A), ev.PeerSaid(A, {SHOP: serving}))
+    assert story.told[-1] == "HF1219"
+    story.hears(ev.ModuleStored(SHOP), ev.RegisterAnswered(SHOP, record(8, A, A)), ev.PeerLost(A))
+    assert not story.ordered(do.Bid), "what A acknowledged since the order would be lost"
+
+
+def test_a_promotion_is_not_carried_out_long_after_it_was_ordered() -> None:
+    story = stale()
+    story.hears(asks(Promote(accept_data_loss=True)), ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    story.hears(ev.TimePassed(), after=asked.ORDER_S + 1)
+    assert "HF1219" in story.told
+    story.hears(ev.ModuleStored(SHOP), ev.RegisterAnswered(SHOP, record(8, A, A)))
+    assert not story.ordered(do.Bid)
+
+
+def test_a_force_that_was_granted_and_could_not_open_is_a_force_when_it_is_bid_for_again() -> None:
+    story = stale()
+    story.hears(asks(Promote(accept_data_loss=True)), ev.RegisterAnswered(SHOP, record(8, A, A)))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(
+        ev.BidAnswered(SHOP, bid.record, Outcome.WON), ev.EffectFailed(SHOP, "StoreModule", "no space")
+    )
+    story.hears(ev.ModuleStored(SHOP))
+    (again,) = story.ordered(do.Bid)
+    assert again.record.forced, "the copy may be half of another one"
 
 
 def test_without_the_register_a_member_is_promoted_only_by_an_order_that_accepts_the_loss() -> None:

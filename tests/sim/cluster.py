@@ -74,12 +74,13 @@ class Cluster:
     def _record_changed(self, record: Record) -> None:
         for host in self.hosts.values():
             host.volume.touched = True
-        if record.forced:
-            self.ghost.forced_at = record.epoch
         history = self.register.history
-        if len(history) < 2:
+        before = history[-2] if len(history) > 1 else None
+        # A force that is bid for again gives up nothing more.
+        if record.forced and not (before and before.forced and before.primary == record.primary):
+            self.ghost.forced_at = record.epoch
+        if before is None:
             return
-        before = history[-2]
         if record.epoch <= before.epoch:
             raise Violation(f"epoch {record.epoch} after {before.epoch}")
         if record.primary not in before.in_sync and not record.forced:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.mirror.serving import PROMOTED_OFFLINE
 from orchestrator.model.effects import Announce, Effect
-from orchestrator.model.events import BidAnswered, RegisterAnswered, RegisterSilent
+from orchestrator.model.events import BidAnswered, ModuleStored, RegisterAnswered, RegisterSilent
 from orchestrator.model.names import Epoch, NodeName, RequestId
 from orchestrator.model.record import Outcome, Record
 from orchestrator.model.report import ModuleState
@@ -27,6 +27,7 @@ class Hands(hands.Hands):
         self.world = host.world
         self.cluster = host.cluster
         self.module = host.module
+        self._doubted = False
 
     def carry_out(self, effect: Effect) -> bool:
         if self.world.log is not None and not isinstance(effect, Announce):
@@ -41,7 +42,11 @@ class Hands(hands.Hands):
     # --- the gate -----------------------------------------------------------------------------------------
 
     def store(self, epoch: Epoch, wanted: bool) -> bool:
-        return self.host.store(epoch, wanted)
+        stored = self.host.store(epoch, wanted)
+        if stored and self._doubted:
+            self.host.agent.tell(ModuleStored(self.module))
+        self._doubted = not stored
+        return stored
 
     def start_replicator(self) -> None:
         self.host.launcher.start()
