@@ -67,7 +67,7 @@ def main() -> None:
         if not message:
             return
         try:
-            answer = _launch(libc, json.loads(message), null, *fds)
+            answer = _launch(libc, json.loads(message), (null, own), *fds)
         finally:
             for descriptor in fds:
                 os.close(descriptor)
@@ -75,14 +75,22 @@ def main() -> None:
 
 
 def _launch(
-    libc: _Libc, request: dict[str, Any], null: int, output: int, word: int, report: int, directory: int = -1
+    libc: _Libc,
+    request: dict[str, Any],
+    ours: tuple[int, int],
+    output: int,
+    word: int,
+    report: int,
+    directory: int = -1,
 ) -> dict[str, int]:
     """Clone; the child goes its own way."""
+    null, own = ours
     try:
         pid = libc.clone(directory if request["into"] else -1)
     except OSError as fault:
         return {"pid": 0, "errno": fault.errno or 0}
     if pid == 0:
+        os.close(own)  # it may wait for long, and an agent must see that its helper is gone
         _become(request, null, output, word, report)
     return {"pid": pid, "errno": 0}
 

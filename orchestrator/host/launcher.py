@@ -42,8 +42,10 @@ class Waiting:
         """Return once the program runs; OSError: it cannot, and the child ends."""
         try:
             os.write(self._word, b"!")
-            answered, _, _ = select.select([self._report], [], [], ANSWER_TIMEOUT_S)
-            number = _reported(self._report) if answered else errno.ETIMEDOUT
+            answered = select.poll()
+            answered.register(self._report, select.POLLIN)
+            said = answered.poll(ANSWER_TIMEOUT_S * 1000)
+            number = _reported(self._report) if said else errno.ETIMEDOUT
         except BrokenPipeError:
             number = errno.ECHILD  # somebody ended it
         if number:

@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from orchestrator.mirror import frames
@@ -133,6 +133,8 @@ class Follower:
         session = self._session
         if session is not None:
             session.abandon()
+        with self._admitted:
+            self._admitted.notify_all()  # it may wait for the agent, who waits for us
         with self.applying, self.keeping:
             pass
 
@@ -256,14 +258,16 @@ class Follower:
         self.wait_admitted(offered)
         return offered
 
-    def wait_admitted(self, offered: Record) -> None:
-        """Return once this record may be obeyed; HandshakeRejected when it may not."""
+    def wait_admitted(self, offered: Record, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Return once this record may be obeyed; HandshakeRejected when it may not, or nobody needs it."""
         with self._admitted:
             known = self._record.epoch if self._record else NEVER
         if offered.epoch > known:
             self.tell({"event": "reign_offered", "record": offered.as_dict()})
         with self._admitted:
-            self._admitted.wait_for(lambda: self._record is None or self._decides(offered.epoch), ADMISSION_S)
+            self._admitted.wait_for(
+                lambda: self._record is None or given_up() or self._decides(offered.epoch), ADMISSION_S
+            )
             if self._record is None or not self._decides(offered.epoch):
                 raise HandshakeRejected("not-following", "the agent has not admitted the newer record")
             if offered.epoch < self._record.epoch or offered.nonce != self._record.nonce:

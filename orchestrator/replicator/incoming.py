@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, Final, Protocol
 
@@ -46,7 +47,7 @@ class Receiver(Protocol):
 
     def welcome(self) -> dict[str, Any]: ...
 
-    def wait_admitted(self, offered: Record) -> None: ...
+    def wait_admitted(self, offered: Record, given_up: Callable[[], bool] = ...) -> None: ...
 
 
 class Session:
@@ -210,7 +211,7 @@ class Session:
     def _new_record(self, record: Record) -> None:
         if record.primary != self._record.primary:
             raise WireFault("a record of another primary")
-        self._receiver.wait_admitted(record)
+        self._receiver.wait_admitted(record, lambda: self._abandoned)
         self._record = record
         if not self._receiver.history.standing.inconsistent:
             self._receiver.history.add_reign(record)

@@ -151,6 +151,17 @@ def test_what_waits_ends_with_whoever_prepared_it() -> None:
     eventually(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
 
 
+def test_a_helper_that_died_is_seen_although_what_it_bore_waits(helped: Launcher, tmp_path: Path) -> None:
+    waiting, _ = prepared(MarkedGroup(NAME), tmp_path)
+    before = helper_of(helped)
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: " Z " in Path(f"/proc/{before}/stat").read_text())
+    with pytest.raises((CannotLaunch, OSError)) as fault:
+        helped.launch(["/bin/true"], {}, 1, (0, 0, ()), -1, "")
+    assert "Broken pipe" in str(fault.value.__cause__) or "reset" in str(fault.value.__cause__)
+    dismiss(waiting)
+
+
 def test_what_was_killed_while_it_waited_is_an_error(helped: Launcher, kind: Group, tmp_path: Path) -> None:
     waiting, _ = prepared(kind, tmp_path)
     os.kill(waiting.pid, signal.SIGKILL)

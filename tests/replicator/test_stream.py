@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import MemberNotReady
+from orchestrator.replicator.outgoing import ADMISSION_S
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.support.waiting import eventually
 
@@ -153,6 +155,19 @@ def test_a_follower_that_bid_in_vain_follows_on(pair: Pair) -> None:
     eventually(lambda: answered == [0], 20)
     assert pair.said("member_lost") == []
     assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
+def test_a_bid_waits_for_no_record_that_the_agent_has_not_admitted(pair: Pair) -> None:
+    joined(pair)
+    assert pair.primary is not None
+    assert pair.follower is not None
+    pair.admits = False
+    offers = len(pair.said("reign_offered"))
+    pair.primary.take_reign(record(3, LIFE, {PARIS, LYON}))
+    eventually(lambda: len(pair.said("reign_offered")) > offers, 10)
+    begun = time.monotonic()
+    pair.follower.interrupt()
+    assert time.monotonic() - begun < ADMISSION_S / 2
 
 
 def test_a_returner_copies_only_what_changed(pair: Pair) -> None:
