@@ -97,10 +97,10 @@ class Application:
             case {"phase": "stopping", **rest}:
                 # The stop was asked for: it gets its time, then it is made true.
                 await self._end_of_script(rest, self._module.run.stop_timeout_s)
-                await self._clear()
+                await self._clear(self._turn)
                 return False
             case _:
-                await self._clear()
+                await self._clear(self._turn)
                 return False
         self.checks.start(self._variables(self._memory.epoch))
         return True
@@ -111,24 +111,21 @@ class Application:
         Nothing is done where something of the application may live, and nothing is told: what cannot be
         prepared is done, and told, by `start`.
         """
-        if self._prepared is not None or self._memory.recall() or self._group.pids():
+        if self._prepared is not None and self._prepared.epoch == epoch:
             return
+        self.dismiss()
         with contextlib.suppress(HafarmError, OSError, CannotLaunch):
+            if self._memory.recall() or self._group.pids():
+                return
             await self._memory.hold()
-            name, argv = self._words()
-            if argv:
-                log = open_log(self._logs, name)
-                with opened(log) as output:
-                    run = self._module.run
-                    child = prepare(argv, self._group, output, run.user, self._variables(epoch))
-                self._prepared = _Prepared(epoch, argv, log, child)
+            self._prepared = self._prepare(epoch)
 
     def dismiss(self) -> None:
         """What was prepared is not needed."""
-        if self._prepared is not None:
-            dismiss(self._prepared.child)
-            self._prepared.log.unlink(missing_ok=True)
-            self._prepared = None
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            prepared.log.unlink(missing_ok=True)
+            dismiss(prepared.child)
 
     async def start(self, epoch: Epoch) -> None:
         """Emits ApplicationStarted or ApplicationFailed."""
@@ -136,8 +133,10 @@ class Application:
         try:
             if self._prepared is None or self._prepared.epoch != epoch:
                 self.dismiss()
-                await self._clear()
-            why = await self._run_start(epoch)
+                await self._clear(turn)
+            if turn != self._turn:
+                return
+            why = await self._run_start(epoch, turn)
         except (HafarmError, OSError) as fault:
             why = str(fault)
         if turn != self._turn:
@@ -151,12 +150,10 @@ class Application:
 
     async def stop(self, force: bool) -> None:
         """Emits ApplicationStopped once nothing lives; ProcessUnreachable when something cannot be killed."""
-        self.dismiss()
         turn = await self._begin()
+        self.dismiss()
         clean = not self._group.pids() if force else await self._stop_gently(turn)
-        if turn != self._turn:
-            return
-        await self._clear()
+        await self._clear(turn)
         if turn == self._turn:
             self._on_event(ApplicationStopped(self._module.name, clean))
 
@@ -169,11 +166,11 @@ class Application:
 
     # --- start ------------------------------------------------------------------------------------------
 
-    async def _run_start(self, epoch: Epoch) -> str:
+    async def _run_start(self, epoch: Epoch, turn: int) -> str:
         """What went wrong, or nothing."""
         run = self._module.run
         if run.scripts:
-            return await self._run_start_script(epoch)
+            return await self._run_start_script(epoch, turn)
         if not run.command:
             self._memory.note("running", None, None, watched=False, epoch=epoch)
             return ""
@@ -182,10 +179,12 @@ class Application:
         self._watcher = asyncio.create_task(self._watch_process(process, log))
         return ""
 
-    async def _run_start_script(self, epoch: Epoch) -> str:
+    async def _run_start_script(self, epoch: Epoch, turn: int) -> str:
         ended, status, log = await self._run_script(
             "start_prim", "starting", epoch, self._module.run.start_timeout_s
         )
+        if turn != self._turn:
+            return ""  # what lives now is the newer order's
         if not ended or status != 0:
             await kill_all(self._group)
             how = ending(status) if ended else f"took longer than {self._module.run.start_timeout_s:g} s"
@@ -224,12 +223,27 @@ class Application:
             return "start_prim", (str(trusted(Path(run.scripts) / "start_prim")),)
         return "command", tuple(run.command)
 
+    def _prepare(self, epoch: Epoch) -> _Prepared | None:
+        name, argv = self._words()
+        if not argv:
+            return None
+        log = open_log(self._logs, name)
+        try:
+            with opened(log) as output:
+                child = prepare(argv, self._group, output, self._module.run.user, self._variables(epoch))
+        except BaseException:
+            log.unlink(missing_ok=True)
+            raise
+        return _Prepared(epoch, argv, log, child)
+
     def _spawn(self, name: str, argv: Sequence[str], epoch: Epoch) -> tuple[Process, Path]:
         """A new process and its log: the one that was prepared for this, or one that is made now."""
         prepared = self._prepared
         if prepared is not None and prepared.argv == tuple(argv):
             self._prepared = None
-            return begin(prepared.child, argv), prepared.log
+            with contextlib.suppress(CannotLaunch):  # somebody has ended it, and it has run nothing
+                return begin(prepared.child, argv), prepared.log
+        self.dismiss()
         log = open_log(self._logs, name)
         return spawn_logged(argv, self._group, log, self._module.run.user, self._variables(epoch)), log
 
@@ -304,11 +318,12 @@ class Application:
         await self._memory.hold()
         return turn
 
-    async def _clear(self) -> None:
-        """Nothing of the application lives, and nothing says that it does."""
-        await kill_all(self._group)
-        self._group.remove()
-        self._memory.forget()
+    async def _clear(self, turn: int) -> None:
+        """Nothing of the application lives, and nothing says that it does; unless a newer order came."""
+        await kill_all(self._group, overtaken=lambda: turn != self._turn)
+        if turn == self._turn:
+            self._group.remove()
+            self._memory.forget()
 
     def _lives(self, record: dict[str, Any]) -> bool:
         if record["pid"] is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -166,10 +167,15 @@ def send(pids: list[int], number: int) -> None:
             continue
 
 
-async def kill_all(group: Group, timeout_s: float = KILL_TIMEOUT_S) -> None:
-    """SIGKILL until the group is empty; ProcessUnreachable when something cannot be killed."""
+async def kill_all(
+    group: Group, timeout_s: float = KILL_TIMEOUT_S, overtaken: Callable[[], bool] = lambda: False
+) -> None:
+    """SIGKILL until the group is empty; ProcessUnreachable when something cannot be killed.
+
+    `overtaken`: what lives there now is somebody else's to end.
+    """
     deadline = asyncio.get_running_loop().time() + timeout_s
-    while left := group.pids():
+    while not overtaken() and (left := group.pids()):
         group.signal(signal.SIGKILL)
         if asyncio.get_running_loop().time() > deadline:
             raise ProcessUnreachable(

@@ -102,6 +102,7 @@ def _become(request: dict[str, Any], null: int, output: int, word: int, report: 
             group = os.open(request["enter"], os.O_WRONLY)
             os.write(group, b"0")
             os.close(group)
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # what we start is ordinary, whatever the agent is
         os.setsid()
         os.chdir("/")
         os.dup2(null, 0)
@@ -112,7 +113,6 @@ def _become(request: dict[str, Any], null: int, output: int, word: int, report: 
             os.setgid(request["gid"])
             os.setuid(request["uid"])
         if os.read(word, 1):
-            os.setpriority(os.PRIO_PROCESS, 0, 0)  # what we start is ordinary, whatever the agent is
             os.execvpe(request["argv"][0], request["argv"], request["env"])
     except OSError as fault:
         os.write(report, struct.pack("<i", fault.errno or 1))

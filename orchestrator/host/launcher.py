@@ -39,15 +39,16 @@ class Waiting:
         self._report = report
 
     def run(self) -> None:
-        """Return once the program runs; OSError: it cannot, and the child ends."""
+        """Return once the program runs. OSError: it cannot, and ends; CannotLaunch: it had ended before."""
         try:
             os.write(self._word, b"!")
             answered = select.poll()
             answered.register(self._report, select.POLLIN)
             said = answered.poll(ANSWER_TIMEOUT_S * 1000)
             number = _reported(self._report) if said else errno.ETIMEDOUT
-        except BrokenPipeError:
-            number = errno.ECHILD  # somebody ended it
+        except BrokenPipeError as fault:
+            self.dismiss()
+            raise CannotLaunch("somebody has ended what waited") from fault
         if number:
             self.dismiss()
             raise OSError(number, os.strerror(number))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import select
 import signal
 import stat
 import subprocess
@@ -23,6 +24,8 @@ LOGS_KEPT = 20
 """Runs kept per name: enough to see a week of failed starts, small enough to forget about."""
 LAUNCHER = Launcher()
 """The agent starts it; without it processes are started all the same, more slowly."""
+DISMISS_S = 0.5
+"""The agent's loop stands still meanwhile; what has not ended by then is reaped with the next start."""
 TAIL_BYTES = 600
 """What of a log goes into an event: the last lines, to be read on one screen."""
 
@@ -135,19 +138,33 @@ def prepare(
 
 
 def begin(waiting: Waiting, argv: Sequence[str]) -> Process:
-    """It becomes `argv`, for which it was prepared; Unsupported when that cannot be run."""
+    """It becomes `argv`, for which it was prepared.
+
+    Unsupported: that cannot be run. CannotLaunch: somebody has ended it, and it has run nothing.
+    """
     try:
         waiting.run()
-    except OSError as fault:
+    except (OSError, CannotLaunch) as fault:
         _FORGOTTEN.add(waiting.pid)
+        if isinstance(fault, CannotLaunch):
+            raise
         raise _cannot_run(argv, fault) from fault
     return Process(waiting.pid, is_child=True)
 
 
 def dismiss(waiting: Waiting) -> None:
-    """It is not needed any more. A process that waits in a pipe is gone as soon as it is killed."""
+    """It is not needed any more."""
     waiting.dismiss()
-    os.waitpid(waiting.pid, 0)
+    _FORGOTTEN.add(waiting.pid)
+    # Killed in a pipe it is gone at once; only a frozen control group keeps it.
+    ended = select.poll()
+    descriptor = os.pidfd_open(waiting.pid)
+    try:
+        ended.register(descriptor, select.POLLIN)
+        ended.poll(DISMISS_S * 1000)
+    finally:
+        os.close(descriptor)
+    _reap()
 
 
 def spawn(
@@ -156,12 +173,11 @@ def spawn(
     """Exec `argv` inside `group`, both outputs to the descriptor `output`; Unsupported when it cannot be."""
     try:
         try:
-            waiting = prepare(argv, group, output, user, more)
+            return begin(prepare(argv, group, output, user, more), argv)
         except CannotLaunch:
             return _fork(argv, group, output, user, more or {})
     except (OSError, subprocess.SubprocessError) as fault:
         raise _cannot_run(argv, fault) from fault
-    return begin(waiting, argv)
 
 
 def _cannot_run(argv: Sequence[str], fault: Exception) -> Unsupported:

@@ -185,6 +185,62 @@ def test_what_was_prepared_for_another_epoch_is_dismissed(lab: Lab, helped: None
     asyncio.run(story())
 
 
+def test_what_was_killed_while_it_waited_is_replaced(lab: Lab, helped: None) -> None:
+    async def story() -> None:
+        application = lab.shell(TELL_EPOCH)
+        await application.prepare(Epoch(3))
+        (child,) = living()
+        os.kill(child, signal.SIGKILL)
+        await until(lambda: living() == [])
+        await application.start(Epoch(3))
+        await until(lambda: lab.logged() == "epoch 3\n")
+        assert lab.events == [ApplicationStarted(SHOP)]
+        await application.stop(force=True)
+
+    asyncio.run(story())
+
+
+def test_a_script_that_was_changed_since_is_the_one_that_runs(lab: Lab, helped: None) -> None:
+    async def story() -> None:
+        application = lab.scripts("echo old", "true")
+        scripts, other = lab.home / "scripts", lab.home / "other"
+        scripts.rename(lab.home / "first")
+        scripts.symlink_to(lab.home / "first")
+        await application.prepare(Epoch(3))
+        other.mkdir()
+        (other / "start_prim").write_text("#!/bin/sh\necho new\n")
+        (other / "start_prim").chmod(0o755)
+        scripts.unlink()
+        scripts.symlink_to(other)
+        await application.start(Epoch(3))
+        assert lab.logged("start_prim") == "new\n"
+        assert living() == [], "nothing waits beside what was started"
+        await application.stop(force=True)
+
+    asyncio.run(story())
+
+
+def test_a_start_that_waits_for_the_last_ones_end_is_overtaken_by_a_stop(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.host.cgroup.KILL_POLL_S", 0.5)  # as if it took long to die
+
+    async def story() -> None:
+        application = lab.shell(PATIENT)
+        await application.start(Epoch(3))
+        await until(lambda: "ready" in lab.logged())
+        again = asyncio.create_task(application.start(Epoch(4)))
+        await until(lambda: living() == [])
+        assert not again.done()
+        await application.stop(force=True)
+        assert isinstance(lab.events[-1], ApplicationStopped)
+        await again
+        assert living() == []
+        assert not application.running
+
+    asyncio.run(story())
+
+
 def test_what_was_prepared_in_vain_leaves_nothing(lab: Lab, helped: None) -> None:
     async def story() -> None:
         application = lab.shell(TELL_EPOCH)

@@ -162,12 +162,15 @@ def test_a_helper_that_died_is_seen_although_what_it_bore_waits(helped: Launcher
     dismiss(waiting)
 
 
-def test_what_was_killed_while_it_waited_is_an_error(helped: Launcher, kind: Group, tmp_path: Path) -> None:
-    waiting, _ = prepared(kind, tmp_path)
+def test_what_was_killed_while_it_waited_has_run_nothing_and_says_so(
+    helped: Launcher, kind: Group, tmp_path: Path
+) -> None:
+    waiting, log = prepared(kind, tmp_path)
     os.kill(waiting.pid, signal.SIGKILL)
     eventually(lambda: " Z " in Path(f"/proc/{waiting.pid}/stat").read_text())
-    with pytest.raises(Unsupported, match="cannot be run"):
+    with pytest.raises(CannotLaunch):
         begin(waiting, ["/bin/sh"])
+    assert log.read_bytes() == b""
 
 
 def test_an_exit_status_is_known_to_everybody_who_waits(launcher: Launcher, tmp_path: Path) -> None:
