@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -69,6 +70,8 @@ class Hands:
         self._answer = answer
         self._post = post
         self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
+        self._state: Mapping[str, Any] = {}
+        self._writing = threading.Lock()
         self._doubted = False
         """The last write of that file failed."""
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
@@ -196,7 +199,8 @@ class Hands:
     async def _store(self, epoch: int, wanted: bool) -> None:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                await asyncio.to_thread(self._file.write, {"epoch": epoch, "wanted": wanted})
+                self._state = {"epoch": epoch, "wanted": wanted}
+                await asyncio.to_thread(self._write_state)
         except (StoreFailed, TimeoutError) as fault:
             self._doubted = True
             if isinstance(fault, StoreFailed):
@@ -206,6 +210,11 @@ class Hands:
         if self._doubted:
             self._doubted = False
             self._post(ev.ModuleStored(self.module.name))
+
+    def _write_state(self) -> None:
+        """The newest, whoever of those that wait for a slow disk comes first: an epoch never falls."""
+        with self._writing:
+            self._file.write(self._state)
 
     async def _read(self) -> None:
         try:

@@ -67,6 +67,10 @@ class RulesRefused(HafarmError):
         return f"nftables refused: {self.why}; the kernel needs nf_tables with the inet and arp families"
 
 
+class NotThere(RulesRefused):
+    """The kernel has no such thing."""
+
+
 class Nfnetlink:
     """One conversation at a time, with the network that the caller was in when it was opened."""
 
@@ -128,7 +132,8 @@ class Nfnetlink:
         (negative,) = _ERROR.unpack_from(answer, _HEADER.size)
         if negative:
             _, refused, _, _, _ = _HEADER.unpack_from(answer, _HEADER.size + _ERROR.size)
-            raise RulesRefused(f"{_name(refused)}: {os.strerror(-negative)}")
+            kind_of = NotThere if -negative == errno.ENOENT else RulesRefused
+            raise kind_of(f"{_name(refused)}: {os.strerror(-negative)}")
 
     def _receive(self) -> bytes:
         try:

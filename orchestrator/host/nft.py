@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from orchestrator.host.nfnetlink import Nfnetlink, RulesRefused
+from orchestrator.host.nfnetlink import Nfnetlink, NotThere, RulesRefused
 from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Orders, is_in
 
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
@@ -132,16 +132,22 @@ class DeadMan:
 
 
 def is_silenced(kernel: Nfnetlink, address: str) -> bool:
-    """Whether the dead-man lease, whoever keeps it, lets this machine answer for the address no more."""
+    """Whether the dead-man lease, whoever keeps it, lets this machine answer for the address no more.
+
+    Also where the kernel gives no answer: what is not announced now is announced a moment later.
+    """
     version = ipaddress.ip_address(address).version
-    # The likely answer first: who announces an address mostly holds it.
-    return not _has(kernel, f"held{version}", address) and _has(kernel, f"guarded{version}", address)
+    try:
+        # The likely answer first: who announces an address mostly holds it.
+        return not _has(kernel, f"held{version}", address) and _has(kernel, f"guarded{version}", address)
+    except RulesRefused:
+        return True
 
 
 def _has(kernel: Nfnetlink, name: str, address: str) -> bool:
     try:
         kernel.ask(is_in(name, address))
-    except RulesRefused:
+    except NotThere:
         return False
     return True
 

@@ -139,8 +139,10 @@ def wait_or_take(turn: Turn) -> None:
     record = mirror.record
     if mirror.register in (Register.UNKNOWN, Register.EMPTY) and record is None:
         _begin(turn)
-    elif record is None or mirror.register is Register.RESTORED or not mirror.stored:
+    elif record is None or mirror.register is Register.RESTORED:
         _ask_again(turn)
+    elif not mirror.stored:
+        return  # `ModuleStored` comes, or the write is tried again
     elif mirror.accept_loss and mirror.register is Register.SILENT:
         _serve_offline(turn, record)
     elif mirror.leaving and mirror.me not in record.in_sync:

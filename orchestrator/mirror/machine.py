@@ -116,9 +116,9 @@ def _forget_what_is_due(turn: Turn) -> None:
         turn.set(follow_at=None)
     if mirror.remains and (mirror.retry_at is None or mirror.retry_at <= turn.now):
         _end_what_remains(turn)
-    if not mirror.stored and (mirror.retry_at is None or mirror.retry_at <= turn.now):
+    if not mirror.stored and not mirror.storing and (mirror.retry_at is None or mirror.retry_at <= turn.now):
         bids.store(turn)
-        turn.set(retry_at=turn.at_the_latest(mirror.timings.retry_s))
+        turn.set(storing=True)
     elif mirror.retry_at is not None and mirror.retry_at <= turn.now:
         turn.set(retry_at=None)
         if (mirror.bids and not mirror.bidding) or (mirror.held is None and mirror.primary_gone):
@@ -194,7 +194,7 @@ def _learn(turn: Turn, event: Event) -> None:
         case ModuleLoaded(_, epoch, wanted):
             _loaded(turn, epoch, wanted)
         case ModuleStored():
-            turn.set(stored=True, retry_at=None)
+            turn.set(stored=True, storing=False, retry_at=None)
         case RegisterAnswered(_, record):
             bids.register_answered(turn, record)
         case RegisterSilent():
@@ -293,6 +293,7 @@ def _effect_failed(turn: Turn, effect: str, why: str) -> None:
     mirror = turn.mirror
     soon = turn.at_the_latest(mirror.timings.retry_s)
     turn.tell("HF1002" if effect == "StoreModule" else "HF1114", f"{effect} failed: {why}")
+    turn.set(storing=False)  # perhaps dropped behind it
     match effect:
         case "CloseGate":
             _stop_without_the_gate(turn)

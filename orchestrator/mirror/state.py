@@ -129,6 +129,8 @@ class Mirror:
     """R4: the highest epoch accepted; `StoreModule` goes before anything under it."""
     stored: bool = True
     """False from a failed write of this until `ModuleStored`: no role is taken on doubt."""
+    storing: bool = False
+    """A failed write of `epoch` is tried again, and that is not answered."""
     wanted: bool = False
 
     role: Role = Role.STOP

@@ -136,11 +136,14 @@ class Files(Contents):
         while not self._ended.wait(_SETTLE_S):
             self.settle_all()
 
-    def open_writes(self) -> None:
-        """Let changes in; what the kernel cached while others changed the tree is dropped first."""
-        assert not self.failed
+    def forget_followed(self) -> None:
+        """What the kernel cached while others changed the tree is dropped, before changes are let in."""
         self.clear_orphans()
         self._forget_cached()
+
+    def open_writes(self) -> None:
+        """Let changes in, at once."""
+        assert not self.failed
         self.mode = Mode.OPEN
 
     def close_writes(self) -> None:

@@ -235,18 +235,22 @@ class Follower:
         if back is None or bulk is None:
             raise WireFault("a forward connection without its two others")
         self._end_session()
-        with self._turn:
-            served = Session(self, connection, back, bulk, record)
-            self._session = served
-            try:
-                self.wait_admitted(record)  # again: whoever stopped following meanwhile has not seen this one
-                served.run(str(hello.get("stream")))
-            finally:
-                self._session = None
-                back.close()
-                bulk.close()
-        self._let_go()
+        try:
+            with self._turn:
+                self._serve(Session(self, connection, back, bulk, record), record, str(hello.get("stream")))
+        finally:
+            back.close()
+            bulk.close()
+            self._let_go()
         return False
+
+    def _serve(self, session: Session, record: Record, stream: str) -> None:
+        self._session = session
+        try:
+            self.wait_admitted(record)  # again: whoever stopped following meanwhile has not seen this one
+            session.run(stream)
+        finally:
+            self._session = None
 
     def _admit_offer(self, offered: Record, identity: Identity) -> Record:
         """Ask the agent about a newer record; refuse an older one (R6)."""

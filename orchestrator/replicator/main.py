@@ -51,6 +51,9 @@ class Replicator:
         """The stream is closed, and what was applied is on disk; nothing was written since."""
         self._ready: dict[str, str] = {}
         self._orders = threading.RLock()
+        self._switch = threading.Lock()
+        """Held for the moment in which changes are let in, and to overtake that."""
+        self._closings = 0
         self._reigns: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What a reign begins with, for a thread that is there already."""
         self._facts = FactsFile(given["facts"])
@@ -129,8 +132,7 @@ class Replicator:
         if self._failed:
             return
         self._failed = why
-        for files in self.volumes:
-            files.refuse_writes()
+        self._refuse_writes()
         self._primary.close_gate()
         self._facts.change(is_open=False)
         log.error("the volume failed: %s", why)
@@ -233,11 +235,14 @@ class Replicator:
         record = Record.from_dict(request["record"])
         assert record.nonce == self.life, "the record was granted to another life of this gate"
         assert record.primary == self.settings.node
-        self._reigns.put(partial(self._take_reign, record))
+        self._reigns.put(partial(self._take_reign, record, self._closings))
         return {}
 
-    def _take_reign(self, record: Record) -> None:
+    def _take_reign(self, record: Record, closings: int) -> None:
+        """`closings`: when it was ordered. A gate that was ordered to close since opens no more."""
         with self._orders:
+            if closings != self._closings:
+                return
             was_open = self._facts.facts.is_open
             try:
                 if self._failed:
@@ -248,17 +253,37 @@ class Replicator:
                 self._facts.change(record=record, required=record.in_sync, is_open=True)
                 self._settled = False
                 self._follower.on_disk = None  # what this node writes itself is no frame
-                self._primary.take_reign(record, served=lambda: self._open(record, was_open))
+                self._primary.take_reign(record, served=lambda: self._open(record, was_open, closings))
             except (OSError, HafarmError) as fault:
                 self._failed = ""
                 self._volume_failed(f"before the gate could open: {fault}")
 
-    def _open(self, record: Record, was_open: bool) -> None:
+    def _open(self, record: Record, was_open: bool, closings: int) -> None:
         """Let the application in; an application that is to be started waits for this to be told."""
         if not was_open:
             for files in self.volumes:
-                files.open_writes()
-        self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
+                files.forget_followed()
+        with self._switch:
+            overtaken = closings != self._closings
+            if not overtaken and not was_open:
+                for files in self.volumes:
+                    files.open_writes()
+        if overtaken:
+            self._primary.close_gate()
+            self._facts.change(is_open=False)
+        else:
+            self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
+
+    def _refuse_writes(self) -> None:
+        """Of two who change it at once, the one who closes has the last word."""
+        self._overtake()
+        for files in self.volumes:
+            files.refuse_writes()
+
+    def _overtake(self) -> None:
+        """A reign that was ordered before this lets no changes in."""
+        with self._switch:
+            self._closings += 1
 
     def close_gate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if request.get("drain"):
@@ -268,9 +293,8 @@ class Replicator:
         return {}
 
     def _close(self) -> None:
-        """At once: no lock is waited for before every held request is answered."""
-        for files in self.volumes:
-            files.refuse_writes()
+        """At once: nothing that takes time is waited for before every held request is answered."""
+        self._refuse_writes()
         self._primary.close_gate()
         self._facts.change(is_open=False)
         self._control.tell("gate_closed", module=self.settings.module, equal=[])
@@ -290,6 +314,7 @@ class Replicator:
     def follow(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
         assert record.primary != self.settings.node
+        self._overtake()
         with self._orders:
             self._settled = False
             self._facts.change(record=record, required=frozenset(), is_open=False)
@@ -336,6 +361,7 @@ class Replicator:
 
     def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Close what is open and uncover the directories; the process ends after the answer."""
+        self._overtake()
         if self._facts.facts.is_open:
             self._close()
         self._primary.stop()

@@ -67,6 +67,23 @@ def test_the_role_is_bid_for_again_once_the_epoch_is_on_the_disk_and_not_before(
     assert story.mirror.role is Role.ALONE
 
 
+def test_a_disk_that_gives_no_answer_is_asked_once_and_not_ten_times() -> None:
+    story = secondary()
+    story.hears(ev.PeerLost(A))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(
+        ev.BidAnswered(SHOP, bid.record, Outcome.WON), ev.EffectFailed(SHOP, "StoreModule", "no space")
+    )
+    story.hears(ev.TimePassed(), after=1)
+    assert story.ordered(do.StoreModule)
+    for _ in range(10):
+        story.hears(ev.TimePassed(), ev.PeerLost(A), after=1)
+        assert not story.ordered(do.StoreModule)
+    story.hears(ev.EffectFailed(SHOP, "ReleaseAddresses", "behind which it was dropped, perhaps"))
+    story.hears(ev.TimePassed(), after=1)
+    assert story.ordered(do.StoreModule)
+
+
 def test_a_bid_that_is_out_stays_unresolved_when_the_state_disk_fails() -> None:
     story = alone()
     story.hears(ev.PeerAlive(B), ev.StreamUp(SHOP, B), ev.MemberReady(SHOP, B, LIFE[B]))

@@ -63,6 +63,7 @@ class Mounted:
         settings = VolumeSettings(str(tree), exclude, str(journal))
         self.files = Files(0, settings, fds, self.outlet, writeback)
         self.files.start()
+        self.files.forget_followed()
         self.files.open_writes()
         self.plain = Path(f"/proc/self/fd/{self.plain_fd}")
 
@@ -170,6 +171,7 @@ def test_a_follower_refuses_changes_and_shows_what_others_wrote(mounted: Mounted
     assert caught.value.errno == errno.EROFS
     (mounted.plain / "a").write_bytes(b"newer")
     assert (mounted.tree / "a").read_bytes() == b"newer"
+    mounted.files.forget_followed()
     mounted.files.open_writes()
     assert (mounted.tree / "a").read_bytes() == b"newer"
     (mounted.tree / "a").write_bytes(b"mine")

@@ -75,6 +75,24 @@ def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: M
     assert (mirror.tree / "a").read_bytes() == b"acknowledged"
 
 
+def test_a_gate_that_is_closed_while_it_opens_stays_closed(mirror: Mirror) -> None:
+    agent = mirror.start()
+    life = agent.ask("status")["life"]
+    for epoch in range(1, 31):
+        agent.ask("take_reign", record=record(epoch, "paris", life, ["paris"]))
+        agent.ask("close_gate", drain=False)
+    # Behind all of these in the same queue, and opens nothing.
+    agent.ask("prepare_reign", record=record(31, "paris", life, ["paris"]))
+    eventually(lambda: [31, life] in agent.ask("status")["lineage"])
+    assert agent.ask("status")["open"] is False
+    with pytest.raises(OSError, match="Input/output"):
+        (mirror.tree / "late").write_bytes(b"")
+    agent.ask("take_reign", record=record(32, "paris", life, ["paris"]))
+    while agent.event("reign_taken")["record"]["epoch"] != 32:
+        pass
+    write_durably(mirror.tree / "a", b"acknowledged")
+
+
 def test_a_sync_that_a_lost_member_must_confirm_is_held_and_refused_when_the_gate_closes(
     mirror: Mirror,
 ) -> None:
