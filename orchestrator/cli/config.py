@@ -57,12 +57,12 @@ def check(file: str, wish: Wish) -> int:
 
 
 def _this_node(config: ClusterConfig) -> str | None:
-    """The node that this machine's agent.yaml names, when it is one of the file's."""
-    if not os.path.exists(AGENT_FILE):
-        return None
-    from orchestrator.config.marks import parse
+    """The node that HAFARM_NODE or this machine's agent.yaml names, when it is one of the file's."""
+    name = os.environ.get("HAFARM_NODE")
+    if not name and os.path.exists(AGENT_FILE):
+        from orchestrator.config.marks import parse
 
-    with open(AGENT_FILE, encoding="utf-8") as opened:
-        data = parse(opened.read(), AGENT_FILE).data
-    name = os.environ.get("HAFARM_NODE") or (data.get("node") if isinstance(data, dict) else None)
+        with open(AGENT_FILE, encoding="utf-8") as opened:
+            data = parse(opened.read(), AGENT_FILE).data
+        name = data.get("node") if isinstance(data, dict) else None
     return name if name in [node.name for node in config.nodes] else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from orchestrator.host.cgroup import group, kill_all
+from orchestrator.host.cgroup import Group, group, kill_all
 from orchestrator.host.process import ending, spawn
 from orchestrator.model.config import CheckConfig
 from orchestrator.model.errors import HafarmError
@@ -148,10 +148,14 @@ async def _ask_command(
             status = await process.wait()
         finally:
             process.close()
-            await asyncio.shield(kill_all(own))
-            own.remove()
+            await asyncio.shield(_end(own))
         size = os.fstat(output).st_size
         said = os.pread(output, OUTPUT_BYTES, max(0, size - OUTPUT_BYTES)).decode(errors="replace").strip()
         return status == 0, " | ".join(said.splitlines()) or ending(status)
     finally:
         os.close(output)
+
+
+async def _end(own: Group) -> None:
+    await kill_all(own)
+    own.remove()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.model.codes import CODES
 from orchestrator.setup.bundle import init
 from tests.config.words import RIGHT
 
@@ -49,12 +50,22 @@ WRONG: dict[str, tuple[Callable[[Node], object], str, str]] = {
     "no agent.yaml": (lambda node: (node.work / "agent.yaml").mkdir(), "HF6001", "cannot be read"),
     "an unknown setting": (lambda node: node.settings.update(nodes="x"), "HF6001", "unknown field"),
     "no node": (lambda node: node.settings.pop("node"), "HF6001", "is missing"),
-    "a node that is not configured": (lambda node: node.settings.update(node="rome"), "HF6001", "rome"),
+    "a node that is not configured": (
+        lambda node: node.settings.update(node="pari"),
+        "HF6001",
+        "agent.yaml:1:2: node: no node of",
+    ),
+    "a node that is nearly configured": (
+        lambda node: node.settings.update(node="pari"),
+        "HF6001",
+        "did you mean 'paris'?",
+    ),
     "a wrong hafarm.yaml": (
         lambda node: node.config.write_text(RIGHT.replace("kind: mirror", "kind: mirror\n    knid: x")),
         "HF6001",
         "did you mean 'kind'?",
     ),
+    "an address of another machine": (lambda node: None, "HF1003", "is not on this machine"),
     "no hafarm.yaml": (lambda node: node.config.unlink(), "HF6001", "cannot be read"),
     "another node's bundle": (lambda node: _other_bundle(node, "keys", "lyon"), "HF5002", "lyon"),
     "another cluster's bundle": (lambda node: _other_bundle(node, "prod", "paris"), "HF5002", "prod"),
@@ -79,7 +90,7 @@ def test_an_agent_that_cannot_begin_says_why(tmp_path: Path, what: str) -> None:
     node = Node(tmp_path)
     harm(node)
     done = node.begin()
-    assert done.returncode == 1
+    assert done.returncode == CODES[code].exit
     assert done.stderr.startswith(f"error {code}: "), done.stderr
     assert words in done.stderr
     assert "\n  fix: " in done.stderr

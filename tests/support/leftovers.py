@@ -95,6 +95,9 @@ def control_groups() -> Iterator[str]:
             for path in Path(where).glob("hf*"):
                 if _is_tagged(path.name):
                     yield f"control group {path}"
+            # Of modules whose names our tests end with their process id.
+            for path in Path(where).glob(f"hafarm/*-{os.getpid()}"):
+                yield f"control group {path}"
 
 
 def shared_memory() -> Iterator[str]:
