@@ -134,8 +134,9 @@ class Hands:
                 self._start(self._bid(expected, record))
                 if record.primary == self.me:
                     self._start(self.application.prepare(record.epoch))
-            case do.Announce(module, state):
-                await self.pulse.announce(module, state)
+            case do.Announce():
+                self._start(self._announce(effect))
+                await asyncio.sleep(0)  # it is on its way before anything else is told to the pulse
             case do.Lease(module, epoch, members):
                 async with self._leasing:
                     await self.pulse.lease(module, epoch, members, self._addresses())
@@ -337,6 +338,13 @@ class Hands:
         return False
 
     # --- addresses and application --------------------------------------------------------------------------
+
+    async def _announce(self, told: do.Announce) -> None:
+        """Nobody here waits for what the others are told."""
+        try:
+            await self.pulse.announce(told.module, told.state)
+        except (HafarmError, OSError, TimeoutError) as fault:
+            self._post(ev.EffectFailed(self.module.name, "Announce", str(fault) or type(fault).__name__))
 
     def _addresses(self) -> list[str]:
         return [vip.address for vip in self.module.vip]
