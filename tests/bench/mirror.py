@@ -93,7 +93,7 @@ def busy(bench: Bench) -> Iterator[Row]:
     """Nothing fails but the machine is full: nobody is accused; then nodes are lost all the same."""
     served = bench.rig.served("fast")
     minutes = bench.much(10, 1) if not bench.quick else 0.5
-    with loaded(LOAD, bench.much(120, 30), bench.tell), Pair(EQUAL_ADVERT_S, bench.rig.answer) as pair:
+    with loaded(LOAD, bench.much(120, 15), bench.tell), Pair(EQUAL_ADVERT_S, bench.rig.answer) as pair:
         pair.await_master()
         taken, given_up, rival, loads, stalled = _watch(bench, served, pair, 60 * minutes)
         about = (
@@ -102,7 +102,7 @@ def busy(bench: Bench) -> Iterator[Row]:
         )
         about += f"; {given_up} times the primary gave up its healthy secondary, and took it in again"
         yield Row("false_takeovers", taken, "", about, len(loads), 0)
-        losses = bench.rounds(bench.much(8, 2), 240, lambda: failover.lose(served))
+        losses = bench.rounds(bench.much(8, 1), 240, lambda: failover.lose(served))
         load = os.getloadavg()[0]
     times = [loss.decided_to_reply_ms for loss in losses]
     yield median_row("decision_to_reply_loaded_ms", times, f"load average {load:.1f}; worst {max(times):.1f}")
@@ -142,7 +142,7 @@ def lease(bench: Bench) -> Iterator[Row]:
 
 def restart(bench: Bench) -> Iterator[Row]:
     served = bench.rig.served("lan")
-    lost = bench.rounds(bench.much(20, 4), 240, lambda: failover.restart_agent(served))
+    lost = bench.rounds(bench.much(20, 3), 240, lambda: failover.restart_agent(served))
     yield worst_row("agent_restart_gap_s", lost, f"kill -9 and start, each time; {sum(lost):g} in all")
 
 
@@ -210,7 +210,7 @@ def _one_workload(
     figures: dict[tuple[str, str], list[float]],
 ) -> None:
     """One round: each contender once, or none of them counts."""
-    measure = 0.25 if bench.quick else 1.0
+    measure = 0.1 if bench.quick else 1.0
 
     def each() -> dict[str, float]:
         return {name: getattr(contenders, name)(workload, measure) for name in data.turns(names, number)}
