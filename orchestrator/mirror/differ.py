@@ -19,13 +19,17 @@ HOT_MAX: Final = 1024
 IN_USE: Final = 1 << 63
 """The stamp of an entry whose change is not in the stream yet, or whose copy is not finished."""
 
+UNUSED: Final = 0
+"""The stamp of an entry that no change has needed yet."""
+
 _MAGIC: Final = 0x6C6F6748
 _BATCH: Final = struct.Struct("<IIII")  # magic, number of the batch, records, checksum of all but itself
-_RECORD: Final = struct.Struct("<BBHIQq")  # kind, what, volume, spare, inode, extent
+_RECORD: Final = struct.Struct("<BBHIQq")  # kind, what, volume, how many more inodes follow, inode, extent
 _BASE: Final = struct.Struct(
     "<B7x16s"
 )  # kind, first half of a baseline; sequence in the spare record after it
 _RECORDS_MAX: Final = 1 << 20
+_RUN_MAX: Final = 1 << 16  # far above any run of ours: a damaged record must not fill the memory
 _ADD, _RETIRE, _BASELINE, _SEQUENCE, _UNKNOWN = 1, 2, 3, 4, 5
 
 
@@ -51,6 +55,12 @@ class MayDiffer:
             self.stamps.pop(key, None)
             self.stamps[key] = stamp
 
+    def reserve(self, key: Key, count: int) -> None:
+        """Entries for this inode and those after it, without a use yet: durable before they are needed."""
+        volume, inode, what, extent = key
+        for number in range(inode, inode + count):
+            self.stamps.setdefault((volume, number, what, extent), UNUSED)
+
     def retirable(self, flushed: int, hot_max: int = HOT_MAX) -> list[Key]:
         """The coldest entries beyond the hot set that are equal and durable on both sides up to `flushed`."""
         surplus = len(self.stamps) - hot_max
@@ -64,6 +74,12 @@ class MayDiffer:
 
 def encode_add(keys: Iterable[Key]) -> list[bytes]:
     return [_RECORD.pack(_ADD, what, volume, 0, inode, extent) for volume, inode, what, extent in keys]
+
+
+def encode_run(key: Key, count: int) -> bytes:
+    """The same entry for `count` inodes that follow each other, as one record."""
+    volume, inode, what, extent = key
+    return _RECORD.pack(_ADD, what, volume, count - 1, inode, extent)
 
 
 def encode_retire(keys: Iterable[Key]) -> list[bytes]:
@@ -139,9 +155,9 @@ def _later_batches(data: bytes, at: int) -> Iterator[int]:
 def _replay(log: MayDiffer, body: bytes) -> bool:
     stream = b""
     for at in range(0, len(body), _RECORD.size):
-        kind, what, volume, _, inode, extent = _RECORD.unpack_from(body, at)
-        if kind == _ADD:
-            log.stamps[(volume, inode, what, extent)] = IN_USE
+        kind, what, volume, more, inode, extent = _RECORD.unpack_from(body, at)
+        if kind == _ADD and more < _RUN_MAX:
+            log.stamps.update(((volume, inode + next, what, extent), IN_USE) for next in range(more + 1))
         elif kind == _RETIRE:
             log.stamps.pop((volume, inode, what, extent), None)
         elif kind == _BASELINE:

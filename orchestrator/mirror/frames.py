@@ -120,6 +120,11 @@ class Decoder:
         self._allowed = allowed
         self._held = bytearray()
 
+    @property
+    def has_half(self) -> bool:
+        """A frame has begun whose rest has not come yet."""
+        return bool(self._held)
+
     def receive_data(self, data: bytes) -> list[Frame]:
         """The frames that these bytes complete; WireFault as soon as a header cannot be honest."""
         held = self._held

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from orchestrator.host import disk
 from orchestrator.mirror.differ import Key
@@ -21,7 +21,6 @@ from orchestrator.replicator.quarantine import Quarantine, remove_tree
 
 HANDLES_OPEN_MAX: Final = 4096  # O_PATH descriptors; far below the usual limit of 20,000 open files
 WRITERS_OPEN_MAX: Final = 256  # descriptors open for writing: the files of a large database
-SYNC_THREADS: Final = 8  # fsyncs of different files overlap in the file system's journal; more gained nothing
 
 
 @dataclass(eq=False)
@@ -47,6 +46,16 @@ class _Object:
     fd: int
     inode: int
     handle: bytes | None
+    fresh: bool = False
+    """Made by this stream: its changes count as those of a FRESH object."""
+
+
+class Log(Protocol):
+    """What of the may-differ logs an applier needs; OSError when an entry could not be made durable."""
+
+    def before_change(self, keys: Iterable[Key], sequence: int) -> None: ...
+
+    def made(self, volume: int, inode: int) -> None: ...
 
 
 ABSENT: Final = (errno.ENOENT, errno.ESTALE)
@@ -118,6 +127,17 @@ class Objects:
         self.get(volume, id)
         return os.stat(self.root(volume)).st_ino if id == ops.ROOT else self._known[volume, id].inode
 
+    def key(self, volume: int, id: int, what: int, extent: int = 0) -> Key:
+        """The may-differ key of an object, in this node's own inode numbers."""
+        inode = self.inode(volume, id)
+        known = self._known.get((volume, id))
+        fresh = known is not None and known.fresh and extent == 0
+        return (volume, inode, ops.FRESH if fresh else what, extent)
+
+    def made(self, volume: int, id: int) -> None:
+        """It was made just now, by this stream."""
+        self._known[volume, id].fresh = True
+
     def writer(self, volume: int, id: int) -> int:
         """A descriptor open for writing."""
         key = (volume, id)
@@ -155,23 +175,21 @@ class Objects:
 
 
 class Applier:
-    """Applies one stream. `before_change` makes may-differ entries durable; `settled` hears of syncs done.
+    """Applies one stream. The log makes may-differ entries durable before each change.
 
     While a copy runs (`copying`) the tree is not the primary's yet: what is absent is passed over and
     counted, what is in the way goes aside; the copy brings it all right. Else every error ends the stream.
     """
 
-    def __init__(self, roots: Sequence[int], before_change: Callable[[Iterable[Key], int], None]) -> None:
+    def __init__(self, roots: Sequence[int], log: Log) -> None:
         self.objects = Objects(roots)
         self.volumes = len(roots)
         self.copying = False
         self.passed_over = 0
         self._aside: list[Quarantine] = []
-        self._before_change = before_change
-        self._syncs = ThreadPoolExecutor(SYNC_THREADS, "sync")
+        self._log = log
 
     def close(self) -> None:
-        self._syncs.shutdown(wait=True)
         self.end_copy()
         self.objects.close()
 
@@ -189,12 +207,15 @@ class Applier:
             aside.close()
         self._aside = []
 
-    def apply(self, operation: Sent, sequence: int) -> Future[None] | None:
-        """Do it; for a durable point the sync that was begun. ApplyFailed: this copy is no longer equal."""
+    def apply(self, operation: Sent, sequence: int) -> Callable[[], None] | None:
+        """Do it; of a durable point the sync, which is still to be called once and raises OSError.
+
+        ApplyFailed: this copy is no longer equal.
+        """
         try:
             keys = self._keys(operation)
             if keys:
-                self._before_change(keys, sequence)
+                self._log.before_change(keys, sequence)
             return _DO[type(operation)](self, operation)
         except OSError as fault:
             if self.copying and fault.errno in _PASSED_OVER:
@@ -206,9 +227,6 @@ class Applier:
         """Everything applied is on disk on return; OSError when it is not."""
         for volume in range(self.volumes):
             disk.sync_filesystem(self.objects.root(volume))
-
-    def begin_sync_all(self) -> Future[None]:
-        return self._syncs.submit(self.sync_all)
 
     # --- the operations ------------------------------------------------------------------------------------
 
@@ -241,8 +259,11 @@ class Applier:
 
     def _made(self, op: ops.Create | ops.Mkdir | ops.Symlink, mode: int | None) -> None:
         fd = self.objects.bind(op.volume, op.id, op.parent, op.name)
+        inode = self.objects.inode(op.volume, op.id)
+        self._log.made(op.volume, inode)
+        self.objects.made(op.volume, op.id)
         if self._aside:
-            self._aside[op.volume].made_here(self.objects.inode(op.volume, op.id))
+            self._aside[op.volume].made_here(inode)
         disk.chown(fd, op.uid, op.gid)
         if mode is not None:
             os.chmod(disk.path_of(fd), stat.S_IMODE(mode))
@@ -317,7 +338,7 @@ class Applier:
     def _remove_xattr(self, op: ops.RemoveXattr) -> None:
         disk.remove_xattr(self.objects.get(op.volume, op.id), op.name)
 
-    def _sync(self, op: ops.Sync) -> Future[None]:
+    def _sync(self, op: ops.Sync) -> Callable[[], None]:
         flags = os.O_RDONLY | os.O_NONBLOCK
         fds = [disk.reopen(self.objects.get(op.volume, op.id), flags)]
         try:
@@ -327,11 +348,11 @@ class Applier:
             _close_all(fds)
             raise
         # fdatasync makes a new size durable too; the names need a full fsync of their directories.
-        return self._syncs.submit(_sync_all, fds, op.data_only)
+        return functools.partial(_sync_all, fds, op.data_only)
 
-    def _sync_directory(self, op: ops.SyncDirectory) -> Future[None]:
+    def _sync_directory(self, op: ops.SyncDirectory) -> Callable[[], None]:
         fd = disk.reopen(self.objects.get(op.volume, op.id), os.O_RDONLY | os.O_DIRECTORY)
-        return self._syncs.submit(_sync_all, [fd], False)
+        return functools.partial(_sync_all, [fd], False)
 
     # --- names ---------------------------------------------------------------------------------------------
 
@@ -366,23 +387,25 @@ class Applier:
         volume = op.volume
         match op:
             case ops.Write():
-                inode = self.objects.inode(volume, op.id)
-                return _extents(volume, inode, op.offset, len(op.data))
+                first = op.offset // ops.EXTENT_BYTES
+                last = max(op.offset + len(op.data) - 1, op.offset) // ops.EXTENT_BYTES
+                return [self.objects.key(volume, op.id, ops.DATA, at) for at in range(first, last + 1)]
             case ops.Allocate():
-                return [(volume, self.objects.inode(volume, op.id), ops.DATA, ops.WHOLE)]
+                return [self.objects.key(volume, op.id, ops.DATA, ops.WHOLE)]
             case ops.SetAttr():
-                inode = self.objects.inode(volume, op.id)
-                resized = [(volume, inode, ops.DATA, ops.WHOLE)] if op.which & ops.SIZE else []
-                return [(volume, inode, ops.ATTRIBUTES, 0), *resized]
+                resized = (
+                    [self.objects.key(volume, op.id, ops.DATA, ops.WHOLE)] if op.which & ops.SIZE else []
+                )
+                return [self.objects.key(volume, op.id, ops.ATTRIBUTES), *resized]
             case ops.SetXattr() | ops.RemoveXattr():
-                return [(volume, self.objects.inode(volume, op.id), ops.ATTRIBUTES, 0)]
+                return [self.objects.key(volume, op.id, ops.ATTRIBUTES)]
             case ops.Rename():
                 return self._renamed(op)
             case ops.Link():
-                linked = (volume, self.objects.inode(volume, op.id), ops.DATA, ops.WHOLE)
-                return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0), linked]
+                linked = self.objects.key(volume, op.id, ops.DATA, ops.WHOLE)
+                return [self.objects.key(volume, op.parent, ops.NAMES), linked]
             case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Unlink() | ops.Rmdir() | Remove():
-                return [(volume, self.objects.inode(volume, op.parent), ops.NAMES, 0)]
+                return [self.objects.key(volume, op.parent, ops.NAMES)]
             case _:
                 return []
 
@@ -390,7 +413,7 @@ class Applier:
         moved = []
         for id, name in ((op.parent, op.name), (op.new_parent, op.new_name)):
             directory = self.objects.get(op.volume, id)
-            moved.append((op.volume, os.stat(directory).st_ino, ops.NAMES, 0))
+            moved.append(self.objects.key(op.volume, id, ops.NAMES))
             try:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
@@ -417,7 +440,7 @@ _PASSED_OVER: Final = frozenset(
     }
 )
 
-_DO: Final[dict[type[Any], Callable[[Applier, Any], Future[None] | None]]] = {
+_DO: Final[dict[type[Any], Callable[[Applier, Any], Callable[[], None] | None]]] = {
     ops.Bind: Applier._bind,
     ops.Unbind: Applier._unbind,
     ops.Create: Applier._create,
@@ -467,12 +490,6 @@ class Points:
         """Up to here every durable point is done: between points there is nothing to wait for."""
         with self._lock:
             return min(self._begun, default=applied + 1) - 1
-
-
-def _extents(volume: int, inode: int, offset: int, length: int) -> list[Key]:
-    first = offset // ops.EXTENT_BYTES
-    last = max(offset + length - 1, offset) // ops.EXTENT_BYTES
-    return [(volume, inode, ops.DATA, extent) for extent in range(first, last + 1)]
 
 
 def _sync_all(fds: list[int], data_only: bool) -> None:

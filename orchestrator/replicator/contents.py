@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import stat
 import threading
 import time
@@ -13,13 +12,15 @@ from typing import Final
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import wire
-from orchestrator.host.fuse.session import NO_REPLY, Caller
+from orchestrator.host.fuse.session import NO_REPLY, READERS, Caller
 from orchestrator.replicator import ops
 from orchestrator.replicator.handles import Node, OpenFile
 from orchestrator.replicator.namespace import Namespace, text
 from orchestrator.replicator.volume import Mode, refusal
+from orchestrator.replicator.workers import Workers
 
 _SYNCERS: Final = 8  # each waits for the disk in turn; the disk groups what comes together
+_SYNCS_INLINE: Final = READERS - 1  # threads of the session that may wait for a disk: one reads on
 _ACCESS = os.O_ACCMODE
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 _ALLOCATE_MODES = frozenset({0, 1, 3, 16, 17})
@@ -50,13 +51,8 @@ class Contents(Namespace):
     reply: Callable[[int, int, bytes], None]
 
     def start_syncers(self) -> None:
-        self._syncs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        for number in range(_SYNCERS):
-            threading.Thread(target=self._sync_loop, name=f"sync-{number}", daemon=True).start()
-
-    def _sync_loop(self) -> None:
-        while True:
-            self._syncs.get()()
+        self._syncers = Workers(_SYNCERS, "sync")
+        self._inline = threading.Semaphore(_SYNCS_INLINE)
 
     # --- opening ----------------------------------------------------------------------------------------
 
@@ -255,11 +251,19 @@ class Contents(Namespace):
                 os.close(own)
             held.done(error or (errno.EIO if self.failed else 0))  # never believed after one failure
 
-        self._syncs.put(sync_here)
         if node.local:
             held.done(0)
         else:
+            self.outlet.hurry()
             self.outlet.when_durable(sequence, held.done)
+        # A thread that waits here saves the way to another one and back; the last reader never does.
+        if not self._inline.acquire(blocking=False):
+            self._syncers.put(sync_here)
+            return
+        try:
+            sync_here()
+        finally:
+            self._inline.release()
 
     # --- attributes -------------------------------------------------------------------------------------
 

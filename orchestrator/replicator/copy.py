@@ -172,7 +172,7 @@ class Copier:
         own = trees.describe(root, path)
         about = self._wanted.about(volume, own["inode"])
         full = full or (ops.NAMES, ops.WHOLE) in about
-        all_names = full or shallow or (ops.NAMES, 0) in about
+        all_names = full or shallow or (ops.NAMES, 0) in about or (ops.FRESH, 0) in about
         children = self._children(volume, path, full, all_names)
         if full or all_names or about:
             self._directories.append((volume, path))
@@ -307,9 +307,9 @@ class Copier:
                 self._sender.send_all(volume, path, reader, own)
                 return
             resized = own["size"] != theirs["size"]
-            extents = sorted(
-                extent for what, extent in self._wanted.about(volume, own["inode"]) if what == ops.DATA
-            )
+            about = self._wanted.about(volume, own["inode"])
+            # A FRESH entry means the first extent, as its number says.
+            extents = sorted({extent for what, extent in about if what in (ops.DATA, ops.FRESH)})
             if resized:
                 self._sender.send_size(volume, path, reader, own)
             if whole or resized:

@@ -42,7 +42,7 @@ class Files(Contents):
         table = Table(readable, settings.journal, descriptors_max)
         super().__init__(number, root, table, outlet, settings.exclude, writeback)
         self._add_root()
-        self._session = Session(device, self._handlers(), Wishes(writeback), self._started)
+        self._session = Session(device, self._handlers(), Wishes(writeback), self._started, table.keep)
         self._device = device
         self._ended = threading.Event()
         self.reply = self._session.reply
@@ -82,8 +82,8 @@ class Files(Contents):
             Op.READ: self.read,
             Op.WRITE: self.write,
             Op.STATFS: self.statfs,
-            Op.RELEASE: self._once(self.release),
-            Op.RELEASEDIR: self._once(self.release),
+            Op.RELEASE: self.release,
+            Op.RELEASEDIR: self.release,
             Op.FSYNC: self.fsync,
             Op.FSYNCDIR: self.fsync_directory,
             Op.SETXATTR: self.set_xattr,

@@ -36,6 +36,7 @@ from orchestrator.replicator.link import (
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import HIDDEN
 from orchestrator.replicator.outgoing import ADMISSION_S, Tell
+from orchestrator.replicator.workers import Workers
 
 _ASKED: Final = frozenset(
     {
@@ -51,6 +52,7 @@ _ASKED: Final = frozenset(
         Kind.ASK,
     }
 )
+SYNC_THREADS: Final = 8  # fsyncs of different files overlap in the file system's journal; more gained nothing
 SESSIONS_MAX: Final = 16  # three connections a session, a few half-open ones; more is somebody else's game
 
 
@@ -72,7 +74,8 @@ class Follower:
         self.life = life
         self.tell = tell
         self.roots = roots
-        self.applier = Applier(roots, logs.before_change)
+        self.applier = Applier(roots, logs)
+        self.syncers = Workers(SYNC_THREADS, "sync")
         self.progress = threading.Condition()
         self.stream = ""
         self.applied = 0
@@ -165,6 +168,7 @@ class Follower:
             pass
         for connection in list(self._pending.values()):
             connection.close()
+        self.syncers.close()
         self.applier.close()
 
     def status(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Node:
     __slots__ = (
         "bound",
         "fd",
+        "fresh",
         "fresh_names",
         "id",
         "inode",
@@ -48,6 +49,8 @@ class Node:
         self.local = local
         """Excluded: never replicated."""
         self.names: set[tuple[int, bytes]] = set()
+        self.fresh = False
+        """Made in this process's life: its changes count as those of a FRESH object."""
         self.fresh_names: set[int] = set()
         """Directories in which it got a name since its last durable point."""
         self.lookups = 0
@@ -107,6 +110,8 @@ class Table:
         self._path = journal_path
         self._written = 0
         self._journal = -1
+        self._notes: list[bytes] = []
+        self._noting = threading.Lock()
 
     # --- beginning --------------------------------------------------------------------------------------
 
@@ -172,26 +177,41 @@ class Table:
                 records.append(_RECORD.pack(b"A", node.id, 0, 0))
         records += [self._file_record(file) for file in self.files.values()]
         records += [_RECORD.pack(b"X", unique, 0, len(body)) + body for unique, body in self.outcomes.items()]
-        # A second file and a rename: whoever dies between finds one whole journal.
-        with open(self._path + ".new", "wb") as file:
-            file.write(b"".join(records))
-        os.rename(self._path + ".new", self._path)
-        if self._journal >= 0:
-            os.close(self._journal)
-        self._journal = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        self._written = 0
+        with self._noting:
+            self._notes = []  # what they say is in the records
+            # A second file and a rename: whoever dies between finds one whole journal.
+            with open(self._path + ".new", "wb") as file:
+                file.write(b"".join(records))
+            os.rename(self._path + ".new", self._path)
+            if self._journal >= 0:
+                os.close(self._journal)
+            self._journal = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._written = 0
 
     # --- journal ----------------------------------------------------------------------------------------
 
     def _note(self, record: bytes) -> None:
-        os.write(self._journal, record)
-        self._written += len(record)
+        with self._noting:
+            self._notes.append(record)
+
+    def keep(self) -> None:
+        """What was noted outlives this process: before each reply, as one write for all of one request."""
+        if not self._notes:
+            return
+        with self._noting:
+            data, self._notes = b"".join(self._notes), []
+            os.write(self._journal, data)
+            self._written += len(data)
+
+    def shorten(self) -> None:
+        """Begin a compact journal when this one is long."""
         if self._written > _JOURNAL_BYTES_MAX:
             self._rewrite()
 
     def note_started(self) -> None:
         self.started = True
         self._note(_RECORD.pack(b"S", self._next, 1, 0))
+        self.keep()
 
     def note_outcome(self, unique: int, body: bytes) -> None:
         """Remember the reply before it is given."""
@@ -199,6 +219,7 @@ class Table:
         if len(self.outcomes) > _OUTCOMES_MAX:
             del self.outcomes[next(iter(self.outcomes))]
         self._note(_RECORD.pack(b"X", unique, 0, len(body)) + body)
+        self.shorten()
 
     @staticmethod
     def _node_record(node: Node) -> bytes:
@@ -219,6 +240,7 @@ class Table:
         """An id that neither the kernel nor this journal will give to anything else."""
         self._take_id()
         self._note(_RECORD.pack(b"S", self._next, int(self.started), 0))
+        self.keep()
         return self._next
 
     def add(self, key: bytes, inode: int, kind: int, local: bool) -> Node:

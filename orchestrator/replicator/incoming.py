@@ -6,7 +6,6 @@ import errno
 import json
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from typing import Any, Final, Protocol
 
 from orchestrator.mirror import frames
@@ -20,8 +19,13 @@ from orchestrator.replicator.apply import Applier, ApplyFailed, Points
 from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.outgoing import Tell
+from orchestrator.replicator.workers import Workers
 
 HANDSHAKE_S: Final = 5.0
+TOLD_AT_ONCE: Final = 32
+"""Operations: half of what a copy keeps on its way; it goes on while the answer travels."""
+TOLD_LATER_S: Final = 0.01
+"""What no request waits for is told together; the window of the stream is a hundred times longer."""
 
 
 class Receiver(Protocol):
@@ -32,6 +36,7 @@ class Receiver(Protocol):
     logs: ChangeLogs
     tell: Tell
     applier: Applier
+    syncers: Workers
     progress: threading.Condition
     stream: str
     applied: int
@@ -65,7 +70,12 @@ class Session:
         self._abandoned = False
         self._failure: tuple[int, str] | None = None
         self._stream = ""
-        self._syncs: set[Future[None]] = set()
+        self._syncing = 0
+        """Syncs that are on their way to the disk. Changed under the receiver's `progress`."""
+        self._told = Acknowledged(0, 0, 0)
+        self._telling = threading.Lock()
+        self._untold = threading.Event()
+        """There is progress that nobody has told yet, or a failure."""
         self._answers = Answers(receiver.applier, receiver.logs, record.primary)
 
     def abandon(self) -> None:
@@ -75,6 +85,7 @@ class Session:
 
     def end(self) -> None:
         self._ended.set()
+        self._untold.set()
         for connection in (self._forward, self._back, self._bulk):
             connection.close()
 
@@ -131,63 +142,89 @@ class Session:
             receiver.flushed = 0
 
     def _apply_all(self, timeout_s: float) -> None:
-        receiver = self._receiver
         while not self._ended.is_set():
-            for frame in self._forward.receive(timeout_s):
-                if frame.kind is Kind.ALIVE:
-                    continue
-                with receiver.applying:
-                    if self._abandoned:
-                        return
-                    if frame.sequence != receiver.applied + 1:
-                        raise WireFault(f"number {frame.sequence} after {receiver.applied}")
-                    receiver.begun += 1
-                    self._obey(frame)
-                    receiver.ended += 1
-                    with receiver.progress:
-                        receiver.applied = frame.sequence
-                        receiver.progress.notify_all()
+            arrived = [frame for frame in self._forward.receive(timeout_s) if frame.kind is not Kind.ALIVE]
+            for number, frame in enumerate(arrived, 1):
+                sync = self._apply_one(frame)
+                if sync is not None:
+                    # With nothing more to apply this thread waits for the disk itself: no change of threads.
+                    if number == len(arrived) and not self._forward.has_more():
+                        sync()
+                    else:
+                        self._receiver.syncers.put(sync)
+                if self._abandoned:
+                    return
+            self._progressed()
 
-    def _obey(self, frame: Frame) -> None:
+    def _apply_one(self, frame: Frame) -> Callable[[], None] | None:
+        """Obey one frame; what is still to be called, once: the way to the disk that it asks for."""
+        receiver = self._receiver
+        with receiver.applying:
+            if self._abandoned:
+                return None
+            if frame.sequence != receiver.applied + 1:
+                raise WireFault(f"number {frame.sequence} after {receiver.applied}")
+            receiver.begun += 1
+            sync = self._obey(frame)
+            receiver.ended += 1
+            receiver.applied = frame.sequence
+        return sync
+
+    def _progressed(self) -> None:
+        """A batch is applied: told at once when there is much, else with the next point or in a moment."""
+        receiver = self._receiver
+        with receiver.progress:
+            receiver.progress.notify_all()
+        behind = receiver.applied - self._told.applied
+        if behind >= TOLD_AT_ONCE or (behind and receiver.settings.ack == "memory"):
+            self._tell()
+        elif behind:
+            self._untold.set()
+
+    def _obey(self, frame: Frame) -> Callable[[], None] | None:
         if self._failure is not None:
             raise ApplyFailed("sync", *self._failure)
         receiver = self._receiver
         if frame.kind is Kind.OPERATION:
             sync = receiver.applier.apply(codec.decode(frame.payload), frame.sequence)
-            if sync is not None:
-                self._watch(sync, frame.sequence, flush=False)
-        elif frame.kind is Kind.RECORD:
+            return sync and self._point(sync, frame.sequence, flush=False)
+        if frame.kind is Kind.FLUSH:
+            return self._point(receiver.applier.sync_all, frame.sequence, flush=True)
+        if frame.kind is Kind.RECORD:
             self._new_record(Record.from_dict(frame.json()))
-        elif frame.kind is Kind.FLUSH:
-            sync = receiver.applier.begin_sync_all()
-            self._watch(sync, frame.sequence, flush=True)
         elif frame.kind is Kind.COPY_BEGIN:
             self._copy_begin(frame.json())
         elif frame.kind is Kind.COPY_DONE:
             self._copy_done(frame)
         elif frame.kind is not Kind.SKIP:
             raise WireFault(f"{frame.kind.name} inside the stream")
+        return None
 
-    def _watch(self, sync: Future[None], sequence: int, flush: bool) -> None:
-        points = self._receiver.points
+    def _point(self, sync: Callable[[], None], sequence: int, flush: bool) -> Callable[[], None]:
+        """A durable point begins; calling the result brings it to the disk, and tells so."""
+        receiver = self._receiver
+        points, obeyed = receiver.points, receiver.begun
         points.begin(sequence)
-        obeyed = self._receiver.begun
+        with receiver.progress:
+            self._syncing += 1
 
-        def ended(done: Future[None]) -> None:
-            fault = done.exception()
-            if fault is not None:
-                number = fault.errno if isinstance(fault, OSError) and fault.errno else errno.EIO
-                self._failure = (number, str(fault))
-            elif flush:
-                self._flushed(sequence, obeyed)
-            if fault is None:
+        def bring_to_disk() -> None:
+            try:
+                sync()
+                if flush:
+                    self._flushed(sequence, obeyed)
                 points.done(sequence)
-            self._syncs.discard(done)
-            with self._receiver.progress:
-                self._receiver.progress.notify_all()
+            except OSError as fault:
+                self._failure = (fault.errno or errno.EIO, str(fault))
+            with receiver.progress:
+                self._syncing -= 1
+                receiver.progress.notify_all()
+            if self._failure is None:
+                self._tell()
+            else:
+                self._untold.set()
 
-        self._syncs.add(sync)
-        sync.add_done_callback(ended)
+        return bring_to_disk
 
     def _flushed(self, sequence: int, obeyed: int) -> None:
         """All up to here is on this disk: durable in the lineage before it is told (S11)."""
@@ -246,26 +283,35 @@ class Session:
         receiver.flushed = frame.sequence
 
     def _acknowledge(self) -> None:
-        """Tell progress as it comes, and life when there is none."""
-        receiver = self._receiver
-        idle_s = receiver.settings.silence_s / 4
-        told = Acknowledged(0, 0, 0)
+        """Tell what nobody waits for a moment later, failures, and life when there is nothing to tell."""
+        idle_s = self._receiver.settings.silence_s / 4
         try:
             while not self._ended.is_set():
-                with receiver.progress:
-                    if self._now() == told and self._failure is None:
-                        receiver.progress.wait(idle_s)
-                    now = self._now()
+                if self._untold.wait(idle_s):
+                    self._ended.wait(0.0 if self._failure else TOLD_LATER_S)
+                    self._untold.clear()
                 if self._failure is not None:
                     self._send_failure(*self._failure)
                     return
-                # As one frame for all that came meanwhile: syncs that end together are told together.
-                self._back.send(now.encode() if now != told else frames.encode(Kind.ALIVE), HANDSHAKE_S)
-                told = now
+                if not self._tell():
+                    self._back.send(frames.encode(Kind.ALIVE), HANDSHAKE_S)
         except ConnectionLost:
             pass
         finally:
             self._forward.close()
+
+    def _tell(self) -> bool:
+        """Acknowledge what is new since the last time, as one frame; False when nothing is, or can be."""
+        with self._telling:
+            now = self._now()
+            if now == self._told:
+                return False
+            self._told = now
+            try:
+                self._back.send(now.encode(), HANDSHAKE_S)
+            except ConnectionLost:
+                self._forward.close()
+            return True
 
     def _now(self) -> Acknowledged:
         receiver = self._receiver
@@ -290,8 +336,7 @@ class Session:
     def _fail(self, fault: HafarmError) -> None:
         if isinstance(fault, ApplyFailed) and self._failure is None:
             self._failure = (fault.number, str(fault))
-            with self._receiver.progress:
-                self._receiver.progress.notify_all()
+            self._untold.set()
 
     def _send_failure(self, number: int, why: str) -> None:
         receiver = self._receiver
@@ -309,7 +354,8 @@ class Session:
         self.end()
         with self._receiver.progress:
             self._receiver.progress.notify_all()
-        wait(list(self._syncs))  # no position of this stream is written once another one begins
+            # No position of this stream is written once another one begins.
+            self._receiver.progress.wait_for(lambda: not self._syncing)
         for helper in helpers:
             helper.join(10)
         self._receiver.tell({"event": "stream_down", "peer": self._record.primary, "why": why})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -64,6 +65,8 @@ class Connection:
         self._in_use = threading.Lock()
         self._closing = threading.Lock()
         self._closed = False
+        self._arrivals = select.poll()
+        self._arrivals.register(tls, select.POLLIN)
 
     def send(self, data: bytes, timeout_s: float | None = None) -> None:
         with self._in_use:
@@ -86,6 +89,12 @@ class Connection:
             frames = self._decoder.receive_data(data)
             if frames:
                 return frames
+
+    def has_more(self) -> bool:
+        """Something more has come than was returned. Only for the thread that reads."""
+        if self._ready or self._decoder.has_half or self._tls.pending():
+            return True
+        return bool(self._arrivals.poll(0))
 
     def _read(self, timeout_s: float | None) -> bytes:
         with self._in_use:

@@ -15,6 +15,7 @@ from orchestrator.mirror.lineage import Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
+from orchestrator.replicator.ops import FRESH, FRESH_RUN
 
 _SLACK_BATCHES: Final = 4096  # so many appends before the file is written anew without what is gone
 
@@ -100,6 +101,15 @@ class ChangeLog:
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
             if missing:
                 self._append(differ.encode_add(missing))
+            self._settle(self._queued)
+
+    def made(self, key: Key) -> None:
+        """Return when this new object's entry is durable, and those of the inodes after it."""
+        with self._lock:
+            self._raise_if_failed()
+            if key not in self.log.stamps:
+                self.log.reserve(key, FRESH_RUN)
+                self._append([differ.encode_run(key, FRESH_RUN)])
             self._settle(self._queued)
 
     def release(self, keys: Iterable[Key], sequence: int) -> None:
@@ -217,6 +227,11 @@ class ChangeLogs:
             log.use(keys)
             if gone:
                 log.release(gone, sequence)
+
+    def made(self, volume: int, inode: int) -> None:
+        """Return when the FRESH entry of a new object is durable everywhere (S1)."""
+        for log in self.of.values():
+            log.made((volume, inode, FRESH, 0))
 
     def close(self) -> None:
         for log in self.of.values():

@@ -113,6 +113,8 @@ class Namespace(Volume):
             status = self._give_owner(fd, name, caller)
             node = self.find(parent, fd, name, status)
             if not node.local:
+                self.outlet.made(self.number, node.inode)
+                node.fresh = True
                 self._tell_made(node, parent, name, status, target)
                 node.fresh_names.add(parent.id)
                 self.touch(parent)

@@ -30,6 +30,13 @@ MODE, UID, GID, SIZE, ATIME, MTIME = 1, 2, 4, 8, 16, 32
 
 # What a may-differ key speaks of; EXTENT_BYTES is how coarsely a file's data is logged.
 DATA, ATTRIBUTES, NAMES = 0, 1, 2
+FRESH = 3
+"""Of an object made a short while ago: its attributes, its first extent, its names if it is a directory."""
+
+FRESH_RUN: Final = 256
+"""Inode numbers that get their FRESH entry at once: file systems give neighbouring numbers to what is made
+one after the other, so that of so many new files one waits for the log's disk."""
+
 EXTENT_BYTES: Final = 4 << 20  # one log entry covers so much; DRBD's activity log does the same
 
 WHOLE: Final = -1
@@ -243,6 +250,14 @@ class Outlet(Protocol):
 
         Raises OSError when the log cannot be written: the change is then refused.
         """
+        ...
+
+    def hurry(self) -> None:
+        """Somebody waits for what was emitted: it leaves now. Called without locks, before the own wait."""
+        ...
+
+    def made(self, volume: int, inode: int) -> None:
+        """Return when the FRESH entry of this new object is durable; called before anything is done to it."""
         ...
 
     def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:

@@ -15,6 +15,12 @@ from orchestrator.model.names import NodeName
 WINDOW_BYTES: Final = 64 << 20  # half a second of a 1 Gbit/s link, or a burst of a busy database
 WINDOW_FRAMES: Final = 10_000  # small operations: what a receiver applies in about a second
 _BATCH_BYTES: Final = 1 << 20  # one system call's worth of frames
+_FULL_BYTES: Final = 64 << 10  # so much is sent at once: a larger batch spares nothing more
+_LINGER_S: Final = 0.001
+"""What nobody waits for is sent together with what follows so soon: one way through the wire for many, and
+nobody who emits has to wake the sender up."""
+_LOOKS_IN_VAIN: Final = 20
+"""So often a sender looks without being told; then it rests. A busy application asks within these 20 ms."""
 
 
 @dataclass(slots=True)
@@ -22,14 +28,22 @@ class _Receiver:
     sent: int
     """The last sequence number handed to its connection."""
     applied: int
+    news: threading.Condition
+    """Its sender waits here: while things come it looks now and then, else it rests until one does."""
     connected: bool = True
+    resting: bool = False
+    looked_in_vain: int = 0
+    unsent: int = 0
+    """Bytes that were queued since the last batch."""
+    hurried: bool = False
 
 
 class Outbox:
     """Numbers what is emitted and hands it to each receiver in order; a full window holds the emitter."""
 
     def __init__(self, binding: int = 1) -> None:
-        self.changed = threading.Condition()
+        self._lock = threading.RLock()
+        self.changed = threading.Condition(self._lock)
         self.last = 0
         self.binding = binding
         self._frames: deque[tuple[int, bytes, NodeName | None]] = deque()
@@ -45,12 +59,24 @@ class Outbox:
             self.last += 1
             if self._receivers:
                 self._keep(kind, payload, only)
-                self.changed.notify_all()
             return self.last
 
     def _keep(self, kind: Kind, payload: bytes, only: NodeName | None) -> None:
         self._frames.append((self.last, frames.encode(kind, payload, self.last), only))
         self._bytes += len(payload)
+        for receiver in self._receivers.values():
+            receiver.unsent += len(payload)
+            if receiver.resting or receiver.unsent >= _FULL_BYTES:
+                receiver.resting = False
+                receiver.news.notify()
+
+    def hurry(self, node: NodeName) -> None:
+        """Its sender shall not wait for more before it sends what is there."""
+        with self.changed:
+            receiver = self._receivers.get(node)
+            if receiver is not None:
+                receiver.hurried = True
+                receiver.news.notify()
 
     def _is_full(self) -> bool:
         if self._bytes < WINDOW_BYTES and len(self._frames) < WINDOW_FRAMES:
@@ -69,12 +95,20 @@ class Outbox:
         with self.changed:
             self.binding += 1
             start = self.last
-            self._receivers[node] = _Receiver(start, start)
+            self._wake(node)
+            self._receivers[node] = _Receiver(start, start, threading.Condition(self._lock))
             self._trim()
             self.last += 1
             self._keep(kind, payload, node)
             self.changed.notify_all()
             return start
+
+    def _wake(self, node: NodeName) -> None:
+        """Its sender looks again, whatever it waits for."""
+        receiver = self._receivers.get(node)
+        if receiver is not None:
+            receiver.hurried = True
+            receiver.news.notify_all()
 
     def can_resume(self, node: NodeName, applied: int) -> bool:
         with self.changed:
@@ -89,6 +123,7 @@ class Outbox:
                 return False
             receiver.applied = receiver.sent = applied
             receiver.connected = True
+            receiver.hurried = True
             self._trim()
             return True
 
@@ -97,28 +132,44 @@ class Outbox:
         with self.changed:
             if node in self._receivers:
                 self._receivers[node].connected = False
+                self._wake(node)
                 self.changed.notify_all()
 
     def detach(self, node: NodeName) -> None:
         """Nothing is kept for this receiver any more."""
         with self.changed:
+            self._wake(node)
             self._receivers.pop(node, None)
             self._trim()
             self.changed.notify_all()
 
-    def take(self, node: NodeName, timeout_s: float) -> bytes | None:
-        """The next frames for this receiver; empty after the timeout; None when it is detached."""
+    def wait_for_news(self, node: NodeName, timeout_s: float) -> None:
+        """Return when there is something to take for this receiver, or its sender must look why not."""
         with self.changed:
-            if not self._has_news(node) and not self._stopped:
-                self.changed.wait_for(lambda: self._stopped or self._has_news(node), timeout_s)
+            receiver = self._receivers.get(node)
+            if receiver is None or self._stopped:
+                return
+            receiver.looked_in_vain = receiver.looked_in_vain + 1 if receiver.sent >= self.last else 0
+            if not receiver.hurried and receiver.looked_in_vain > _LOOKS_IN_VAIN:
+                receiver.resting = True
+                receiver.news.wait(timeout_s)
+                receiver.resting = False
+            if not receiver.hurried and receiver.unsent < _FULL_BYTES:
+                receiver.news.wait(_LINGER_S)
+            receiver.hurried = False
+
+    def is_behind(self, node: NodeName) -> bool:
+        """Something is queued for this receiver that its connection was not given."""
+        receiver = self._receivers.get(node)
+        return receiver is not None and receiver.sent < self.last
+
+    def take(self, node: NodeName) -> bytes | None:
+        """The next frames for this receiver, perhaps none; None when it is detached."""
+        with self.changed:
             receiver = self._receivers.get(node)
             if receiver is None or self._stopped:
                 return None
             return self._collect(node, receiver)
-
-    def _has_news(self, node: NodeName) -> bool:
-        receiver = self._receivers.get(node)
-        return receiver is None or not receiver.connected or receiver.sent < self.last
 
     def _collect(self, node: NodeName, receiver: _Receiver) -> bytes | None:
         if not receiver.connected:
@@ -136,6 +187,7 @@ class Outbox:
                 size += len(frame)
                 receiver.sent = sequence
                 start += 1
+            receiver.unsent = 0 if start == len(self._frames) else _FULL_BYTES
         return b"".join(parts)
 
     def applied(self, node: NodeName, sequence: int) -> None:
@@ -159,6 +211,8 @@ class Outbox:
     def stop(self) -> None:
         with self.changed:
             self._stopped = True
+            for node in self._receivers:
+                self._wake(node)
             self.changed.notify_all()
 
     def _trim(self) -> None:

@@ -68,6 +68,9 @@ class PeerLink:
         self._connections: list[Connection] = []
         self._bulk: Connection | None = None
         self._bulk_lock = threading.Lock()
+        self._forward: Connection | None = None
+        self._sending = threading.Lock()
+        self._sent_at = 0.0
         self._copy_target = 0
         self._copier: Copier | None = None
         self._why = "not connected yet"
@@ -232,21 +235,46 @@ class PeerLink:
             self._tell_ready_if_joining()
         reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
         reader.start()
+        self._forward = forward
         try:
             self._send_on(forward)
         finally:
+            self._forward = None
             back.close()
             reader.join(10)
 
     def _send_on(self, forward: Connection) -> None:
         idle_s = self._settings.silence_s / 4
-        alive = frames.encode(Kind.ALIVE)
         while not self._stopped.is_set():
-            data = self._outbox.take(self.peer, idle_s)
-            if data is None:
-                raise ConnectionLost(self._why)
+            self._outbox.wait_for_news(self.peer, idle_s)
+            with self._sending:
+                is_due = time.monotonic() - self._sent_at >= idle_s
+                self._send_batch(forward, frames.encode(Kind.ALIVE) if is_due else b"")
+
+    def _send_batch(self, forward: Connection, otherwise: bytes) -> None:
+        """What is queued, at most one batch of it. Held: `_sending`, so that batches leave in order."""
+        data = self._outbox.take(self.peer)
+        if data is None:
+            raise ConnectionLost(self._why)
+        if data or otherwise:
             # A receiver that takes nothing for so long shows in its acknowledgements before.
-            forward.send(data or alive, self._settings.ack_timeout_s)
+            forward.send(data or otherwise, self._settings.ack_timeout_s)
+            self._sent_at = time.monotonic()
+
+    def hurry(self) -> None:
+        """Send what is queued: in the caller's thread, unless the link's own is at it."""
+        forward = self._forward
+        if forward is None or not self._sending.acquire(blocking=False):
+            self._outbox.hurry(self.peer)
+            return
+        try:
+            self._send_batch(forward, b"")
+        except ConnectionLost:
+            pass  # its own thread finds out, and ends the session
+        finally:
+            self._sending.release()
+        if self._outbox.is_behind(self.peer):
+            self._outbox.hurry(self.peer)
 
     def _read_back(self, back: Connection, forward: Connection) -> None:
         try:

@@ -87,6 +87,13 @@ class Primary:
         for watcher in self._watchers:
             watcher.note(keys)
 
+    def hurry(self) -> None:
+        for link in self._links.values():
+            link.hurry()
+
+    def made(self, volume: int, inode: int) -> None:
+        self.logs.made(volume, inode)
+
     def watch_changes(self, into: Changes) -> Callable[[], None]:
         """Note every change from now on, until the returned function is called."""
         self._watchers = [*self._watchers, into]

@@ -116,6 +116,8 @@ class Volume:
         self.outlet.before_change(keys)
 
     def key(self, node: Node, what: int, extent: int = 0) -> ChangeKey:
+        if node.fresh and extent == 0:
+            return (self.number, node.inode, ops.FRESH, 0)
         return (self.number, node.inode, what, extent)
 
     def data_keys(self, node: Node, start: int, end: int) -> list[ChangeKey]:
@@ -124,7 +126,8 @@ class Volume:
         extents: Iterable[int] = range(first, last + 1)
         if last - first > 64:  # a quarter of a gigabyte in one call: note the whole file instead
             extents = (ops.WHOLE,)
-        return [self.key(node, ops.ATTRIBUTES), *(self.key(node, ops.DATA, extent) for extent in extents)]
+        keys = [self.key(node, ops.ATTRIBUTES), *(self.key(node, ops.DATA, extent) for extent in extents)]
+        return list(dict.fromkeys(keys)) if node.fresh else keys
 
     def send(self, operation: Operation) -> int:
         return self.outlet.emit(operation)

@@ -46,8 +46,11 @@ class Notes:
     def __init__(self) -> None:
         self.keys: list[Key] = []
 
-    def __call__(self, keys: Iterable[Key], sequence: int) -> None:
+    def before_change(self, keys: Iterable[Key], sequence: int) -> None:
         self.keys += keys
+
+    def made(self, volume: int, inode: int) -> None:
+        self.keys.append((volume, inode, ops.FRESH, 0))
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def do(applier: Applier, *operations: codec.Sent) -> None:
     for number, operation in enumerate(operations, 1):
         sync = applier.apply(codec.decode(codec.encode(operation)), number)
         if sync is not None:
-            sync.result(10)
+            sync()
 
 
 @pytest.mark.parametrize("operation", SAMPLES, ids=lambda operation: type(operation).__name__)
@@ -163,11 +166,33 @@ def test_what_this_disk_refuses_ends_the_stream_instead_of_being_passed_over(app
 
 def test_every_change_is_noted_before_it_is_made(tree: Path) -> None:
     root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-    seen: list[tuple[list[Key], list[str]]] = []
-    applier = Applier([root], lambda keys, sequence: seen.append((list(keys), sorted(os.listdir(tree)))))
-    do(applier, ops.Create(0, 2, 1, b"f", stat.S_IFREG | 0o600, 0, 0), ops.Write(0, 2, 4 << 20, b"x"))
+    seen: list[tuple[list[Key], list[int]]] = []
+
+    class Looks(Notes):
+        """Keeps what the tree was when an entry was asked for."""
+
+        def before_change(self, keys: Iterable[Key], sequence: int) -> None:
+            seen.append((list(keys), [file.stat().st_size for file in tree.iterdir()]))
+
+        def made(self, volume: int, inode: int) -> None:
+            seen.append(
+                ([(volume, inode, ops.FRESH, 0)], [file.stat().st_mode & 0o777 for file in tree.iterdir()])
+            )
+
+    applier = Applier([root], Looks())
+    do(
+        applier,
+        ops.Create(0, 2, 1, b"f", stat.S_IFREG | 0o644, 0, 0),
+        ops.Write(0, 2, 5, b"x"),
+        ops.Write(0, 2, 4 << 20, b"x"),
+    )
     inode, above = (tree / "f").stat().st_ino, tree.stat().st_ino
-    assert seen == [([(0, above, ops.NAMES, 0)], []), ([(0, inode, ops.DATA, 1)], ["f"])]
+    assert seen == [
+        ([(0, above, ops.NAMES, 0)], []),
+        ([(0, inode, ops.FRESH, 0)], [0o600]),
+        ([(0, inode, ops.FRESH, 0)], [0]),
+        ([(0, inode, ops.DATA, 1)], [6]),
+    ]
     applier.close()
     os.close(root)
 

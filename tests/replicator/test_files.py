@@ -44,6 +44,12 @@ class Recorder:
     def before_change(self, keys: Iterable[ChangeKey]) -> None:
         self.keys.update(keys)
 
+    def made(self, volume: int, inode: int) -> None:
+        self.keys.add((volume, inode, ops.FRESH, 0))
+
+    def hurry(self) -> None:
+        pass
+
     def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
         if self.hold:
             self.held.append(callback)
@@ -110,7 +116,7 @@ def test_what_is_written_through_the_mount_is_in_the_plain_tree_and_on_the_strea
     assert isinstance(wrote, ops.Write)
     assert (made.parent, made.name, wrote.id, wrote.data) == (ops.ROOT, b"a", made.id, b"hello")
     inode = os.stat(mounted.plain / "a").st_ino
-    assert (0, inode, ops.DATA, 0) in mounted.outlet.keys
+    assert (0, inode, ops.FRESH, 0) in mounted.outlet.keys
 
 
 def test_an_fsync_returns_only_when_the_other_disks_have_it(mounted: Mounted) -> None:

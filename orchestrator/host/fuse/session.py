@@ -14,7 +14,7 @@ from orchestrator.host.fuse import wire
 
 log = logging.getLogger("hafarm.fuse")
 
-_READERS: Final = 2  # one loses half of a single client's latency; more only hand the interpreter lock around
+READERS: Final = 3  # two serve; more only hand the interpreter lock around, but one may wait for a disk
 NO_REPLY: Final = b"\0no reply"
 """What a handler returns for a request that is answered later, or never."""
 
@@ -79,19 +79,26 @@ class Session:
     """Serves one /dev/fuse descriptor (or a stand-in that keeps message bounds) until it ends."""
 
     def __init__(
-        self, device: int, handlers: Mapping[int, Handler], wishes: Wishes, ready: Callable[[], None]
+        self,
+        device: int,
+        handlers: Mapping[int, Handler],
+        wishes: Wishes,
+        ready: Callable[[], None],
+        before_reply: Callable[[], None],
     ) -> None:
+        """`ready`: the connection began. `before_reply`: called after each handler, before its reply."""
         self._device = device
         self._handlers = dict(handlers)
         self._wishes = wishes
         self._ready = ready
+        self._before_reply = before_reply
         self._threads: list[threading.Thread] = []
 
     def start(self, resume: bool) -> None:
         """Begin to serve; `resume` when this connection had its INIT in an earlier process."""
         if resume:
             self._notify(wire.NOTIFY_RESEND, b"")
-        for number in range(_READERS):
+        for number in range(READERS):
             thread = threading.Thread(target=self._serve, name=f"fuse-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -162,5 +169,6 @@ class Session:
             error = errno.EIO
         if opcode == wire.Op.INIT and not error:
             self._ready()  # noted before it is answered: a successor must not wait for an INIT that was
+        self._before_reply()
         if body is not NO_REPLY or error:
             self.reply(unique, error, b"" if error else body)
