@@ -137,7 +137,7 @@ class Contents(Namespace):
                 if written < size:
                     data = data[:written]
                 sequence = self.send(ops.Write(self.number, node.id, offset, data))
-                self._touched[node] = None
+                self.touch(node)
             if loses:
                 self._strip_privileges(node)
             if file.flags & os.O_SYNC and not node.local:
@@ -185,7 +185,7 @@ class Contents(Namespace):
                 raise self.fault(fault) from fault
             if not node.local:
                 self.send(ops.Allocate(self.number, node.id, mode, offset, length))
-                self._touched[node] = None
+                self.touch(node)
         return b""
 
     def seek(self, caller: Caller, number: int, body: memoryview) -> bytes:

@@ -133,7 +133,10 @@ class Files(Contents):
         mount.raise_read_ahead(self.path)
 
     def _settle_loop(self) -> None:
-        while not self._ended.wait(_SETTLE_S):
+        while not self._ended.is_set():
+            self._any_touched.wait()
+            self._ended.wait(_SETTLE_S)
+            self._any_touched.clear()
             self.settle_all()
 
     def forget_followed(self) -> None:
@@ -181,6 +184,7 @@ class Files(Contents):
     def stop(self) -> None:
         """Uncover the directory; what is still open keeps working until the device is closed."""
         self._ended.set()
+        self._any_touched.set()
         mount.uncover(self.path)
         self._session.join(1.0)  # ends at once unless a file is still open; then the process's end cuts it
         with self.names:

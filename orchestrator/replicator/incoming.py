@@ -18,7 +18,7 @@ from orchestrator.replicator.answers import Answers
 from orchestrator.replicator.apply import Applier, ApplyFailed, Points
 from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.outgoing import Tell
+from orchestrator.replicator.outgoing import LIFE_SIGN, Tell
 from orchestrator.replicator.workers import Workers
 
 HANDSHAKE_S: Final = 5.0
@@ -74,6 +74,9 @@ class Session:
         """Syncs that are on their way to the disk. Changed under the receiver's `progress`."""
         self._told = Acknowledged(0, 0, 0)
         self._telling = threading.Lock()
+        self._active = True
+        """Frames came since the teller looked last; while none do it rests."""
+        self._resting = False
         self._untold = threading.Event()
         """There is progress that nobody has told yet, or a failure."""
         self._answers = Answers(receiver.applier, receiver.logs, record.primary)
@@ -144,6 +147,12 @@ class Session:
     def _apply_all(self, timeout_s: float) -> None:
         while not self._ended.is_set():
             arrived = [frame for frame in self._forward.receive(timeout_s) if frame.kind is not Kind.ALIVE]
+            if not arrived:
+                self._answer_sign_of_life()
+                continue
+            self._active = True
+            if self._resting:
+                self._untold.set()  # this thread may be held by a slow disk: that one says that we live
             for number, frame in enumerate(arrived, 1):
                 sync = self._apply_one(frame)
                 if sync is not None:
@@ -155,6 +164,11 @@ class Session:
                 if self._abandoned:
                     return
             self._progressed()
+
+    def _answer_sign_of_life(self) -> None:
+        """The primary heard nothing new from here either: what is said now is news or the same sign."""
+        if not self._tell():
+            self._back.send(frames.encode(Kind.ALIVE), HANDSHAKE_S)
 
     def _apply_one(self, frame: Frame) -> Callable[[], None] | None:
         """Obey one frame; what is still to be called, once: the way to the disk that it asks for."""
@@ -283,17 +297,18 @@ class Session:
         receiver.flushed = frame.sequence
 
     def _acknowledge(self) -> None:
-        """Tell what nobody waits for a moment later, failures, and life when there is nothing to tell."""
-        idle_s = self._receiver.settings.silence_s / 4
+        """Tell what nobody waits for a moment later, a failure, and life while something is applied."""
+        idle_s = LIFE_SIGN * self._receiver.settings.silence_s
         try:
             while not self._ended.is_set():
-                if self._untold.wait(idle_s):
+                self._resting, self._active = not self._active, False
+                if self._untold.wait(None if self._resting else idle_s):
                     self._ended.wait(0.0 if self._failure else TOLD_LATER_S)
                     self._untold.clear()
                 if self._failure is not None:
                     self._send_failure(*self._failure)
                     return
-                if not self._tell():
+                if not self._tell() and not self._resting:
                     self._back.send(frames.encode(Kind.ALIVE), HANDSHAKE_S)
         except ConnectionLost:
             pass

@@ -27,6 +27,10 @@ Tell = Callable[[dict[str, Any]], None]
 
 ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
 
+LIFE_SIGN: Final = 0.4
+"""Of T: between two signs of life on an idle stream. The peer answers each, and TCP loses none: the time that
+is left is for whoever is late."""
+
 _REPLIES: Final = frozenset(
     {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
 )
@@ -244,7 +248,7 @@ class PeerLink:
             reader.join(10)
 
     def _send_on(self, forward: Connection) -> None:
-        idle_s = self._settings.silence_s / 4
+        idle_s = LIFE_SIGN * self._settings.silence_s
         while not self._stopped.is_set():
             self._outbox.wait_for_news(self.peer, idle_s)
             with self._sending:

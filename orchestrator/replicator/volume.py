@@ -71,6 +71,7 @@ class Volume:
         # A renamed directory keeps what is excluded below it only if the patterns see just the last name.
         self.moves_directories = all("/" not in glob.removeprefix("**/") for glob in exclude)
         self._touched: dict[Node, None] = {}
+        self._any_touched = threading.Event()
         self._last_refusal = 0.0
         self._thread = threading.local()
 
@@ -256,6 +257,8 @@ class Volume:
         """Its times changed by themselves: they travel a little later, once for many changes."""
         if not node.local:
             self._touched[node] = None
+            if not self._any_touched.is_set():
+                self._any_touched.set()
 
     def settle(self, node: Node) -> None:
         """Send the times of one touched object. Held: nothing."""

@@ -14,6 +14,7 @@ from orchestrator.mirror.differ import (
     encode_baseline,
     encode_batch,
     encode_retire,
+    encode_run,
 )
 from orchestrator.mirror.lineage import Position
 
@@ -44,6 +45,17 @@ def test_what_was_written_is_read_back(batches: list[tuple[bool, list[Key]]]) ->
     assert loaded.verdict == "whole"
     assert set(loaded.log.stamps) == after(batches)
     assert set(loaded.log.stamps.values()) <= {IN_USE}
+
+
+@given(KEYS, st.integers(1, 300))
+def test_a_run_is_read_back_as_its_entries(key: Key, count: int) -> None:
+    volume, inode, what, extent = key
+    loaded = decode(encode_batch(0, [encode_run(key, count)]))
+    assert set(loaded.log.stamps) == {(volume, inode + next, what, extent) for next in range(count)}
+
+
+def test_a_run_of_millions_is_no_record_of_ours() -> None:
+    assert decode(encode_batch(0, [encode_run((0, 1, 0, 0), 1 << 20)])).verdict == "unreadable"
 
 
 @given(BATCHES, st.data())

@@ -50,6 +50,8 @@ class LiveTree:
         self._ids: dict[int, int] = {}
         self._bound: dict[int, int] = {}
         self._next = 2
+        self._fresh: set[int] = set()
+        """Inodes made here: their entries are those of FRESH objects."""
 
     def close(self) -> None:
         os.close(self.fd)
@@ -94,14 +96,20 @@ class LiveTree:
 
     def _made(self, path: str) -> int:
         assert self.outlet is not None
-        id = self._ids[os.lstat(self.path / path).st_ino] = self.new_id(0)
+        inode = os.lstat(self.path / path).st_ino
+        self.outlet.made(0, inode)
+        self._fresh.add(inode)
+        id = self._ids[inode] = self.new_id(0)
         self._bound[id] = self.outlet.binding
         return id
 
     def _keys(self, path: str, *whats: tuple[int, int]) -> None:
         assert self.outlet is not None
         inode = os.lstat(self.path / path).st_ino
-        self.outlet.before_change([(0, inode, what, extent) for what, extent in whats])
+        fresh = inode in self._fresh
+        self.outlet.before_change(
+            [(0, inode, ops.FRESH if fresh and extent == 0 else what, extent) for what, extent in whats]
+        )
 
     def create(self, path: str, mode: int = 0o640) -> None:
         folder, name = os.path.split(path)

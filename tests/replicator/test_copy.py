@@ -173,6 +173,27 @@ def test_random_changes_while_away_are_all_brought_back_by_the_logs(pair: Pair) 
         assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
 
 
+def test_a_file_made_lately_is_compared_by_the_one_entry_it_has(pair: Pair) -> None:
+    """What a power cut leaves of a new file: its name, size and times, and zeros for its data."""
+    pair.start_follower(ALONE)
+    primary = pair.start_primary(ALONE)
+    ready(pair)
+    assert pair.live is not None
+    pair.live.create("new")
+    pair.live.write("new", 0, b"some lines of a log")
+    target = primary.outbox.last
+    eventually(lambda: pair.follower is not None and pair.follower.applied >= target, 10)
+    pair.stop_follower()
+    there = pair.trees[LYON] / "new"
+    times = there.stat()
+    there.write_bytes(bytes(times.st_size))
+    os.utime(there, ns=(times.st_atime_ns, times.st_mtime_ns))
+    restarted(pair)
+    ready(pair)
+    assert not pair.said("progress")[-1]["full"]
+    assert there.read_bytes() == b"some lines of a log"
+
+
 def test_a_disk_that_refuses_costs_the_member_its_place_and_the_primary_goes_on(pair: Pair) -> None:
     pair.start_follower(ALONE)
     primary = pair.start_primary(ALONE)
