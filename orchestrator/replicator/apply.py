@@ -107,13 +107,24 @@ class Objects:
         self._shrink()
         return fd
 
+    def adopt(self, volume: int, id: int, writer: int) -> int:
+        """The id is what was made as this descriptor, which is open for writing; its inode."""
+        self.drop(volume, id)
+        inode = os.fstat(writer).st_ino
+        if self._by_handle:
+            self._known[volume, id] = _Object(-1, inode, disk.handle_of(writer, b""))
+        else:
+            fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
+            self._known[volume, id] = _Object(fd, inode, None)
+            self._open[volume, id] = None
+        self._keep_writer((volume, id), writer)
+        return inode
+
     def get(self, volume: int, id: int) -> int:
         """The O_PATH descriptor of an object; ENOENT when it is not here."""
         if id == ops.ROOT:
             return self.root(volume)
-        known = self._known.get((volume, id))
-        if known is None:
-            raise OSError(errno.EBADF, f"the stream never introduced the id {id}")
+        known = self._object(volume, id)
         if known.fd < 0:
             if known.handle is None:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -124,8 +135,19 @@ class Objects:
         return known.fd
 
     def inode(self, volume: int, id: int) -> int:
-        self.get(volume, id)
-        return os.stat(self.root(volume)).st_ino if id == ops.ROOT else self._known[volume, id].inode
+        """This node's number of an object; ENOENT when it is not here."""
+        if id == ops.ROOT:
+            return os.fstat(self.root(volume)).st_ino
+        known = self._object(volume, id)
+        if known.fd < 0 and known.handle is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return known.inode
+
+    def _object(self, volume: int, id: int) -> _Object:
+        known = self._known.get((volume, id))
+        if known is None:
+            raise OSError(errno.EBADF, f"the stream never introduced the id {id}")
+        return known
 
     def key(self, volume: int, id: int, what: int, extent: int = 0) -> Key:
         """The may-differ key of an object, in this node's own inode numbers."""
@@ -144,12 +166,22 @@ class Objects:
         fd = self._writers.get(key)
         if fd is None:
             fd = disk.reopen(self.get(volume, id), os.O_RDWR | os.O_NONBLOCK)
-            self._writers[key] = fd
-            if len(self._writers) > WRITERS_OPEN_MAX:
-                os.close(self._writers.popitem(last=False)[1])
+            self._keep_writer(key, fd)
         else:
             self._writers.move_to_end(key)
         return fd
+
+    def _keep_writer(self, key: tuple[int, int], fd: int) -> None:
+        self._writers[key] = fd
+        if len(self._writers) > WRITERS_OPEN_MAX:
+            os.close(self._writers.popitem(last=False)[1])
+
+    def syncer(self, volume: int, id: int) -> int:
+        """A descriptor of the caller's own that may be synced."""
+        writer = self._writers.get((volume, id))
+        if writer is not None:
+            return os.dup(writer)
+        return disk.reopen(self.get(volume, id), os.O_RDONLY | os.O_NONBLOCK)
 
     def drop(self, volume: int, id: int) -> None:
         known = self._known.pop((volume, id), None)
@@ -240,10 +272,13 @@ class Applier:
     def _create(self, op: ops.Create) -> None:
         parent = self._clear(op.volume, op.parent, op.name)
         if stat.S_ISREG(op.mode):
-            os.close(
-                os.open(op.name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=parent)
-            )
-        elif stat.S_IFMT(op.mode) in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+            how = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+            writer = os.open(op.name, how, 0o600, dir_fd=parent)
+            self._note_made(op, self.objects.adopt(op.volume, op.id, writer))
+            os.fchown(writer, op.uid, op.gid)
+            os.fchmod(writer, stat.S_IMODE(op.mode))
+            return
+        if stat.S_IFMT(op.mode) in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
             os.mknod(op.name, stat.S_IFMT(op.mode) | 0o600, op.rdev, dir_fd=parent)
         else:
             raise OSError(errno.EINVAL, f"a file of type {op.mode:o}")
@@ -259,14 +294,16 @@ class Applier:
 
     def _made(self, op: ops.Create | ops.Mkdir | ops.Symlink, mode: int | None) -> None:
         fd = self.objects.bind(op.volume, op.id, op.parent, op.name)
-        inode = self.objects.inode(op.volume, op.id)
+        self._note_made(op, self.objects.inode(op.volume, op.id))
+        disk.chown(fd, op.uid, op.gid)
+        if mode is not None:
+            os.chmod(disk.path_of(fd), stat.S_IMODE(mode))
+
+    def _note_made(self, op: ops.Create | ops.Mkdir | ops.Symlink, inode: int) -> None:
         self._log.made(op.volume, inode)
         self.objects.made(op.volume, op.id)
         if self._aside:
             self._aside[op.volume].made_here(inode)
-        disk.chown(fd, op.uid, op.gid)
-        if mode is not None:
-            os.chmod(disk.path_of(fd), stat.S_IMODE(mode))
 
     def _link(self, op: ops.Link) -> None:
         target = self.objects.get(op.volume, op.id)
@@ -339,11 +376,10 @@ class Applier:
         disk.remove_xattr(self.objects.get(op.volume, op.id), op.name)
 
     def _sync(self, op: ops.Sync) -> Callable[[], None]:
-        flags = os.O_RDONLY | os.O_NONBLOCK
-        fds = [disk.reopen(self.objects.get(op.volume, op.id), flags)]
+        fds = [self.objects.syncer(op.volume, op.id)]
         try:
             for directory in op.directories:
-                fds.append(disk.reopen(self.objects.get(op.volume, directory), flags))
+                fds.append(self.objects.syncer(op.volume, directory))
         except BaseException:
             _close_all(fds)
             raise
@@ -402,7 +438,7 @@ class Applier:
             case ops.Rename():
                 return self._renamed(op)
             case ops.Link():
-                linked = self.objects.key(volume, op.id, ops.DATA, ops.WHOLE)
+                linked = ops.whole_key(volume, os.fstat(self.objects.get(volume, op.id)))
                 return [self.objects.key(volume, op.parent, ops.NAMES), linked]
             case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Unlink() | ops.Rmdir() | Remove():
                 return [self.objects.key(volume, op.parent, ops.NAMES)]
@@ -418,9 +454,7 @@ class Applier:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # the new name is free
-            # Under its new name it is compared as a whole, a directory with all below it.
-            what = ops.NAMES if stat.S_ISDIR(status.st_mode) else ops.DATA
-            moved.append((op.volume, status.st_ino, what, ops.WHOLE))
+            moved.append(ops.whole_key(op.volume, status))
         return moved
 
 

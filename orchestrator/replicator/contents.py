@@ -67,19 +67,23 @@ class Contents(Namespace):
         flags = wire.OPEN_IN.unpack_from(body)[0]
         if flags & _ACCESS != os.O_RDONLY:
             self.check_open(caller, node)
-        return self._open_reply(self._open_node(node, flags))
+        own = self._reopen(node, flags)
+        with self.names:
+            file = self.table.open_file(node, self._access(flags) | (flags & os.O_SYNC), own)
+        return self._open_reply(file)
 
-    def _open_node(self, node: Node, flags: int) -> OpenFile:
+    def _access(self, flags: int) -> int:
         access = flags & _ACCESS
         if self.writeback and access == os.O_WRONLY:
-            access = os.O_RDWR  # the kernel fills its pages by reading
+            return os.O_RDWR  # the kernel fills its pages by reading
+        return access
+
+    def _reopen(self, node: Node, flags: int) -> int:
         with node as fd:
             try:
-                own = disk.reopen(fd, access)
+                return disk.reopen(fd, self._access(flags))
             except OSError as fault:
                 raise self.fault(fault) from fault
-        with self.names:
-            return self.table.open_file(node, access | (flags & os.O_SYNC), own)
 
     def _open_reply(self, file: OpenFile) -> bytes:
         # A follower's data changes beneath the kernel: nothing of it may stay in the page cache.
@@ -90,21 +94,26 @@ class Contents(Namespace):
         flags, mode, mask, _ = wire.CREATE_IN.unpack_from(body)
         name = text(body, 16)
         self.apply_umask(mask)
+        how = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | self._access(flags)
+        made: list[int] = []
 
         def act(fd: int) -> None:
-            os.close(
-                os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, mode & 0o7777, dir_fd=fd)
-            )
+            made.append(os.open(name, how, mode & 0o7777, dir_fd=fd))
 
         with self.names:
-            node, status = self.make_node(caller, number, name, act)
-            file = self._open_node(node, flags)
+            try:
+                node, status = self.make_node(caller, number, name, act)
+                own = made.pop() if made else self._reopen(node, flags)
+            finally:
+                for fd in made:
+                    os.close(fd)
+            file = self.table.open_file(node, self._access(flags) | (flags & os.O_SYNC), own)
             return self.entry(node, status) + self._open_reply(file)
 
     def release(self, caller: Caller, number: int, body: memoryview) -> bytes:
         file = self.file(wire.RELEASE_IN.unpack_from(body)[0])
         if self.mode is Mode.OPEN and not file.node.is_directory:
-            self.settle(file.node)
+            self.settle(file.node, file.fd)
         with self.names:
             node = self.table.close_file(file.number)
             if node.orphan and not node.opens:
@@ -115,10 +124,10 @@ class Contents(Namespace):
 
     # --- data -------------------------------------------------------------------------------------------
 
-    def read(self, caller: Caller, number: int, body: memoryview) -> bytes:
+    def read(self, caller: Caller, number: int, body: memoryview) -> memoryview:
         handle, offset, size, *_ = wire.IO_IN.unpack_from(body)
         try:
-            return os.pread(self.file(handle).fd, size, offset)
+            return caller.room[: os.preadv(self.file(handle).fd, [caller.room[:size]], offset)]
         except OSError as fault:
             raise self.fault(fault) from fault
 
@@ -162,7 +171,7 @@ class Contents(Namespace):
     def _strip_privileges(self, node: Node) -> None:
         """What write(2) does for a caller without privileges: setuid and setgid end. Held: the stripe."""
         with node as fd:
-            mode = os.stat(disk.path_of(fd)).st_mode
+            mode = os.fstat(fd).st_mode
             kept = mode & ~stat.S_ISUID
             if mode & stat.S_IXGRP:
                 kept &= ~stat.S_ISGID
@@ -203,7 +212,7 @@ class Contents(Namespace):
         if self.mode is Mode.READ_ONLY:
             os.fsync(file.fd)
             return b""
-        self.settle(node)
+        self.settle(node, file.fd)
         sequence = 0
         data_only = bool(flags & wire.FSYNC_DATA_ONLY)
         with self._ordered(caller, node):
@@ -218,7 +227,7 @@ class Contents(Namespace):
         if self.mode is Mode.READ_ONLY:
             os.fsync(file.fd)
             return b""
-        self.settle(file.node)
+        self.settle(file.node, file.fd)
         sequence = 0
         with self._ordered(caller, file.node):
             if not file.node.local:

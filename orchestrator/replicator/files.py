@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from orchestrator.host import disk
@@ -96,7 +97,7 @@ class Files(Contents):
             Op.READDIRPLUS: self.read_directory_plus,
         }
 
-    def _once(self, handler: Handler) -> Handler:
+    def _once(self, handler: Callable[[Caller, int, memoryview], bytes]) -> Handler:
         """What must not run twice: the reply is noted before it is given, and given again if asked again."""
 
         def handle(caller: Caller, number: int, body: memoryview) -> bytes:

@@ -122,7 +122,7 @@ class Namespace(Volume):
 
     def _give_owner(self, parent_fd: int, name: bytes, caller: Caller) -> os.stat_result:
         status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        above = os.stat(disk.path_of(parent_fd))
+        above = os.fstat(parent_fd)
         group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
         if (status.st_uid, status.st_gid) == (caller.uid, group):
             return status
@@ -171,7 +171,7 @@ class Namespace(Volume):
         self.before(
             *(self.key(parent, what) for what in (ops.NAMES, ops.ATTRIBUTES)),
             self.key(node, ops.ATTRIBUTES),
-            self.key(node, ops.DATA, ops.WHOLE),  # under its new name a copy compares it as a whole
+            self._whole_key(node),
         )
         with self.names, parent as parent_fd, node as fd:
             self.check_open(caller, parent)
@@ -298,7 +298,7 @@ class Namespace(Volume):
             try:
                 moved = self.find(parent, fd, old)
                 victim = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
-                self.before(*keys, *(self._moved_key(node) for node in (moved, victim) if node is not None))
+                self.before(*keys, *(self._whole_key(node) for node in (moved, victim) if node is not None))
                 disk.rename(fd, old, new_fd, new, flags)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:
@@ -315,9 +315,9 @@ class Namespace(Volume):
                 self.touch(new_parent)
             return b""
 
-    def _moved_key(self, node: Node) -> ChangeKey:
-        """Under its new name a copy compares it as a whole, a directory with all below it."""
-        return self.key(node, ops.NAMES if node.is_directory else ops.DATA, ops.WHOLE)
+    def _whole_key(self, node: Node) -> ChangeKey:
+        with node as fd:
+            return ops.whole_key(self.number, os.fstat(fd))
 
     def _check_rename(
         self, moved: Node, new_parent: Node, new_fd: int, new: bytes, flags: int, parent: Node, old: bytes

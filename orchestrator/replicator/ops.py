@@ -8,6 +8,8 @@ their objects as (parent id, name). An operation is emitted only after it succee
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,7 +45,17 @@ WHOLE: Final = -1
 """In place of an extent's number: all data of the object."""
 
 ChangeKey = tuple[int, int, int, int]
-"""(volume, inode number on this node's own disk, DATA | ATTRIBUTES | NAMES, extent number, WHOLE or 0)."""
+"""(volume, inode number on this node's own disk, DATA | ATTRIBUTES | NAMES | FRESH, extent, WHOLE or 0)."""
+
+
+def whole_key(volume: int, status: os.stat_result) -> ChangeKey:
+    """All of an object, with all below a directory; for what gets another name, as what it is compared with
+    there may be anything. Of a small file the entry that it has already if it was made lately."""
+    if stat.S_ISDIR(status.st_mode):
+        return (volume, status.st_ino, NAMES, WHOLE)
+    if status.st_size <= EXTENT_BYTES:
+        return (volume, status.st_ino, FRESH, 0)
+    return (volume, status.st_ino, DATA, WHOLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,8 +260,8 @@ class Volume:
             if not self._any_touched.is_set():
                 self._any_touched.set()
 
-    def settle(self, node: Node) -> None:
-        """Send the times of one touched object. Held: nothing."""
+    def settle(self, node: Node, open_fd: int | None = None) -> None:
+        """Send the times of one touched object, which is open as `open_fd`. Held: nothing."""
         try:
             del self._touched[node]
         except KeyError:
@@ -270,10 +270,14 @@ class Volume:
             if self.table.nodes.get(node.id) is not node:
                 return
             self.bind(node)
-            with self.stripe(node.inode), node as fd:
+            with self.stripe(node.inode):
                 if self.mode is not Mode.OPEN:
                     return
-                status = os.stat(disk.path_of(fd))
+                if open_fd is None:
+                    with node as fd:
+                        status = os.fstat(fd)
+                else:
+                    status = os.fstat(open_fd)
                 which = ops.ATIME | ops.MTIME
                 times = (status.st_atime_ns, status.st_mtime_ns)
                 self.send(ops.SetAttr(self.number, node.id, which, atime_ns=times[0], mtime_ns=times[1]))

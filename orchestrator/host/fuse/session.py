@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -22,13 +23,15 @@ NO_REPLY: Final = b"\0no reply"
 class Caller:
     """Who asks, and which request it is; one object per thread, overwritten by the next request."""
 
-    __slots__ = ("gid", "opcode", "pid", "uid", "unique")
+    __slots__ = ("gid", "opcode", "pid", "room", "uid", "unique")
 
     def __init__(self) -> None:
         self.opcode = self.unique = self.uid = self.gid = self.pid = 0
+        self.room = memoryview(mmap.mmap(-1, wire.MAX_WRITE))
+        """For the body of a large reply: memory that is there already, once it was needed."""
 
 
-Handler = Callable[[Caller, int, memoryview], bytes]
+Handler = Callable[[Caller, int, memoryview], bytes | memoryview]
 """(caller, node id, what follows the header) -> the reply's body; raises OSError for a refusal."""
 
 
@@ -109,7 +112,7 @@ class Session:
             thread.join(timeout_s)
         return not any(thread.is_alive() for thread in self._threads)
 
-    def reply(self, unique: int, error: int, body: bytes = b"") -> None:
+    def reply(self, unique: int, error: int, body: bytes | memoryview = b"") -> None:
         """Answer one request; any thread may."""
         header = wire.OUT_HEADER.pack(16 + len(body), -error, unique)
         try:
@@ -131,12 +134,11 @@ class Session:
         os.writev(self._device, (wire.OUT_HEADER.pack(16 + len(body), code, 0), body))
 
     def _serve(self) -> None:
-        buffer = bytearray(wire.BUFFER_BYTES)
-        whole = memoryview(buffer)
+        whole = memoryview(mmap.mmap(-1, wire.BUFFER_BYTES))  # takes no memory before a large request comes
         caller = Caller()
         while True:
             try:
-                length = os.readv(self._device, [buffer])
+                length = os.readv(self._device, [whole])
             except OSError as fault:
                 if fault.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                     continue
@@ -150,7 +152,8 @@ class Session:
             request
         )
         caller.opcode, caller.unique = opcode, unique
-        error, body = 0, b""
+        error = 0
+        body: bytes | memoryview = b""
         handler = self._handlers.get(opcode)
         try:
             if handler is not None:
