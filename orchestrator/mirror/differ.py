@@ -43,17 +43,41 @@ class MayDiffer:
 
     stamps: dict[Key, int] = field(default_factory=dict)
     """Oldest use first."""
+    users: dict[Key, int] = field(default_factory=dict)
+    """By how many changes on their way an entry is held; absent: by none."""
     baseline: Position | None = None
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         """Those of these keys that must become durable before the change."""
         return [key for key in keys if key not in self.stamps]
 
-    def use(self, keys: Iterable[Key], stamp: int = IN_USE) -> None:
-        """These entries are used by a change, or were used by one that is in the stream up to `stamp`."""
+    def hold(self, keys: Iterable[Key]) -> None:
+        """One more change uses these entries; each stays until as many released it as hold it."""
+        for key in keys:
+            self.users[key] = self.users.get(key, 0) + 1
+            self.pin((key,))
+
+    def release(self, keys: Iterable[Key], stamp: int) -> None:
+        """One of their changes is in the stream at `stamp` at the latest, or was never made."""
+        for key in keys:
+            left = self.users.pop(key) - 1
+            if left:
+                self.users[key] = left
+            else:
+                del self.stamps[key]
+                self.stamps[key] = stamp
+
+    def pin(self, keys: Iterable[Key]) -> None:
+        """These entries stay, whoever uses them: a copy is to come first."""
         for key in keys:
             self.stamps.pop(key, None)
-            self.stamps[key] = stamp
+            self.stamps[key] = IN_USE
+
+    def unpin(self, stamp: int) -> None:
+        """The copy is in the stream, at `stamp` at the latest: what nobody else uses has been used by it."""
+        for key, used in list(self.stamps.items()):
+            if used == IN_USE and key not in self.users:
+                self.stamps[key] = stamp
 
     def reserve(self, key: Key, count: int) -> None:
         """Entries for this inode and those after it, without a use yet: durable before they are needed."""

@@ -378,6 +378,8 @@ class Applier:
     def _sync(self, op: ops.Sync) -> Callable[[], None]:
         fds = [self.objects.syncer(op.volume, op.id)]
         try:
+            if op.times is not None:
+                os.utime(fds[0], ns=op.times)
             for directory in op.directories:
                 fds.append(self.objects.syncer(op.volume, directory))
         except BaseException:
@@ -433,7 +435,7 @@ class Applier:
                     [self.objects.key(volume, op.id, ops.DATA, ops.WHOLE)] if op.which & ops.SIZE else []
                 )
                 return [self.objects.key(volume, op.id, ops.ATTRIBUTES), *resized]
-            case ops.SetXattr() | ops.RemoveXattr():
+            case ops.SetXattr() | ops.RemoveXattr() | ops.Sync(times=(_, _)):
                 return [self.objects.key(volume, op.id, ops.ATTRIBUTES)]
             case ops.Rename():
                 return self._renamed(op)

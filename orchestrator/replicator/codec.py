@@ -45,7 +45,8 @@ _TABLE: Final[tuple[tuple[type[Any], int, str, str, str], ...]] = (
     (Remove, 17, "HQ", "volume parent", "name"),
 )
 _SYNC: Final = 15
-_SYNC_HEAD: Final = struct.Struct("<BHQBH")
+_SYNC_HEAD: Final = struct.Struct("<BHQBHqq")
+_SYNC_DATA_ONLY, _SYNC_TIMES = 1, 2
 _WRITE_HEAD: Final = struct.Struct("<BHQQI")
 
 
@@ -72,16 +73,22 @@ def _encode_write(write: ops.Write) -> bytes:
 def _encode_sync(sync: ops.Sync) -> bytes:
     count = len(sync.directories)
     assert count <= DIRECTORIES_MAX
-    head = _SYNC_HEAD.pack(_SYNC, sync.volume, sync.id, sync.data_only, count)
+    how = (_SYNC_DATA_ONLY if sync.data_only else 0) | (_SYNC_TIMES if sync.times else 0)
+    head = _SYNC_HEAD.pack(_SYNC, sync.volume, sync.id, how, count, *(sync.times or (0, 0)))
     return head + struct.pack(f"<{count}Q", *sync.directories)
 
 
 def _decode_sync(payload: bytes) -> ops.Sync:
-    _, volume, id, data_only, count = _SYNC_HEAD.unpack_from(payload)
-    if count > DIRECTORIES_MAX or len(payload) != _SYNC_HEAD.size + 8 * count:
+    _, volume, id, how, count, atime, mtime = _SYNC_HEAD.unpack_from(payload)
+    if (
+        how & ~(_SYNC_DATA_ONLY | _SYNC_TIMES)
+        or count > DIRECTORIES_MAX
+        or len(payload) != _SYNC_HEAD.size + 8 * count
+    ):
         raise WireFault("a sync of the wrong size")
     directories = struct.unpack_from(f"<{count}Q", payload, _SYNC_HEAD.size)
-    return ops.Sync(volume, id, bool(data_only), directories)
+    times = (atime, mtime) if how & _SYNC_TIMES else None
+    return ops.Sync(volume, id, bool(how & _SYNC_DATA_ONLY), directories, times)
 
 
 def _encoder(code: int, head: struct.Struct, numbers: list[str], texts: list[str]) -> Callable[[Any], bytes]:

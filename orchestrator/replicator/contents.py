@@ -150,7 +150,7 @@ class Contents(Namespace):
             if loses:
                 self._strip_privileges(node)
             if file.flags & os.O_SYNC and not node.local:
-                sequence = self.send(self._sync_point(node, True))
+                sequence = self.send(self._sync_point(node, True, file.fd))
         answer = wire.WRITE_OUT.pack(written, 0)
         if not file.flags & os.O_SYNC:
             return answer
@@ -212,12 +212,11 @@ class Contents(Namespace):
         if self.mode is Mode.READ_ONLY:
             os.fsync(file.fd)
             return b""
-        self.settle(node, file.fd)
         sequence = 0
         data_only = bool(flags & wire.FSYNC_DATA_ONLY)
         with self._ordered(caller, node):
             if not node.local:
-                sequence = self.send(self._sync_point(node, data_only))
+                sequence = self.send(self._sync_point(node, data_only, file.fd))
         sync = os.fdatasync if data_only else os.fsync
         self._make_durable(caller.unique, file.fd, node, sequence, sync, b"")
         return NO_REPLY
@@ -235,10 +234,16 @@ class Contents(Namespace):
         self._make_durable(caller.unique, file.fd, file.node, sequence, os.fsync, b"")
         return NO_REPLY
 
-    def _sync_point(self, node: Node, data_only: bool) -> ops.Sync:
-        directories = tuple(up for up in node.fresh_names if self._is_bound(up))
-        node.fresh_names = set()
-        return ops.Sync(self.number, node.id, data_only, directories)
+    def _sync_point(self, node: Node, data_only: bool, fd: int) -> ops.Sync:
+        directories: tuple[int, ...] = ()
+        if node.fresh_names:
+            directories = tuple(up for up in node.fresh_names if self._is_bound(up))
+            node.fresh_names = set()
+        times = None
+        if self.untouch(node):
+            status = os.fstat(fd)
+            times = (status.st_atime_ns, status.st_mtime_ns)
+        return ops.Sync(self.number, node.id, data_only, directories, times)
 
     def _is_bound(self, number: int) -> bool:
         node = self.table.nodes.get(number)

@@ -99,7 +99,7 @@ class Copier:
             theirs = [
                 self._here(int(v), bytes.fromhex(p), int(w), int(e)) for v, p, w, e in answer["changed"]
             ]
-            own.use(theirs)
+            own.pin(theirs)
             self._plan.keys.update(own.keys())
         self._wanted = Wanted(self._plan)
 

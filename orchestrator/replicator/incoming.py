@@ -119,6 +119,7 @@ class Session:
             why = str(fault)
             self._fail(fault)
         finally:
+            receiver.logs.let_go(receiver.applied)
             self._finish(helpers, why)
 
     def _begin(self, stream: str, verdict: dict[str, Any]) -> None:
@@ -290,7 +291,7 @@ class Session:
             position=Position(receiver.stream, frame.sequence),
         )
         log = receiver.logs.of[self._record.primary]
-        log.release_all(frame.sequence)
+        log.unpin(frame.sequence)
         log.confirmed(Position(receiver.stream, frame.sequence))
         log.unreadable = False
         receiver.applier.end_copy()

@@ -65,6 +65,8 @@ class Connection:
         self._in_use = threading.Lock()
         self._closing = threading.Lock()
         self._closed = False
+        self._timeout_s: float | None = -1.0
+        """What the socket was told last; -1: nothing."""
         self._arrivals = select.poll()
         self._arrivals.register(tls, select.POLLIN)
 
@@ -72,8 +74,10 @@ class Connection:
         with self._in_use:
             try:
                 self._check_open()
-                self._tls.settimeout(timeout_s)
-                self._tls.sendall(data)
+                self._set_timeout(timeout_s)
+                sent = self._tls.send(data)
+                if sent < len(data):
+                    self._tls.sendall(memoryview(data)[sent:])
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
 
@@ -100,12 +104,17 @@ class Connection:
         with self._in_use:
             try:
                 self._check_open()
-                self._tls.settimeout(timeout_s)
+                self._set_timeout(timeout_s)
                 return self._tls.recv(_READ_BYTES)
             except TimeoutError as fault:
                 raise ConnectionLost(f"silent for {timeout_s} s") from fault
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+
+    def _set_timeout(self, timeout_s: float | None) -> None:
+        if timeout_s != self._timeout_s:
+            self._tls.settimeout(timeout_s)
+            self._timeout_s = timeout_s
 
     def _check_open(self) -> None:
         if self._closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,6 +17,8 @@ from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
 from orchestrator.replicator.ops import FRESH, FRESH_RUN
 
+HELD_MAX: Final = 32
+"""Entries that one thread holds: the extents that a busy database writes by turns."""
 _SLACK_BATCHES: Final = 4096  # so many appends before the file is written anew without what is gone
 
 
@@ -91,13 +93,19 @@ class ChangeLog:
     def close(self) -> None:
         os.close(self._fd)
 
-    def use(self, keys: Iterable[Key]) -> None:
-        """Return when these entries are durable; they stay until `release`."""
+    def hold(self, keys: Sequence[Key]) -> None:
+        """Return when these entries are durable; they stay until each `hold` has its `release`."""
+        self._add(keys, self.log.hold)
+
+    def pin(self, keys: Sequence[Key]) -> None:
+        """Return when these entries are durable; they stay until `unpin`."""
+        self._add(keys, self.log.pin)
+
+    def _add(self, keys: Sequence[Key], keep: Callable[[Sequence[Key]], None]) -> None:
         with self._lock:
             self._raise_if_failed()
-            keys = list(keys)
             missing = self.log.missing(keys)
-            self.log.use(keys, IN_USE)
+            keep(keys)
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
             if missing:
                 self._append(differ.encode_add(missing))
@@ -115,7 +123,7 @@ class ChangeLog:
     def release(self, keys: Iterable[Key], sequence: int) -> None:
         """The changes are in the stream, up to this number at most."""
         with self._lock:
-            self.log.use([key for key in keys if key in self.log.stamps], sequence)
+            self.log.release(keys, sequence)
 
     def confirmed(self, position: Position) -> None:
         """Peer and own disk hold everything up to here: cold entries that are older go (S2)."""
@@ -139,17 +147,15 @@ class ChangeLog:
             self._append(differ.encode_baseline(None))
             self._settle(self._queued)
 
-    def release_all(self, sequence: int) -> None:
+    def unpin(self, sequence: int) -> None:
         """A copy ended at this number: what was to be copied is as good as written then."""
         with self._lock:
-            for key, stamp in list(self.log.stamps.items()):
-                if stamp == IN_USE:
-                    self.log.stamps[key] = sequence
+            self.log.unpin(sequence)
 
     def pin_all(self) -> None:
         """Another stream begins: stamps of the former one say nothing of it; nothing goes before a copy."""
         with self._lock:
-            self.log.use(list(self.log.stamps), IN_USE)
+            self.log.pin(list(self.log.stamps))
 
     def keys(self) -> list[Key]:
         with self._lock:
@@ -215,18 +221,39 @@ class ChangeLogs:
     def before_change(self, keys: Iterable[Key], sequence: int) -> None:
         """Return when the entries are durable everywhere.
 
-        A thread's entries stay in use until its next call: by then its change is in the stream, or failed;
-        both have happened at or before `sequence`, the stream's end as that call sees it.
+        A thread holds the entries of its last changes, so that the next change of a hot file is free. One
+        that it lets go was used by an earlier call: by now that change is in the stream, or failed; both have
+        happened at or before `sequence`, the stream's end as this call sees it.
         """
-        keys = list(keys)
-        former: list[Key] = getattr(self._mine, "keys", [])
-        # The same keys again, the common case of a hot file, stay in use without a step between.
-        self._mine.keys = keys
-        gone = [key for key in former if key not in keys]
+        held = self._held()
+        wanted = dict.fromkeys(keys)
+        new = [key for key in wanted if key not in held]
+        if not new:
+            return
+        surplus = max(len(held) + len(new) - HELD_MAX, 0)
+        gone = [key for key in held if key not in wanted][:surplus]
         for log in self.of.values():
-            log.use(keys)
-            if gone:
-                log.release(gone, sequence)
+            log.hold(new)
+        held.update(dict.fromkeys(new))
+        self._let_go(gone, sequence)
+
+    def let_go(self, sequence: int) -> None:
+        """This thread changes nothing more; what it changed is in the stream up to `sequence`."""
+        self._let_go(list(self._held()), sequence)
+
+    def _held(self) -> dict[Key, None]:
+        """What this thread holds in every log, oldest first."""
+        if not hasattr(self._mine, "keys"):
+            self._mine.keys = {}
+        held: dict[Key, None] = self._mine.keys
+        return held
+
+    def _let_go(self, keys: list[Key], sequence: int) -> None:
+        held = self._held()
+        for key in keys:
+            del held[key]
+        for log in self.of.values():
+            log.release(keys, sequence)
 
     def made(self, volume: int, inode: int) -> None:
         """Return when the FRESH entry of a new object is durable everywhere (S1)."""

@@ -203,12 +203,16 @@ class RemoveXattr:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """A durable point: everything up to here of this object, and the directories where it got names since."""
+    """A durable point: everything up to here of this object, and the directories where it got names since.
+
+    `times`: of access and modification, in nanoseconds, when they changed by themselves since they were told.
+    """
 
     volume: int
     id: int
     data_only: bool
     directories: tuple[int, ...] = ()
+    times: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

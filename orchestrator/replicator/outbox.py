@@ -16,10 +16,10 @@ WINDOW_BYTES: Final = 64 << 20  # half a second of a 1 Gbit/s link, or a burst o
 WINDOW_FRAMES: Final = 10_000  # small operations: what a receiver applies in about a second
 _BATCH_BYTES: Final = 1 << 20  # one system call's worth of frames
 _FULL_BYTES: Final = 64 << 10  # so much is sent at once: a larger batch spares nothing more
-_LINGER_S: Final = 0.001
+_LINGER_S: Final = 0.004
 """What nobody waits for is sent together with what follows so soon: one way through the wire for many, and
 nobody who emits has to wake the sender up."""
-_LOOKS_IN_VAIN: Final = 20
+_LOOKS_IN_VAIN: Final = 5
 """So often a sender looks without being told; then it rests. A busy application asks within these 20 ms."""
 
 

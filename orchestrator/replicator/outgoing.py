@@ -320,7 +320,7 @@ class PeerLink:
         if self._copier is None:
             log.confirmed(Position(self._primary.stream, flushed))
         elif self._copy_target and flushed >= self._copy_target:
-            log.release_all(self._copy_target)
+            log.unpin(self._copy_target)
             log.confirmed(Position(self._primary.stream, flushed))
             log.unreadable = False
             self._copier, self._copy_target = None, 0
@@ -372,6 +372,7 @@ class PeerLink:
             bulk = self._bulk
             if bulk is None:
                 raise ConnectionLost(self._why)
+            self.hurry()  # the answer waits for what is queued
             bulk.send(frames.encode_json(Kind.ASK, request), timeout_s)
             answer = bulk.receive_one(Kind.ANSWER, timeout_s)
         if "error" in answer:

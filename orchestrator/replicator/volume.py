@@ -260,11 +260,17 @@ class Volume:
             if not self._any_touched.is_set():
                 self._any_touched.set()
 
-    def settle(self, node: Node, open_fd: int | None = None) -> None:
-        """Send the times of one touched object, which is open as `open_fd`. Held: nothing."""
+    def untouch(self, node: Node) -> bool:
+        """Its times are about to be told; False when they did not change."""
         try:
             del self._touched[node]
         except KeyError:
+            return False
+        return True
+
+    def settle(self, node: Node, open_fd: int | None = None) -> None:
+        """Send the times of one touched object, which is open as `open_fd`. Held: nothing."""
+        if not self.untouch(node):
             return
         with self.names:
             if self.table.nodes.get(node.id) is not node:

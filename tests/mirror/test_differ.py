@@ -95,14 +95,29 @@ def test_the_baseline_is_read_back_and_forgotten_when_told() -> None:
 
 def test_an_entry_in_use_is_never_retired() -> None:
     log = MayDiffer()
-    log.use([(0, 1, 0, 0)])
-    assert log.retirable(10**9, hot_max=0) == []
+    key = (0, 1, 0, 0)
+    log.hold([key])
+    log.hold([key])
+    log.release([key], 5)
+    assert log.retirable(10**9, hot_max=0) == [], "another change of it is still on its way"
+    log.release([key], 7)
+    assert log.retirable(7, hot_max=0) == [key]
+
+
+def test_the_end_of_a_copy_takes_no_entry_from_a_change_on_its_way() -> None:
+    log = MayDiffer()
+    held, copied = (0, 1, 0, 0), (0, 2, 0, 0)
+    log.pin([held, copied])
+    log.hold([held])
+    log.unpin(20)
+    assert log.retirable(10**9, hot_max=0) == [copied]
 
 
 def test_an_entry_goes_only_when_both_disks_have_its_last_change() -> None:
     log = MayDiffer()
     key = (0, 1, 0, 0)
-    log.use([key], 50)
+    log.hold([key])
+    log.release([key], 50)
     assert log.retirable(49, hot_max=0) == []
     assert log.retirable(50, hot_max=0) == [key]
 
@@ -111,7 +126,9 @@ def test_hot_entries_stay_and_the_coldest_go_first() -> None:
     log = MayDiffer()
     keys: list[Key] = [(0, number, 0, 0) for number in range(1, 6)]
     for stamp, key in enumerate(keys):
-        log.use([key], stamp)
-    log.use([keys[0]], 9)
+        log.hold([key])
+        log.release([key], stamp)
+    log.hold([keys[0]])
+    log.release([keys[0]], 9)
     assert log.retirable(100, hot_max=3) == keys[1:3]
     assert log.missing(keys) == []
