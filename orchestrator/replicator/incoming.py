@@ -74,6 +74,7 @@ class Session:
         """Syncs that are on their way to the disk. Changed under the receiver's `progress`."""
         self._told = Acknowledged(0, 0, 0)
         self._telling = threading.Lock()
+        self._retell = False
         self._active = True
         """Frames came since the teller looked last; while none do it rests."""
         self._resting = False
@@ -317,17 +318,25 @@ class Session:
             self._forward.close()
 
     def _tell(self) -> bool:
-        """Acknowledge what is new since the last time, as one frame; False when nothing is, or can be."""
-        with self._telling:
-            now = self._now()
-            if now == self._told:
-                return False
-            self._told = now
+        """Acknowledge what is new since the last time, as one frame; False when nothing is.
+
+        What becomes new while another thread tells is told by that one.
+        """
+        told = False
+        self._retell = True
+        while self._retell and self._telling.acquire(blocking=False):
             try:
-                self._back.send(now.encode(), HANDSHAKE_S)
+                self._retell = False
+                now = self._now()
+                if now != self._told:
+                    self._told, told = now, True
+                    self._back.send(now.encode(), HANDSHAKE_S)
             except ConnectionLost:
                 self._forward.close()
-            return True
+                return True
+            finally:
+                self._telling.release()
+        return told
 
     def _now(self) -> Acknowledged:
         receiver = self._receiver

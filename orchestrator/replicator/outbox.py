@@ -70,14 +70,6 @@ class Outbox:
                 receiver.resting = False
                 receiver.news.notify()
 
-    def hurry(self, node: NodeName) -> None:
-        """Its sender shall not wait for more before it sends what is there."""
-        with self.changed:
-            receiver = self._receivers.get(node)
-            if receiver is not None:
-                receiver.hurried = True
-                receiver.news.notify()
-
     def _is_full(self) -> bool:
         if self._bytes < WINDOW_BYTES and len(self._frames) < WINDOW_FRAMES:
             return False

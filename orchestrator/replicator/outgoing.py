@@ -75,6 +75,8 @@ class PeerLink:
         self._forward: Connection | None = None
         self._sending = threading.Lock()
         self._sent_at = 0.0
+        self._hurried = False
+        """Somebody waits for what is queued."""
         self._copy_target = 0
         self._copier: Copier | None = None
         self._why = "not connected yet"
@@ -254,6 +256,8 @@ class PeerLink:
             with self._sending:
                 is_due = time.monotonic() - self._sent_at >= idle_s
                 self._send_batch(forward, frames.encode(Kind.ALIVE) if is_due else b"")
+            if self._hurried:
+                self.hurry()
 
     def _send_batch(self, forward: Connection, otherwise: bytes) -> None:
         """What is queued, at most one batch of it. Held: `_sending`, so that batches leave in order."""
@@ -264,21 +268,22 @@ class PeerLink:
             # A receiver that takes nothing for so long shows in its acknowledgements before.
             forward.send(data or otherwise, self._settings.ack_timeout_s)
             self._sent_at = time.monotonic()
+        if self._outbox.is_behind(self.peer):
+            self._hurried = True  # more than one batch: whoever sends goes on
 
     def hurry(self) -> None:
-        """Send what is queued: in the caller's thread, unless the link's own is at it."""
-        forward = self._forward
-        if forward is None or not self._sending.acquire(blocking=False):
-            self._outbox.hurry(self.peer)
-            return
-        try:
-            self._send_batch(forward, b"")
-        except ConnectionLost:
-            pass  # its own thread finds out, and ends the session
-        finally:
-            self._sending.release()
-        if self._outbox.is_behind(self.peer):
-            self._outbox.hurry(self.peer)
+        """Send what is queued, in the caller's thread; one that is at it already sends this too."""
+        self._hurried = True
+        while self._hurried and self._sending.acquire(blocking=False):
+            try:
+                self._hurried = False
+                forward = self._forward
+                if forward is not None:
+                    self._send_batch(forward, b"")
+            except ConnectionLost:
+                return  # the link's own thread finds out, and ends the session
+            finally:
+                self._sending.release()
 
     def _read_back(self, back: Connection, forward: Connection) -> None:
         try:
