@@ -43,7 +43,9 @@ class Files(Contents):
         table = Table(readable, settings.journal, descriptors_max)
         super().__init__(number, root, table, outlet, settings.exclude, writeback)
         self._add_root()
-        self._session = Session(device, self._handlers(), Wishes(writeback), self._started, table.keep)
+        self._session = Session(
+            device, self._handlers(), Wishes(writeback), self._started, table.keep, self._begun
+        )
         self._device = device
         self._ended = threading.Event()
         self.reply = self._session.reply
@@ -131,6 +133,9 @@ class Files(Contents):
     def _started(self) -> None:
         with self.names:
             self.table.note_started()
+
+    def _begun(self) -> None:
+        # Only now: the kernel sets its own bound when it takes the answer to INIT.
         mount.raise_read_ahead(self.path)
 
     def _settle_loop(self) -> None:

@@ -88,13 +88,18 @@ class Session:
         wishes: Wishes,
         ready: Callable[[], None],
         before_reply: Callable[[], None],
+        begun: Callable[[], None],
     ) -> None:
-        """`ready`: the connection began. `before_reply`: called after each handler, before its reply."""
+        """`ready`: the connection begins, and is answered after the return. `begun`: it was.
+
+        `before_reply`: called after each handler, before its reply.
+        """
         self._device = device
         self._handlers = dict(handlers)
         self._wishes = wishes
         self._ready = ready
         self._before_reply = before_reply
+        self._begun = begun
         self._threads: list[threading.Thread] = []
 
     def start(self, resume: bool) -> None:
@@ -175,3 +180,5 @@ class Session:
         self._before_reply()
         if body is not NO_REPLY or error:
             self.reply(unique, error, b"" if error else body)
+        if opcode == wire.Op.INIT and not error:
+            self._begun()
