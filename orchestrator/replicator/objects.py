@@ -1,0 +1,174 @@
+"""What the ids of a stream stand for on this node: descriptors, bounded, and found again without names."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.host import disk
+from orchestrator.mirror.differ import Key
+from orchestrator.replicator import ops
+
+HANDLES_OPEN_MAX: Final = 4096  # O_PATH descriptors; far below the usual limit of 20,000 open files
+WRITERS_OPEN_MAX: Final = 256  # descriptors open for writing: the files of a large database
+ABSENT: Final = (errno.ENOENT, errno.ESTALE)
+
+
+@dataclass(slots=True)
+class _Object:
+    """What an id stands for. Without a handle: the copy has not brought it here yet."""
+
+    fd: int
+    inode: int
+    handle: bytes | None
+    fresh: bool = False
+    """Made by this stream: its changes count as those of a FRESH object."""
+
+
+class Objects:
+    """Id -> descriptor, bounded; what was closed is found again by its handle, never by a name."""
+
+    def __init__(self, roots: Sequence[int]) -> None:
+        self._roots = [
+            os.open(disk.path_of(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for root in roots
+        ]
+        # Without handles (overlayfs), or the right to open them, what is open stays open.
+        self._by_handle = all(disk.may_open_handles(root) for root in self._roots)
+        self._known: dict[tuple[int, int], _Object] = {}
+        self._open: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._writers: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+    def close(self) -> None:
+        self.clear()
+        for fd in self._roots:
+            os.close(fd)
+
+    def clear(self) -> None:
+        """Another stream begins: ids of the former mean nothing."""
+        for volume, id in list(self._known):
+            self.drop(volume, id)
+
+    def root(self, volume: int) -> int:
+        if volume >= len(self._roots):
+            raise OSError(errno.EINVAL, f"no replicated directory number {volume}")
+        return self._roots[volume]
+
+    def bind(self, volume: int, id: int, parent: int, name: bytes) -> int:
+        """The id is what has this name now; its descriptor. An id without an object is kept as absent."""
+        if id == ops.ROOT:
+            raise OSError(errno.EINVAL, "the root's id is not given away")
+        self.drop(volume, id)
+        try:
+            fd = disk.open_name(self.get(volume, parent), name)
+        except OSError as fault:
+            if fault.errno in ABSENT:
+                self._known[volume, id] = _Object(-1, 0, None)
+            raise
+        self._known[volume, id] = _Object(
+            fd, os.stat(fd).st_ino, disk.handle_of(fd, b"") if self._by_handle else None
+        )
+        self._open[volume, id] = None
+        self._shrink()
+        return fd
+
+    def adopt(self, volume: int, id: int, writer: int) -> int:
+        """The id is what was made as this descriptor, which is open for writing; its inode."""
+        self.drop(volume, id)
+        inode = os.fstat(writer).st_ino
+        if self._by_handle:
+            self._known[volume, id] = _Object(-1, inode, disk.handle_of(writer, b""))
+        else:
+            fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
+            self._known[volume, id] = _Object(fd, inode, None)
+            self._open[volume, id] = None
+        self._keep_writer((volume, id), writer)
+        return inode
+
+    def get(self, volume: int, id: int) -> int:
+        """The O_PATH descriptor of an object; ENOENT when it is not here."""
+        if id == ops.ROOT:
+            return self.root(volume)
+        known = self._object(volume, id)
+        if known.fd < 0:
+            if known.handle is None:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            known.fd = disk.open_handle(self.root(volume), known.handle, os.O_PATH)
+            self._open[volume, id] = None
+            self._shrink()
+        self._open.move_to_end((volume, id))
+        return known.fd
+
+    def inode(self, volume: int, id: int) -> int:
+        """This node's number of an object; ENOENT when it is not here."""
+        if id == ops.ROOT:
+            return os.fstat(self.root(volume)).st_ino
+        known = self._object(volume, id)
+        if known.fd < 0 and known.handle is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return known.inode
+
+    def _object(self, volume: int, id: int) -> _Object:
+        known = self._known.get((volume, id))
+        if known is None:
+            raise OSError(errno.EBADF, f"the stream never introduced the id {id}")
+        return known
+
+    def key(self, volume: int, id: int, what: int, extent: int = 0) -> Key:
+        """The may-differ key of an object, in this node's own inode numbers."""
+        inode = self.inode(volume, id)
+        known = self._known.get((volume, id))
+        fresh = known is not None and known.fresh and extent == 0
+        return (volume, inode, ops.FRESH if fresh else what, extent)
+
+    def made(self, volume: int, id: int) -> None:
+        """It was made just now, by this stream."""
+        self._known[volume, id].fresh = True
+
+    def writer(self, volume: int, id: int) -> int:
+        """A descriptor open for writing."""
+        key = (volume, id)
+        fd = self._writers.get(key)
+        if fd is None:
+            fd = disk.reopen(self.get(volume, id), os.O_RDWR | os.O_NONBLOCK)
+            self._keep_writer(key, fd)
+        else:
+            self._writers.move_to_end(key)
+        return fd
+
+    def _keep_writer(self, key: tuple[int, int], fd: int) -> None:
+        self._writers[key] = fd
+        if len(self._writers) > WRITERS_OPEN_MAX:
+            os.close(self._writers.popitem(last=False)[1])
+
+    def syncer(self, volume: int, id: int) -> int:
+        """A descriptor of the caller's own that may be synced."""
+        writer = self._writers.get((volume, id))
+        if writer is not None:
+            return os.dup(writer)
+        return disk.reopen(self.get(volume, id), os.O_RDONLY | os.O_NONBLOCK)
+
+    def drop(self, volume: int, id: int) -> None:
+        known = self._known.pop((volume, id), None)
+        if known is not None and known.fd >= 0:
+            os.close(known.fd)
+        self._open.pop((volume, id), None)
+        writer = self._writers.pop((volume, id), None)
+        if writer is not None:
+            os.close(writer)
+
+    def _shrink(self) -> None:
+        """Close the coldest descriptor, if its object can be found again without it."""
+        if len(self._open) <= HANDLES_OPEN_MAX:
+            return
+        key = next(iter(self._open))
+        known = self._known[key]
+        if known.handle is None:
+            self._open.move_to_end(key)  # a file system without handles: this one stays open
+            return
+        del self._open[key]
+        os.close(known.fd)
+        known.fd = -1
