@@ -120,8 +120,8 @@ class Session:
             why = str(fault)
             self._fail(fault)
         finally:
-            receiver.logs.let_go(receiver.applied)
             self._finish(helpers, why)
+            receiver.logs.let_go(receiver.applied)
 
     def _begin(self, stream: str, verdict: dict[str, Any]) -> None:
         receiver = self._receiver

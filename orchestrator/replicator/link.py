@@ -96,9 +96,10 @@ class Connection:
 
     def has_more(self) -> bool:
         """Something more has come than was returned. Only for the thread that reads."""
-        if self._ready or self._decoder.has_half or self._tls.pending():
+        if self._ready or self._decoder.has_half:
             return True
-        return bool(self._arrivals.poll(0))
+        with self._in_use:
+            return self._closed or self._tls.pending() > 0 or bool(self._arrivals.poll(0))
 
     def _read(self, timeout_s: float | None) -> bytes:
         with self._in_use:
