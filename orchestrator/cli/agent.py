@@ -1,36 +1,21 @@
-"""The agent at the other end of the Unix socket: HTTP with the standard library, which starts at once."""
+"""The agent at the other end of the Unix socket."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import time
 from typing import Any
 
 from orchestrator.cli.options import SOCKET, Wish
 from orchestrator.cli.tell import Failure
+from orchestrator.host import http
 from orchestrator.model.codes import CONFLICT, FORBIDDEN, REFUSED, UNREACHABLE
 
 ANSWER_TIMEOUT_S = 10.0
 """The agent answers within milliseconds; one that is silent for so long is stuck."""
 POLL_S = 10.0
 """An operation is followed in long polls of this length, so that Ctrl-C and progress are soon felt."""
-ANSWER_BYTES_MAX = 64 << 20
 EXITS = {401: FORBIDDEN, 403: FORBIDDEN, 409: REFUSED, 412: CONFLICT, 503: UNREACHABLE, 504: UNREACHABLE}
-
-
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("agent", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class Agent:
@@ -54,19 +39,12 @@ class Agent:
         return self._ask("POST", path, body, 0.0)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None, wait_s: float) -> dict[str, Any]:
-        connection = _Connection(self._path, ANSWER_TIMEOUT_S + wait_s)
-        content = None if body is None else json.dumps(body)
-        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            connection.request(method, f"/api/v1{path}", content, headers)
-            response = connection.getresponse()
-            answer = response.read(ANSWER_BYTES_MAX)
-        except (OSError, http.client.HTTPException) as fault:
+            status, answer = http.ask(self._path, method, f"/api/v1{path}", body, ANSWER_TIMEOUT_S + wait_s)
+        except OSError as fault:
             why = str(fault) or type(fault).__name__
             raise Failure("HF6002", f"no agent answers at {self._path}", why) from fault
-        finally:
-            connection.close()
-        return _understood(response.status, answer)
+        return _understood(status, answer)
 
     def act(self, module: str, body: dict[str, Any]) -> dict[str, Any]:
         """Order something; the operation as it stands at once."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.demo.machine import Machine
 from orchestrator.demo.story import MODULE
+from orchestrator.host import http
 from orchestrator.host.netns import Network
 from orchestrator.setup.bundle import init
 
@@ -260,21 +261,8 @@ class Cluster:
 
 def ask(socket_path: str, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]] | None:
     """One request over a Unix socket; None when nobody answers."""
-    import http.client
-    import socket
-
-    class Connection(http.client.HTTPConnection):
-        def connect(self) -> None:
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(socket_path)
-
-    connection = Connection("agent", timeout=10)
     try:
-        connection.request(method, path, json.dumps(body) if body is not None else None)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    except (OSError, ValueError, http.client.HTTPException):
+        status, answer = http.ask(socket_path, method, path, body, 10)
+        return status, json.loads(answer)
+    except (OSError, ValueError):
         return None
-    finally:
-        connection.close()

@@ -29,7 +29,8 @@ FLOORS: Final[dict[str, tuple[str, ...]]] = {
     "witness": ("model", "cluster", "host"),
     "agent": ("model", "cluster", "farm", "mirror", "node", "host", "providers", "config", "setup"),
     "web": ("model",),
-    "cli": ("model", "config", "setup", "node"),
+    # Of the host only how one asks over a Unix socket.
+    "cli": ("model", "host", "config", "setup", "node"),
     "demo": ("model", "config", "setup", "host"),
 }
 """Room: the rooms that it may import, beside itself."""
