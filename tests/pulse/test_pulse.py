@@ -24,6 +24,12 @@ NODES = {"paris": "198.18.70.1", "lyon": "198.18.70.2"}
 VIP = "198.18.70.100"
 
 
+def listens(where: Path) -> bool:
+    """A socket has its name before it takes connections."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(where)) == 0
+
+
 class Agent:
     """What an agent says to its pulse."""
 
@@ -76,7 +82,7 @@ class Cluster:
             (self.folder / f"{node}.json").write_text(json.dumps(settings))
             command = [sys.executable, "-m", "orchestrator.pulse", str(self.folder / f"{node}.json")]
             self.processes[node] = subprocess.Popen(self.net.inside(node, *command))
-            eventually(where.exists, 20)
+            eventually(lambda where=where: listens(where), 20)  # type: ignore[misc]
             self.agents[node] = Agent(where)
         eventually(lambda: self.agents["paris"].verdict("lyon") == "alive", 20)
         self.net_address("add")
