@@ -16,6 +16,8 @@ def ask(path: str, method: str, target: str, body: Any, timeout_s: float) -> tup
     HTTP/1.0, so that the answer comes in one piece and its end is that of the connection. Each wait for the
     other side is bounded by `timeout_s`.
     """
+    if not target.isascii() or any(letter <= " " for letter in target):
+        raise OSError(f"{target!r} is nothing that can be asked for")
     content = b"" if body is None else json.dumps(body).encode()
     head = f"{method} {target} HTTP/1.0\r\nHost: agent\r\n"
     if body is not None:
@@ -46,6 +48,6 @@ def _understood(answer: bytes) -> tuple[int, bytes]:
         raise OSError("the answer ended early" if answer else "the connection was closed without an answer")
     for field in fields:
         name, _, value = field.partition(b":")
-        if name.lower() == b"content-length" and int(value) != len(body):
-            raise OSError(f"the answer ended after {len(body)} of {int(value)} bytes")
+        if name.lower() == b"content-length" and value.strip() != b"%d" % len(body):
+            raise OSError(f"the answer has {len(body)} bytes and announced {value.strip().decode('latin-1')}")
     return int(words[1]), body

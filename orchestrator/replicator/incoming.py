@@ -159,7 +159,9 @@ class Session:
                 sync = self._apply_one(frame)
                 if sync is not None:
                     # With nothing more to apply this thread waits for the disk itself: no change of threads.
-                    if number == len(arrived) and not self._forward.has_more():
+                    # Where memory is enough nobody waits for the disk, so this thread does not either.
+                    alone = number == len(arrived) and self._receiver.settings.ack != "memory"
+                    if alone and not self._forward.has_more():
                         sync()
                     else:
                         self._receiver.syncers.put(sync)

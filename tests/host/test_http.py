@@ -60,6 +60,7 @@ def test_a_request_with_a_body_and_its_answer(answering: tuple[str, list[bytes],
         b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{}",
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"HTTP/1.0 fine\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: two\r\n\r\n{}",
     ],
 )
 def test_what_is_no_whole_answer_is_an_error(
@@ -69,6 +70,12 @@ def test_what_is_no_whole_answer_is_an_error(
     answer(reply)
     with pytest.raises(OSError):
         http.ask(path, "GET", "/", None, 10)
+
+
+@pytest.mark.parametrize("target", ["/api/v1/modules/a b/actions", "/x\r\nHost: other", "/modules/\u00e9"])
+def test_what_is_no_path_is_never_sent(tmp_path: Path, target: str) -> None:
+    with pytest.raises(OSError, match="nothing that can be asked for"):
+        http.ask(str(tmp_path / "nobody"), "GET", target, None, 10)
 
 
 def test_the_commands_start_without_the_heavy_half_of_the_library() -> None:
