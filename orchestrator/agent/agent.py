@@ -207,6 +207,7 @@ class Agent:
         await self.neighbours.close()
         await self.register.close()
         LAUNCHER.close()
+        await asyncio.to_thread(self.journal.close)
 
     async def leave(self) -> None:
         """Stop every module here by plan, then say goodbye: an orderly end of the node."""

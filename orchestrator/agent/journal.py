@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
 from typing import Any
 
 REPEATED = frozenset(
@@ -17,10 +21,17 @@ REPEAT_S = 60.0
 """The same words of these are told once a minute: a log full of them hides everything else."""
 EVENTS_MAX = 5_000
 """Some months of a calm cluster, two megabytes; beyond, the oldest half of the file is dropped."""
+WRITE_AFTER_S = 0.02
+"""Longer than a decision takes to be carried out, which is what an event is mostly about."""
+CLOSE_TIMEOUT_S = 2.0
+"""A disk that takes longer for some lines is dying, and the log is no reason to stay."""
 
 
 class Journal:
-    """Lines of JSON: id, at (seconds since the epoch), node, module, code, text."""
+    """Lines of JSON: id, at (seconds since the epoch), node, module, code, text.
+
+    They are written by a thread of their own, a moment later: no decision waits for the log's disk.
+    """
 
     def __init__(self, path: str, node: str) -> None:
         self._path = path
@@ -32,6 +43,9 @@ class Journal:
         self._new = asyncio.Event()
         self._told: dict[tuple[str, str, str], float] = {}
         self._recall()
+        self._unwritten: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_until_closed, name="journal", daemon=True)
+        self._writer.start()
 
     def _recall(self) -> None:
         """What can be read; a log is no reason not to run."""
@@ -60,17 +74,37 @@ class Journal:
             "text": text,
         }
         self._events.append(event)
-        try:
-            if self._lines > 2 * EVENTS_MAX:
-                self._shorten()
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write("\n" * self._torn + json.dumps(event) + "\n")
-            self._torn = False
-            self._lines += 1
-        except OSError:
-            pass
+        self._unwritten.put(event)
         self._new.set()
         self._new = asyncio.Event()
+
+    def close(self) -> None:
+        """What was told is in the file; nothing may be told afterwards."""
+        self._unwritten.put(None)
+        self._writer.join(CLOSE_TIMEOUT_S)
+
+    def _write_until_closed(self) -> None:
+        while (event := self._unwritten.get()) is not None:
+            time.sleep(WRITE_AFTER_S)
+            self._write([event, *self._taken()])
+
+    def _taken(self) -> Iterator[dict[str, Any]]:
+        """What was told meanwhile."""
+        with contextlib.suppress(Empty):
+            while (event := self._unwritten.get_nowait()) is not None:
+                yield event
+            self._unwritten.put(None)
+
+    def _write(self, events: list[dict[str, Any]]) -> None:
+        try:
+            if self._lines > 2 * EVENTS_MAX:
+                self._shorten(events[0]["id"])
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("\n" * self._torn + "".join(json.dumps(event) + "\n" for event in events))
+            self._torn = False
+            self._lines += len(events)
+        except OSError:
+            pass
 
     def _was_told(self, words: tuple[str, str, str]) -> bool:
         now = time.monotonic()
@@ -80,12 +114,13 @@ class Journal:
         self._told[words] = now
         return False
 
-    def _shorten(self) -> None:
+    def _shorten(self, before: int) -> None:
         draft = f"{self._path}.new"
         with open(draft, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(event) + "\n" for event in self._events)
+            kept = [json.dumps(event) + "\n" for event in self._events.copy() if event["id"] < before]
+            file.writelines(kept)
         os.rename(draft, self._path)
-        self._lines = len(self._events)
+        self._lines = len(kept)
 
     def since(self, number: int, module: str = "") -> list[dict[str, Any]]:
         """Events after this one, oldest first."""
