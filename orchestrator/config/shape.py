@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os.path
+import re
 import shlex
 from typing import Annotated, Any, Literal
 
@@ -47,7 +48,19 @@ def _path(value: object) -> str:
     return value.rstrip("/")
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _variable(value: object) -> str:
+    if not isinstance(value, str) or _VARIABLE.fullmatch(value) is None:
+        raise ValueError("a variable's name has letters, digits and underscores, and begins with no digit")
+    return value
+
+
 _TEXT = {"type": "string"}
+Variable = Annotated[
+    str, BeforeValidator(_variable), WithJsonSchema({**_TEXT, "pattern": f"^{_VARIABLE.pattern}$"})
+]
 Name = Annotated[
     str, BeforeValidator(_name), WithJsonSchema({**_TEXT, "pattern": f"^{NAME_PATTERN.pattern}$"})
 ]
@@ -134,7 +147,7 @@ class Run(Shape):
     command: Command | None = None
     scripts: Directory | None = None
     user: str = ""
-    environment: dict[str, str] = {}
+    environment: dict[Variable, str] = {}
     start_timeout: Seconds = 60.0
     stop_timeout: Seconds = 20.0
 

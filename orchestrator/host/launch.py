@@ -4,14 +4,16 @@
 
 SOCKET is the number of an inherited socket. A request is one message: JSON {argv, env, groups, uid, gid,
 into, enter} with the descriptors of the output, of two pipes and, where `into`, of the control group's
-directory. The answer is JSON {pid, errno}: a process that waits for a byte in the first pipe, which it ends
-without, to become the program. It writes the errno of what fails into the second; an exec that succeeds
-closes it. Ends with whoever holds the socket's other end.
+directory. The answer is JSON {pid, errno}: a process that waits for a line in the first pipe, which it ends
+without, to become the program. It writes the errno of what fails before into the second, and closes that once
+it waits. Ends with whoever holds the socket's other end.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -24,6 +26,9 @@ from typing import Any
 MESSAGE_BYTES_MAX = 128 << 10  # below the kernel's default buffer; a larger request is carried out elsewhere
 CLONE_PARENT = 0x8000
 CLONE_INTO_CGROUP = 0x200000000
+WORD_FD = 3  # a shell redirects no descriptor of two digits
+WAIT = f'read -r word <&{WORD_FD} && exec "$@" {WORD_FD}<&-'
+"""Waits in a shell, which becomes another program in 0.4 ms where a copy of this interpreter takes 1.8."""
 SYS_CLONE3 = 435  # the same number on every architecture
 CLONE_ARGS = struct.Struct("<11Q")
 
@@ -97,6 +102,7 @@ def _launch(
 
 def _become(request: dict[str, Any], null: int, output: int, word: int, report: int) -> None:
     """In the child: take on what was asked for, wait for the word, then the program; never returns."""
+    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, 2 * WORD_FD)  # it must not be in the word's place
     try:
         if request["enter"]:
             group = os.open(request["enter"], os.O_WRONLY)
@@ -112,12 +118,26 @@ def _become(request: dict[str, Any], null: int, output: int, word: int, report: 
             os.setgroups(request["groups"])
             os.setgid(request["gid"])
             os.setuid(request["uid"])
-        if os.read(word, 1):
-            os.execvpe(request["argv"][0], request["argv"], request["env"])
+        _check(request["argv"][0], request["env"])
+        if word == WORD_FD:
+            os.set_inheritable(word, True)
+        else:
+            os.dup2(word, WORD_FD)
+        os.execve("/bin/sh", ["sh", "-c", WAIT, "sh", *request["argv"]], request["env"])
     except OSError as fault:
         os.write(report, struct.pack("<i", fault.errno or 1))
     finally:
         os._exit(127)
+
+
+def _check(program: str, env: dict[str, str]) -> None:
+    """OSError: no such program that this user may run; a shell would say so too late."""
+    folders = [""] if "/" in program else env.get("PATH", os.defpath).split(":")
+    found = [path for folder in folders if os.path.isfile(path := os.path.join(folder, program))]
+    if not found:
+        raise OSError(errno.EACCES if os.path.isdir(program) else errno.ENOENT, "")
+    if not any(os.access(path, os.X_OK) for path in found):
+        raise OSError(errno.EACCES, "")
 
 
 if __name__ == "__main__":

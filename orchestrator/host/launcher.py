@@ -39,19 +39,19 @@ class Waiting:
         self._report = report
 
     def run(self) -> None:
-        """Return once the program runs. OSError: it cannot, and ends; CannotLaunch: it had ended before."""
-        try:
-            os.write(self._word, b"!")
-            answered = select.poll()
-            answered.register(self._report, select.POLLIN)
-            said = answered.poll(ANSWER_TIMEOUT_S * 1000)
-            number = _reported(self._report) if said else errno.ETIMEDOUT
-        except BrokenPipeError as fault:
-            self.dismiss()
-            raise CannotLaunch("somebody has ended what waited") from fault
+        """It becomes its program now. OSError: it cannot, and ends; CannotLaunch: it had ended before."""
+        answered = select.poll()
+        answered.register(self._report, select.POLLIN)
+        said = answered.poll(ANSWER_TIMEOUT_S * 1000)
+        number = _reported(self._report) if said else errno.ETIMEDOUT
         if number:
             self.dismiss()
             raise OSError(number, os.strerror(number))
+        try:
+            os.write(self._word, b"now\n")
+        except BrokenPipeError as fault:
+            self.dismiss()
+            raise CannotLaunch("somebody has ended what waited") from fault
         _close((self._word, self._report))
 
     def dismiss(self) -> None:
@@ -90,7 +90,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(ANSWER_TIMEOUT_S)
         with theirs:
-            # Isolated and without site-packages: four modules of the standard library are all it needs.
+            # Isolated and without site-packages: five modules of the standard library are all it needs.
             words = [sys.executable, "-I", "-S", PROGRAM, str(theirs.fileno())]
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self._socket = ours

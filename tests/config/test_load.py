@@ -137,6 +137,11 @@ WRONG = [
         ("user: app", "environment: {A: on}, user: yes, start_timeout: on"),
         "a time with its unit is needed",
     ),
+    (
+        "a variable that no shell would hand on",
+        ("user: app", "environment: {app.port: x}, user: app"),
+        "a variable's name has letters, digits and underscores",
+    ),
     ("a sexagesimal time", ("every: 1s", "every: 1:30"), "a time with its unit is needed"),
     ("no YAML", ("nodes: [paris, lyon]", "nodes: [paris, lyon"), "hafarm.yaml:"),
 ]
