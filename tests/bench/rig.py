@@ -160,7 +160,8 @@ def compiled(name: str, work: Path) -> Path:
     """One of our small C programs, made for this machine."""
     target = work / name
     if not target.exists():
-        words = ["gcc", "-O2", "-pthread", "-o", str(target), str(HERE / f"{name}.c")]
+        # Without a dynamic linker: what the application itself takes to start is not the cluster's.
+        words = ["gcc", "-O2", "-pthread", "-static", "-o", str(target), str(HERE / f"{name}.c")]
         subprocess.run(words, check=True)
     return target
 
