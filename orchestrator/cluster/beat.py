@@ -8,6 +8,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from orchestrator.model.errors import CorruptState
@@ -21,6 +23,10 @@ VOUCHES_MAX: Final = 32
 BODY_BYTES_MAX: Final = 1_400
 """What a body may be to be looked at; ours are shorter."""
 
+SAID_KEPT: Final = 256
+"""Tags and texts kept made up: a node's modules, and what its paths said last, many times over."""
+
+_JSON: Final = json.JSONEncoder(separators=(",", ":"))
 _FIXED: Final = struct.Struct("!BQQ16s")
 """Flags, counter, echo, the life that is echoed (zeros: none)."""
 
@@ -33,6 +39,7 @@ class AgentState(IntEnum):
     GONE = 2
 
 
+@lru_cache(SAID_KEPT)
 def tag(module: ModuleName | str) -> str:
     """A module in eight letters, because one beat vouches for many."""
     return hashlib.sha256(module.encode()).hexdigest()[:8]
@@ -65,7 +72,7 @@ def encode(beat: Beat) -> bytes:
     echo_boot = bytes.fromhex(beat.echo_boot) if beat.echo_boot else bytes(16)
     fixed = _FIXED.pack(flags, beat.counter, beat.echo, echo_boot)
     states = {name: [version, *state.as_list()] for name, (version, state) in beat.states.items()}
-    return fixed + json.dumps([sorted(beat.vouched), states], separators=(",", ":")).encode()
+    return fixed + f"[{_vouches(beat.vouched)},{_JSON.encode(states)}]".encode()
 
 
 def decode(boot: str, body: bytes) -> Beat:
@@ -74,7 +81,7 @@ def decode(boot: str, body: bytes) -> Beat:
         raise CorruptState(what="a heartbeat", why=f"{len(body)} bytes")
     flags, counter, echo, echo_boot = _FIXED.unpack_from(body)
     try:
-        vouched, states = json.loads(body[_FIXED.size :])
+        vouched, states = _said(body[_FIXED.size :])
         return Beat(
             boot=boot,
             counter=counter,
@@ -84,11 +91,27 @@ def decode(boot: str, body: bytes) -> Beat:
             agent=AgentState(flags >> 3 & 3),
             goodbye=bool(flags & 2),
             padded=bool(flags & 4),
-            vouched=frozenset(_text(each) for each in vouched[:VOUCHES_MAX]),
-            states={_text(name): _state(value) for name, value in states.items()},
+            vouched=vouched,
+            states=states,
         )
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as fault:
         raise CorruptState(what="a heartbeat", why=f"{type(fault).__name__}: {fault}") from fault
+
+
+@lru_cache(SAID_KEPT)
+def _vouches(vouched: frozenset[str]) -> str:
+    """Made once: beat after beat vouches for the same modules."""
+    return _JSON.encode(sorted(vouched))
+
+
+@lru_cache(SAID_KEPT)
+def _said(text: bytes) -> tuple[frozenset[str], Mapping[str, tuple[int, ModuleState]]]:
+    """Read once: beat after beat says the same."""
+    vouched, states = json.loads(text)
+    return (
+        frozenset(_text(each) for each in vouched[:VOUCHES_MAX]),
+        MappingProxyType({_text(name): _state(value) for name, value in states.items()}),
+    )
 
 
 def _text(value: Any) -> str:

@@ -48,7 +48,6 @@ class Heart:
         self._version = 0
         self._muted: set[ModuleName] = set()
         self._grants: dict[ModuleName, Grant] = {}
-        self._leases: dict[ModuleName, Instant] = {}
         self._events: list[Event] = []
         self._outbox: list[tuple[NodeName, PathName, Beat]] = []
         self._next_beat = now
@@ -58,6 +57,8 @@ class Heart:
         self._stretch_s = 0.0
         self._stretch_until = now
         self._now = now
+        self._seen = now
+        """The newest instant that is known of; `_now` is the last at which silence was judged."""
         self._agent_present = False
         self._agent_left = now
         self._goodbye = False
@@ -78,7 +79,7 @@ class Heart:
             self._leave(other)
         elif other.verdict is not Verdict.LEFT or beat.request:
             self._contact(now, other, beat, sent)
-        self._renew(now)
+        self._seen = max(self._seen, now)
         if beat.request and not beat.goodbye:
             self._send(now, other, path, request=False, echo=beat.counter)
 
@@ -123,7 +124,7 @@ class Heart:
         self._notice_pause(now)
         for peer in self._peers.values():
             self._judge(now, peer)
-        self._renew(now)
+        self._seen = max(self._seen, now)
         if now >= self._next_beat and not self._goodbye:
             self._next_beat = Instant(now + self._timings.period_s)
             for peer in self._peers.values():
@@ -145,7 +146,6 @@ class Heart:
         # Silence that we slept through proves nothing: count from here, and for one T more patiently.
         self._judge_from = now
         self._floor = now
-        self._leases = {}
         self._stretch_s = min(self._stretch_s + late, self._timings.detection_s)
         self._stretch_until = Instant(now + 2 * self._timings.detection_s)
         self._events.append(Paused(late))
@@ -199,12 +199,9 @@ class Heart:
     def lease(self, module: ModuleName, epoch: Epoch, members: frozenset[NodeName]) -> None:
         """Answer the module's addresses while each of these members vouches (none: while we live)."""
         self._grants[module] = Grant(epoch, members - {self._me})
-        # At once: a newcomer that does not vouch may bid as soon as the bid that names it has landed.
-        self._renew(self._now)
 
     def end_lease(self, module: ModuleName) -> None:
         self._grants.pop(module, None)
-        self._leases.pop(module, None)
 
     def mute(self, module: ModuleName) -> None:
         """Vouch for nobody's lease of this module: a bid is about to leave (T4)."""
@@ -217,7 +214,6 @@ class Heart:
         """Stop cleanly: answer no address, tell every peer on every path; no beat after it."""
         self._goodbye = True
         self._grants = {}
-        self._leases = {}
         for peer in self._peers.values():
             for path in peer.paths:
                 self._send(self._now, peer, path, request=True)
@@ -234,7 +230,15 @@ class Heart:
 
     def lease_deadlines(self) -> Mapping[ModuleName, Instant]:
         """Until when each module's addresses may be answered, on this clock; absent: silent."""
-        return dict(self._leases)
+        leases: dict[ModuleName, Instant] = {}
+        now = self._seen
+        if self._agent(now) is AgentState.GONE or self._goodbye:
+            return leases
+        for module, grant in self._grants.items():
+            end = deadline(self._me, module, grant, self._peers, now, self._floor, self._timings.lease_s)
+            if end is not None:
+                leases[module] = end
+        return leases
 
     def path_reports(self) -> Mapping[tuple[NodeName, PathName], PathReport]:
         return {
@@ -252,15 +256,6 @@ class Heart:
             peer.name: {name: state for name, (_, state) in peer.states.items()}
             for peer in self._peers.values()
         }
-
-    def _renew(self, now: Instant) -> None:
-        self._leases = {}
-        if self._agent(now) is AgentState.GONE or self._goodbye:
-            return
-        for module, grant in self._grants.items():
-            end = deadline(self._me, module, grant, self._peers, now, self._floor, self._timings.lease_s)
-            if end is not None:
-                self._leases[module] = end
 
     def _send(self, now: Instant, peer: Peer, path_name: PathName, request: bool, echo: int = 0) -> None:
         path = peer.paths[path_name]
@@ -287,9 +282,8 @@ class Heart:
         """What the peer is not known to have, oldest first, as far as one datagram carries."""
         room = STATES_BYTES_MAX
         chosen: dict[str, tuple[int, ModuleState]] = {}
-        for name, told in sorted(self._states.items(), key=lambda each: each[1][0]):
-            if peer.told.get(name, 0) >= told[0]:
-                continue
+        untold = [each for each in self._states.items() if peer.told.get(each[0], 0) < each[1][0]]
+        for name, told in sorted(untold, key=lambda each: each[1][0]):
             room -= len(name) + len(json.dumps(told[1].as_list()))
             if room < 0 and chosen:
                 break

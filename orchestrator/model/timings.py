@@ -41,6 +41,15 @@ class Timings:
         return self.lease_s - self.suspect_s - self.period_s
 
     @property
+    def renew_below_s(self) -> float:
+        """A lease with so much left in the kernel need not be extended yet.
+
+        The next look is a period away; a pulse that comes two periods late calls it a pause, and what was
+        granted before a pause counts for nothing. So no lease ends between two looks that any pulse survives.
+        """
+        return 3 * self.period_s + TIMER_TICK_S
+
+    @property
     def successor_is_later(self) -> bool:
         """T2: the lease ends before a successor may bid, with drifting clocks and coarse timers."""
         drift = (1 + CLOCK_RATE_BOUND) / (1 - CLOCK_RATE_BOUND)

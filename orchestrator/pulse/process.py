@@ -29,7 +29,7 @@ from orchestrator.model.events import (
 )
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
 from orchestrator.model.report import ModuleState
-from orchestrator.model.timings import derive
+from orchestrator.model.timings import TIMER_TICK_S, derive
 from orchestrator.pulse.session import Session
 
 CONNECTIONS_MAX: Final = 8  # the agent, an operator's `timings`, and room for a few that hang
@@ -78,9 +78,10 @@ class Pulse:
         # The lease first: from here on no guarded address is answered by accident.
         self._dead_man = nft.DeadMan(nft.open_nft(), settings.get("addresses", ()))
         self._addresses: dict[ModuleName, tuple[str, ...]] = {}
-        self._renewed_at = Instant(0.0)
-        self._period_s = timings.period_s
-        self._held: frozenset[str] = frozenset()
+        self._timings = timings
+        self._held: dict[str, Instant] = {}
+        """By address: until when the kernel answers it."""
+        self._wall_ahead = 0.0
         self._sockets: dict[PathName, PathSocket] = {}
         self._sessions: dict[tuple[NodeName, PathName], Session] = {}
         self._where: dict[tuple[PathName, str], NodeName] = {}
@@ -118,23 +119,27 @@ class Pulse:
         for descriptor in [self._listener.fileno(), *(each.fileno() for each in self._sockets.values())]:
             poll.register(descriptor, select.POLLIN)
         while not self._stopping:
-            wait_s = max(0.0, self._heart.next_deadline() - clock.now())
-            for descriptor, _ in poll.poll(wait_s * 1000):
+            due = self._heart.next_deadline()
+            ready = {descriptor for descriptor, _ in poll.poll(max(0.0, due - clock.now()) * 1000)}
+            for descriptor in ready:
                 self._serve(descriptor, poll)
-            self._beat()
+            self._beat(ready, due)
         self._heart.goodbye()
-        self._beat()
+        self._beat(set(), self._heart.next_deadline())
         self._dead_man.remove()
 
-    def _beat(self) -> None:
+    def _beat(self, ready: set[int], due: Instant) -> None:
         """Everything heard is taken in before anything is judged; leases end before anything is said."""
         looked, self._looked = self._looked, clock.now()
+        judging = self._looked >= due
         for path, sock in self._sockets.items():
-            for at, source, frame in sock.receive(looked):
-                self._hear(path, at, source, frame)
+            # Before a verdict every path is asked: since poll returned more may have come, on any of them.
+            if judging or sock.fileno() in ready:
+                for at, source, frame in sock.receive(looked):
+                    self._hear(path, at, source, frame)
         now = clock.now()
         self._look_for_agent(now)
-        if now >= self._heart.next_deadline():
+        if judging:
             self._heart.advance(now)
         self._renew()
         for peer, path, beat in self._heart.beats_to_send():
@@ -166,18 +171,24 @@ class Pulse:
             self._heart.receive(at, peer, path, beat)
 
     def _renew(self) -> None:
-        """Once a period, or at once when the set of held modules changed."""
-        ends = self._heart.lease_deadlines()
-        wall, now = time.time(), clock.now()
-        left: dict[str, float] = {}
-        for module, end in ends.items():
+        """Shorten and end at once; extend when little is left. The kernel never holds longer than granted."""
+        granted: dict[str, Instant] = {}
+        for module, end in self._heart.lease_deadlines().items():
             for address in self._addresses.get(module, ()):
-                left[address] = max(left.get(address, 0.0), end - now)
-        if frozenset(left) == self._held and now - self._renewed_at < self._period_s:
+                granted[address] = max(granted.get(address, end), end)
+        wall, now = time.time(), clock.now()
+        # The second net is in wall time: after a step it may already be behind us, or far ahead.
+        stepped = abs(wall - now - self._wall_ahead) > TIMER_TICK_S
+        if granted.keys() == self._held.keys() and not stepped and not self._any_due(now, granted):
             return
-        self._dead_man.renew(wall, left)
-        self._held = frozenset(left)
-        self._renewed_at = now
+        self._dead_man.renew(wall, {address: end - now for address, end in granted.items()})
+        self._held = granted
+        self._wall_ahead = wall - now
+
+    def _any_due(self, now: Instant, granted: dict[str, Instant]) -> bool:
+        """Whether a lease is to be shorter, or has little left and may be longer."""
+        low = now + self._timings.renew_below_s
+        return any(end < self._held[at] or self._held[at] < min(end, low) for at, end in granted.items())
 
     # --- the control socket -----------------------------------------------------------------------------
 
@@ -254,7 +265,6 @@ class Pulse:
         self._heart.lease(module, Epoch(int(message["epoch"])), members)
         # A wider set ends the old lease now, in the kernel too, before the request is answered: the bid that
         # makes the newcomer a rival leaves only after it.
-        self._renewed_at = Instant(0.0)
         self._renew()
 
     def _tell(self, event: Event) -> None:
@@ -275,7 +285,7 @@ class Pulse:
                 **dataclasses.asdict(report),
                 "heard_ago_s": None if report.heard_at is None else now - report.heard_at,
                 # Two missed beats above the worst that was seen: below it this path alone would accuse.
-                "safe_detection_s": report.worst_gap_s + 2 * self._period_s,
+                "safe_detection_s": report.worst_gap_s + 2 * self._timings.period_s,
                 "refused": self._sessions[peer, path].refused,
                 "other_version": self._sessions[peer, path].other_version,
             }
