@@ -59,6 +59,7 @@ class Heart:
         self._now = now
         self._seen = now
         """The newest instant that is known of; `_now` is the last at which silence was judged."""
+        self._unsettled = False
         self._agent_present = False
         self._agent_left = now
         self._goodbye = False
@@ -68,10 +69,15 @@ class Heart:
     def receive(self, now: Instant, peer: NodeName, path: PathName, beat: Beat) -> None:
         """Take in one authenticated beat; answer a request at once."""
         other = self._peers.get(peer)
-        if other is None or path not in other.paths or not other.admit(beat.boot):
+        if other is None or path not in other.paths:
             return
+        known = other.boot
+        if not other.admit(beat.boot):
+            return
+        self._unsettled |= beat.boot != known  # what the old life vouched for is void
         other.paths[path].hear(now, beat.counter)
         if other.learn(beat):
+            self._unsettled = True  # another may be primary under a higher epoch
             states = {name: state for name, (_, state) in other.states.items()}
             self._events.append(PeerSaid(peer, states))
         sent = self._echoed(now, other, path, beat)
@@ -214,6 +220,7 @@ class Heart:
         """Stop cleanly: answer no address, tell every peer on every path; no beat after it."""
         self._goodbye = True
         self._grants = {}
+        self._unsettled = True
         for peer in self._peers.values():
             for path in peer.paths:
                 self._send(self._now, peer, path, request=True)
@@ -228,6 +235,11 @@ class Heart:
         events, self._events = self._events, []
         return events
 
+    def leases_unsettled(self) -> bool:
+        """Whether the deadlines are to be asked for now: a lease may have ended, or one that is granted may
+        have begun. Otherwise they only grow, and once a period is enough."""
+        return self._unsettled
+
     def lease_deadlines(self) -> Mapping[ModuleName, Instant]:
         """Until when each module's addresses may be answered, on this clock; absent: silent."""
         leases: dict[ModuleName, Instant] = {}
@@ -238,6 +250,7 @@ class Heart:
             end = deadline(self._me, module, grant, self._peers, now, self._floor, self._timings.lease_s)
             if end is not None:
                 leases[module] = end
+        self._unsettled = len(leases) < len(self._grants)
         return leases
 
     def path_reports(self) -> Mapping[tuple[NodeName, PathName], PathReport]:

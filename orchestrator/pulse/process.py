@@ -141,7 +141,8 @@ class Pulse:
         self._look_for_agent(now)
         if judging:
             self._heart.advance(now)
-        self._renew()
+        if judging or self._heart.leases_unsettled():
+            self._renew()
         for peer, path, beat in self._heart.beats_to_send():
             frame = self._sessions[peer, path].seal(beat, self._rooms[path])
             self._sockets[path].send(frame, self._to[peer, path], self._port)

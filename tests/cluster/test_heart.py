@@ -160,6 +160,42 @@ def test_a_peer_that_serves_under_a_higher_epoch_ends_the_lease_at_once(pair: Pa
     assert not pair.holds(A)
 
 
+def test_what_may_end_a_lease_is_told_before_the_next_beat(pair: Pair) -> None:
+    heart = pair.hearts[A]
+    heart.lease(SHOP, Epoch(1), ONLY_B)
+    pair.run(0.2)
+    assert heart.lease_deadlines()
+    assert not heart.leases_unsettled()
+    pair.run(0.2)
+    assert not heart.leases_unsettled()
+    pair.hearts[B].announce(SHOP, ModuleState(epoch=Epoch(2), primary=B))
+    pair.run(0.1)
+    assert heart.leases_unsettled()
+    assert not heart.lease_deadlines()
+
+
+def test_a_new_life_and_a_goodbye_end_what_was_granted_at_once(pair: Pair) -> None:
+    heart = pair.hearts[A]
+    heart.lease(SHOP, Epoch(1), ONLY_B)
+    pair.run(0.2)
+    assert heart.lease_deadlines()
+    newborn = pair.heart(B, A, "cc" * 16)
+    newborn.advance(Instant(pair.now))
+    _, path, beat = newborn.beats_to_send()[0]
+    heart.receive(Instant(pair.now), B, path, beat)
+    assert heart.leases_unsettled()
+    assert not heart.lease_deadlines()
+    heart.goodbye()
+    assert heart.leases_unsettled()
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_lease_is_extended_before_any_pulse_that_keeps_it_can_be_late_for_it(preset: str) -> None:
+    times = derive(PRESETS[preset])
+    pause = min(2 * times.period_s, times.detection_s / 2)
+    assert times.period_s + pause < times.renew_below_s < times.lease_s * 0.99
+
+
 def test_a_goodbye_waits_for_no_time_out_and_a_new_life_is_welcome(pair: Pair) -> None:
     pair.hearts[B].goodbye()
     pair.run(0.01)

@@ -162,6 +162,18 @@ def test_a_one_way_cut_silences_the_holder_and_frees_the_other(cluster: Cluster)
     eventually(cluster.answers, 10)
 
 
+def test_a_holder_that_stops_cleanly_answers_no_more_and_a_kept_lease_never_runs_out(
+    cluster: Cluster,
+) -> None:
+    cluster.hold("paris", "lyon")
+    for _ in range(20):
+        assert cluster.answers()
+    cluster.agents["paris"].ask(do="goodbye")
+    assert cluster.processes["paris"].wait(10) == 0
+    rules = cluster.net.inside("paris", "nft", "list", "ruleset")
+    assert not subprocess.run(rules, check=True, capture_output=True).stdout
+
+
 def test_a_clean_stop_is_told_at_once_and_leaves_no_rule(cluster: Cluster) -> None:
     # A loaded machine may have lost and found it before: what counts is what follows the goodbye.
     eventually(lambda: cluster.agents["paris"].verdict("lyon") == "alive", 10)
