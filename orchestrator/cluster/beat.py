@@ -53,6 +53,8 @@ class Beat:
     counter: int
     request: bool
     """A request is answered at once; an answer is not."""
+    prompt: bool = False
+    """Left on receipt of what it echoes: an answer, also one that is the sender's next request as well."""
     echo_boot: str = ""
     echo: int = 0
     """The newest beat heard from the receiver on this path, and the life that sent it; 0: none."""
@@ -68,7 +70,7 @@ class Beat:
 
 def encode(beat: Beat) -> bytes:
     """The body; life and addressee are in the authenticated header."""
-    flags = beat.request | beat.goodbye << 1 | beat.padded << 2 | int(beat.agent) << 3
+    flags = beat.request | beat.goodbye << 1 | beat.padded << 2 | int(beat.agent) << 3 | beat.prompt << 5
     echo_boot = bytes.fromhex(beat.echo_boot) if beat.echo_boot else bytes(16)
     fixed = _FIXED.pack(flags, beat.counter, beat.echo, echo_boot)
     states = {name: [version, *state.as_list()] for name, (version, state) in beat.states.items()}
@@ -86,6 +88,7 @@ def decode(boot: str, body: bytes) -> Beat:
             boot=boot,
             counter=counter,
             request=bool(flags & 1),
+            prompt=bool(flags & 32),
             echo_boot=echo_boot.hex() if any(echo_boot) else "",
             echo=echo,
             agent=AgentState(flags >> 3 & 3),

@@ -62,6 +62,12 @@ class Path:
     counter: int = 0
     requests: int = 0
     sent: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
+    due: Instant = LONG_AGO
+    """When the next own request leaves at the latest."""
+    asked_at: Instant = LONG_AGO
+    """When the newest own request left."""
+    owed: list[int] = field(default_factory=list)
+    """Requests of the peer that are to be answered."""
     heard_at: Instant = LONG_AGO
     heard_counter: int = 0
     echoed_at: Instant = LONG_AGO
@@ -88,12 +94,12 @@ class Path:
         self.heard_counter = max(self.heard_counter, counter)
         self.heard_at = max(self.heard_at, now)
 
-    def echoed(self, now: Instant, counter: int, answer: bool) -> Sent | None:
-        """The own beat that came back. A round trip is measured on answers only: they leave on receipt."""
+    def echoed(self, now: Instant, counter: int, prompt: bool) -> Sent | None:
+        """The own beat that came back. A round trip is measured on what left on receipt of it."""
         sent = self.sent.get(counter)
         if sent is None:
             return None
-        if answer and sent.request:
+        if prompt and sent.request:
             self.rtt_s = max(0.0, now - sent.at)
         if sent.padded:
             self.large_unanswered = 0
@@ -105,6 +111,7 @@ class Path:
     def new_life(self) -> None:
         """The peer restarted: its counters begin again."""
         self.heard_counter = 0
+        self.owed = []
 
     def report(self) -> PathReport:
         return PathReport(

@@ -12,8 +12,6 @@ from typing import Final
 from orchestrator.host import clock
 from orchestrator.model.names import Instant
 
-BATCH: Final = 256
-"""Datagrams taken in one turn: a flood costs one turn a few milliseconds and never keeps the loop."""
 DATAGRAM_BYTES_MAX: Final = 9_216
 """The largest that is read: a jumbo frame."""
 SO_TIMESTAMPNS: Final = 35
@@ -61,18 +59,13 @@ class PathSocket:
         with contextlib.suppress(OSError):
             self._sock.sendto(data, (address, port))
 
-    def receive(self, not_before: Instant) -> list[tuple[Instant, str, bytes]]:
-        """What has come, with the instant at which the kernel had it, never before the last look."""
-        heard = []
-        for _ in range(BATCH):
-            try:
-                data, ancillary, _, source = self._sock.recvmsg(DATAGRAM_BYTES_MAX, 64)
-            except BlockingIOError:
-                break
-            except OSError:
-                continue  # a refused port or an unreachable network: a hint that anybody can forge
-            heard.append((_arrival(ancillary, not_before), str(source[0]), data))
-        return heard
+    def receive(self, not_before: Instant) -> tuple[Instant, str, bytes] | None:
+        """What has come first, with the instant at which the kernel had it, never before the last look."""
+        try:
+            data, ancillary, _, source = self._sock.recvmsg(DATAGRAM_BYTES_MAX, 64)
+        except OSError:
+            return None  # nothing; or a refused port or an unreachable network, which anybody can forge
+        return _arrival(ancillary, not_before), str(source[0]), data
 
 
 def _arrival(ancillary: list[tuple[int, int, bytes]], not_before: Instant) -> Instant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import select
 import signal
@@ -33,6 +34,9 @@ from orchestrator.model.timings import TIMER_TICK_S, derive
 from orchestrator.pulse.session import Session
 
 CONNECTIONS_MAX: Final = 8  # the agent, an operator's `timings`, and room for a few that hang
+BATCH: Final = (
+    256  # datagrams of a path in one turn: a flood costs a few milliseconds and never keeps the loop
+)
 AGENT_SILENT_S: Final = 2.0  # an agent says `alive` twice a second; one that is stopped keeps its connection
 OUT_BYTES_MAX: Final = 1 << 20  # an asker that reads nothing is dropped, never waited for
 NAMES: Final = {
@@ -81,12 +85,15 @@ class Pulse:
         self._timings = timings
         self._held: dict[str, Instant] = {}
         """By address: until when the kernel answers it."""
+        self._extend_at = Instant(math.inf)
+        """When of one of them so little is left that the heart is asked for more."""
         self._wall_ahead = 0.0
         self._sockets: dict[PathName, PathSocket] = {}
         self._sessions: dict[tuple[NodeName, PathName], Session] = {}
         self._where: dict[tuple[PathName, str], NodeName] = {}
         self._to: dict[tuple[NodeName, PathName], str] = {}
         self._open_paths(settings)
+        self._paths = {sock.fileno(): path for path, sock in self._sockets.items()}
         self._rooms = {path: sock.payload_bytes() for path, sock in self._sockets.items()}
         peers: dict[NodeName, tuple[PathName, ...]] = {}
         for peer, path in self._sessions:
@@ -115,33 +122,39 @@ class Pulse:
     def run(self) -> None:
         """Live until SIGTERM or `goodbye`."""
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_stopping", True))
-        poll = select.poll()
-        for descriptor in [self._listener.fileno(), *(each.fileno() for each in self._sockets.values())]:
-            poll.register(descriptor, select.POLLIN)
+        everything, ears = select.poll(), select.poll()
+        everything.register(self._listener.fileno(), select.POLLIN)
+        for descriptor in self._paths:
+            everything.register(descriptor, select.POLLIN)
+            ears.register(descriptor, select.POLLIN)
         while not self._stopping:
-            due = self._heart.next_deadline()
-            ready = {descriptor for descriptor, _ in poll.poll(max(0.0, due - clock.now()) * 1000)}
-            for descriptor in ready:
-                self._serve(descriptor, poll)
-            self._beat(ready, due)
+            self._take_in(everything, ears)
+            self._beat()
         self._heart.goodbye()
-        self._beat(set(), self._heart.next_deadline())
+        self._beat()
         self._dead_man.remove()
 
-    def _beat(self, ready: set[int], due: Instant) -> None:
-        """Everything heard is taken in before anything is judged; leases end before anything is said."""
+    def _take_in(self, everything: select.poll, ears: select.poll) -> None:
+        """Wait until something comes or is due; then hear until nothing more is there."""
+        ready = everything.poll(max(0.0, self._heart.next_deadline() - clock.now()) * 1000)
         looked, self._looked = self._looked, clock.now()
-        judging = self._looked >= due
-        for path, sock in self._sockets.items():
-            # Before a verdict every path is asked: since poll returned more may have come, on any of them.
-            if judging or sock.fileno() in ready:
-                for at, source, frame in sock.receive(looked):
-                    self._hear(path, at, source, frame)
+        for descriptor, _ in ready:
+            if descriptor not in self._paths:
+                self._serve(descriptor, everything)
+        for _ in range(BATCH):
+            # What left together on several paths comes one after another: a look is cheaper than a turn.
+            for descriptor, _ in ready:
+                if path := self._paths.get(descriptor):
+                    self._hear(path, looked)
+            if not (ready := ears.poll(0)):
+                break
+
+    def _beat(self) -> None:
+        """Everything heard is taken in before anything is judged; leases end before anything is said."""
         now = clock.now()
         self._look_for_agent(now)
-        if judging:
-            self._heart.advance(now)
-        if judging or self._heart.leases_unsettled():
+        self._heart.advance(now)
+        if self._heart.leases_unsettled() or now >= self._extend_at or self._was_set(time.time(), now):
             self._renew()
         for peer, path, beat in self._heart.beats_to_send():
             frame = self._sessions[peer, path].seal(beat, self._rooms[path])
@@ -161,7 +174,11 @@ class Pulse:
             self._agent_present = present
             self._heart.agent_present(now, present)
 
-    def _hear(self, path: PathName, at: Instant, source: str, frame: bytes) -> None:
+    def _hear(self, path: PathName, looked: Instant) -> None:
+        heard = self._sockets[path].receive(looked)
+        if heard is None:
+            return
+        at, source, frame = heard
         peer = self._where.get((path, source))
         if peer is None:
             return
@@ -178,13 +195,17 @@ class Pulse:
             for address in self._addresses.get(module, ()):
                 granted[address] = max(granted.get(address, end), end)
         wall, now = time.time(), clock.now()
-        # The second net is in wall time: after a step it may already be behind us, or far ahead.
-        stepped = abs(wall - now - self._wall_ahead) > TIMER_TICK_S
-        if granted.keys() == self._held.keys() and not stepped and not self._any_due(now, granted):
+        same = granted.keys() == self._held.keys() and not self._was_set(wall, now)
+        if same and not self._any_due(now, granted):
             return
         self._dead_man.renew(wall, {address: end - now for address, end in granted.items()})
         self._held = granted
+        self._extend_at = Instant(min(granted.values(), default=math.inf) - self._timings.renew_below_s)
         self._wall_ahead = wall - now
+
+    def _was_set(self, wall: float, now: Instant) -> bool:
+        """The second net is in wall time: after a step its end may already be behind us, or far ahead."""
+        return bool(self._held) and abs(wall - now - self._wall_ahead) > TIMER_TICK_S
 
     def _any_due(self, now: Instant, granted: dict[str, Instant]) -> bool:
         """Whether a lease is to be shorter, or has little left and may be longer."""

@@ -69,8 +69,7 @@ class Pulse:
         heart = self.heart
         if heart is None:
             return
-        if advance:
-            heart.advance(Instant(self.host.heart_now()))
+        heart.advance(Instant(self.host.heart_now()))
         for peer, path, beat in heart.beats_to_send():
             other = self.cluster.hosts[peer]
             self.world.send(self.name, peer, other, other.pulse.hear, self.name, path, beat, beat=True)
