@@ -143,12 +143,12 @@ class Heart:
         self._seen = max(self._seen, now)
         self._unsettled |= self._agent(now) is AgentState.GONE
         self._speak(now)
-        self._due = self.next_deadline()
+        ends = [end for peer in self._peers.values() for end in self._verdicts_due(peer) if end > now]
+        self._due = min([path.due for peer in self._peers.values() for path in peer.paths.values()] + ends)
 
     def next_deadline(self) -> Instant:
         """When `advance` is to be called at the latest."""
-        ends = [end for peer in self._peers.values() for end in self._verdicts_due(peer) if end > self._now]
-        return min([path.due for peer in self._peers.values() for path in peer.paths.values()] + ends)
+        return self._due
 
     def _notice_pause(self, now: Instant) -> None:
         late = now - self._due
@@ -209,6 +209,7 @@ class Heart:
             return
         self._version += 1
         self._states[module] = (self._version, state)
+        self._forget_words()
 
     def lease(self, module: ModuleName, epoch: Epoch, members: frozenset[NodeName]) -> None:
         """Answer the module's addresses while each of these members vouches (none: while we live)."""
@@ -220,9 +221,15 @@ class Heart:
     def mute(self, module: ModuleName) -> None:
         """Vouch for nobody's lease of this module: a bid is about to leave (T4)."""
         self._muted.add(module)
+        self._forget_words()
 
     def unmute(self, module: ModuleName) -> None:
         self._muted.discard(module)
+        self._forget_words()
+
+    def _forget_words(self) -> None:
+        for peer in self._peers.values():
+            peer.word = None
 
     def goodbye(self) -> None:
         """Stop cleanly: answer no address, tell every peer on every path; no beat after it."""
@@ -308,7 +315,9 @@ class Heart:
     def _send(self, now: Instant, peer: Peer, path_name: PathName, request: bool, echo: int) -> None:
         path = peer.paths[path_name]
         path.counter += 1
-        states = self._states_for(peer)
+        states, vouched = peer.word = peer.word or self._word_to(peer)
+        if self._goodbye or peer.verdict is Verdict.LOST or now < peer.doubted_until:
+            vouched = frozenset()
         beat = Beat(
             boot=self._boot,
             counter=path.counter,
@@ -319,12 +328,17 @@ class Heart:
             agent=self._agent(now),
             goodbye=self._goodbye,
             padded=request and self._is_large(path.requests),
-            vouched=self._vouched_to(now, peer, states),
+            vouched=vouched,
             states=states,
         )
         told = tuple((name, version) for name, (version, _) in states.items())
         path.remember(Sent(now, request, beat.padded, told))
         self._outbox.append((peer.name, path_name, beat))
+
+    def _word_to(self, peer: Peer) -> tuple[Mapping[str, tuple[int, ModuleState]], frozenset[str]]:
+        """The same beat after beat, until something is announced, muted or confirmed."""
+        states = self._states_for(peer)
+        return states, self._vouched_to(peer, states)
 
     def _states_for(self, peer: Peer) -> dict[str, tuple[int, ModuleState]]:
         """What the peer is not known to have, oldest first, as far as one datagram carries."""
@@ -338,10 +352,8 @@ class Heart:
             chosen[name] = told
         return chosen
 
-    def _vouched_to(self, now: Instant, peer: Peer, told: Mapping[str, object]) -> frozenset[str]:
+    def _vouched_to(self, peer: Peer, told: Mapping[str, object]) -> frozenset[str]:
         """The modules for which the peer may count this echo: only those whose state it has, or gets here."""
-        if self._goodbye or peer.verdict is Verdict.LOST or now < peer.doubted_until:
-            return frozenset()
         known = [
             name
             for name, (version, _) in self._states.items()

@@ -49,4 +49,4 @@ def overtaken(me: NodeName, module: ModuleName, epoch: Epoch, peers: Iterable[Pe
 
 
 def _vouched_at(module: ModuleName, peer: Peer | None) -> Instant:
-    return LONG_AGO if peer is None else peer.vouched.get(tag(module), LONG_AGO)
+    return LONG_AGO if peer is None else peer.vouched_at(tag(module))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -17,6 +18,8 @@ RETIRED_KEPT: Final = 8
 """Earlier lives of a peer that are refused by name; older ones no longer have a session anyway."""
 BLACK_HOLE_AFTER: Final = 3
 """Large beats unanswered in a row, small ones answered: three, because one may be lost by chance."""
+WORDS_KEPT: Final = 16
+"""Sets of modules that a peer vouched for: it is the same one for hours; what is forgotten renews nothing."""
 LONG_AGO: Final = Instant(float("-inf"))
 
 
@@ -67,7 +70,7 @@ class Path:
     asked_at: Instant = LONG_AGO
     """When the newest own request left."""
     owed: list[int] = field(default_factory=list)
-    """Requests of the peer that are to be answered."""
+    """Requests of the peer that are to be answered: as many as are heard in one turn."""
     heard_at: Instant = LONG_AGO
     heard_counter: int = 0
     echoed_at: Instant = LONG_AGO
@@ -142,11 +145,13 @@ class Peer:
     echoed_at: Instant = LONG_AGO
     """When the newest own beat was sent that came back from such a peer."""
     doubted_until: Instant = LONG_AGO
-    vouched: dict[str, Instant] = field(default_factory=dict)
-    """By module tag: when the newest own beat was sent that came back with the peer's word for the module."""
+    vouched: OrderedDict[frozenset[str], Instant] = field(default_factory=OrderedDict)
+    """By the tags of one word of the peer: when the newest own beat was sent that it came back with."""
     states: dict[str, tuple[int, ModuleState]] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     """By module: the version of our state that the peer is known to have."""
+    word: tuple[Mapping[str, tuple[int, ModuleState]], frozenset[str]] | None = None
+    """What is told to the peer, and the tags that are vouched for; None: to be made up anew."""
 
     def admit(self, boot: str) -> bool:
         """Take the beat of this life, or refuse one that was replaced.
@@ -170,8 +175,9 @@ class Peer:
         while len(self.retired) > RETIRED_KEPT:
             del self.retired[next(iter(self.retired))]
         self.told = {}
+        self.word = None
         # What the old life vouched for, the new one knows nothing of.
-        self.vouched = {}
+        self.vouched.clear()
         for path in self.paths.values():
             path.new_life()
 
@@ -188,6 +194,14 @@ class Peer:
     def confirm(self, sent: Sent, vouched: frozenset[str]) -> None:
         """The peer had this beat of ours: it knows what it told, and it stands by these modules."""
         for name, version in sent.told:
-            self.told[name] = max(self.told.get(name, 0), version)
-        for each in vouched:
-            self.vouched[each] = max(self.vouched.get(each, LONG_AGO), sent.at)
+            if version > self.told.get(name, 0):
+                self.told[name] = version
+                self.word = None
+        self.vouched[vouched] = max(self.vouched.get(vouched, LONG_AGO), sent.at)
+        self.vouched.move_to_end(vouched)
+        while len(self.vouched) > WORDS_KEPT:
+            self.vouched.popitem(last=False)
+
+    def vouched_at(self, tag: str) -> Instant:
+        """When the newest own beat was sent that came back with the peer's word for this module."""
+        return max((at for tags, at in self.vouched.items() if tag in tags), default=LONG_AGO)
