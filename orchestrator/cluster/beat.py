@@ -74,7 +74,8 @@ def encode(beat: Beat) -> bytes:
     echo_boot = bytes.fromhex(beat.echo_boot) if beat.echo_boot else bytes(16)
     fixed = _FIXED.pack(flags, beat.counter, beat.echo, echo_boot)
     states = {name: [version, *state.as_list()] for name, (version, state) in beat.states.items()}
-    return fixed + f"[{_vouches(beat.vouched)},{_JSON.encode(states)}]".encode()
+    # Mostly there is nothing new to tell, and an encoder takes its time to say so.
+    return fixed + f"[{_vouches(beat.vouched)},{_JSON.encode(states) if states else '{}'}]".encode()
 
 
 def decode(boot: str, body: bytes) -> Beat:

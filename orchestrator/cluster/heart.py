@@ -27,9 +27,6 @@ PADDED_EVERY: Final = 10
 AHEAD: Final = 1 / 20
 """Of two nodes the first asks by so much of a period sooner, and the other's request answers it: a timer's
 millisecond and a network's jitter fit in, and it costs a twentieth more beats."""
-TOGETHER: Final = AHEAD / 2
-"""What is due within so much of a period leaves with what is due: one turn for all paths. Half of the head
-start, so that nobody asks just before he is asked."""
 
 
 class Heart:
@@ -289,11 +286,12 @@ class Heart:
         """Answer each request at once; ask once a period, with the answer where it is the turn for both."""
         lines = [(peer, *line) for peer in self._peers.values() for line in peer.paths.items()]
         is_due = any(path.due <= now for _, _, path in lines)
-        soon = now + (TOGETHER * self._timings.period_s if is_due else 0.0)
         for peer, name, path in lines:
             owed, path.owed = path.owed, []
             # Half a period: an answer to a request that answered one follows too soon to be one as well.
-            asks = path.due <= soon or (bool(owed) and now - path.asked_at >= self._timings.period_s / 2)
+            may_ask = now - path.asked_at >= self._timings.period_s / 2
+            # Who asks first asks on all paths together: one turn for all, here and there.
+            asks = path.due <= now or (may_ask and (bool(owed) or (is_due and self._is_first(peer))))
             asks = asks and not self._goodbye
             # A large beat may vanish where a small one would not: it is no answer.
             echo = owed.pop() if asks and owed and not self._is_large(path.requests + 1) else 0
@@ -305,9 +303,13 @@ class Heart:
     def _ask(self, now: Instant, peer: Peer, name: PathName, path: Path, echo: int) -> None:
         period_s = self._timings.period_s
         path.asked_at = now
-        path.due = Instant(now + (period_s if peer.name < self._me else (1 - AHEAD) * period_s))
+        path.due = Instant(now + ((1 - AHEAD) * period_s if self._is_first(peer) else period_s))
         path.requests += 1
         self._send(now, peer, name, request=True, echo=echo)
+
+    def _is_first(self, peer: Peer) -> bool:
+        """Of the two it is we whose timer runs ahead."""
+        return self._me < peer.name
 
     def _is_large(self, number: int) -> bool:
         return number % PADDED_EVERY == 0

@@ -348,7 +348,12 @@ def test_after_a_cut_three_beats_a_round_are_enough_again(pair: Pair) -> None:
     assert pair.beats_a_round(5.0) <= ROUND
 
 
-def test_beats_of_all_paths_leave_together(pair: Pair) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_beats_of_all_paths_leave_together_soon_after_a_bad_time(seed: int) -> None:
+    pair = Pair(chance=random.Random(seed))
+    pair.run(2.0)
+    pair.chance = None
+    pair.run(4 * TIMES.period_s)
     since = len(pair.said)
     pair.run(5.0)
     paths: dict[tuple[float, NodeName], set[PathName]] = {}
