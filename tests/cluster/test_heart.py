@@ -1,115 +1,19 @@
-"""Hearts on a wire that the test cuts: what each believes, how long each may answer, and how much is said."""
+"""Two hearts on a wire that the test cuts: what each believes, and how long each may answer."""
 
 from __future__ import annotations
-
-import random
-from collections import Counter
-from dataclasses import dataclass, field
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster.beat import Beat, decode, encode
-from orchestrator.cluster.heart import AHEAD, PADDED_EVERY, Heart
+from orchestrator.cluster.beat import decode
 from orchestrator.cluster.membership import Verdict
 from orchestrator.model.config import PRESETS
-from orchestrator.model.events import Event, Paused, PeerAlive, PeerLeft, PeerLost, PeerSaid, PeerSuspected
-from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
+from orchestrator.model.events import Paused, PeerAlive, PeerLeft, PeerLost, PeerSaid, PeerSuspected
+from orchestrator.model.names import Epoch, Instant, NodeName, PathName
 from orchestrator.model.report import ModuleState
 from orchestrator.model.timings import derive
-
-A, B, C = NodeName("paris"), NodeName("lyon"), NodeName("nice")
-LAN, BACKUP = PathName("lan"), PathName("backup")
-SHOP = ModuleName("shop")
-TIMES = derive(PRESETS["lan"])
-ONLY_B = frozenset({B})
-
-
-@dataclass
-class Pair:
-    """Two hearts, or more; beats take a millisecond; frozen ones do nothing at all."""
-
-    names: tuple[NodeName, ...] = (A, B)
-    now: float = 100.0
-    cuts: set[tuple[NodeName, PathName]] = field(default_factory=set)
-    """Sender and path of the beats that are lost."""
-    large_pass: bool = True
-    chance: random.Random | None = None
-    """Loses every tenth beat, and keeps others for up to half a period."""
-    frozen: set[NodeName] = field(default_factory=set)
-    heard: dict[NodeName, list[tuple[float, Event]]] = field(default_factory=dict)
-    said: list[tuple[float, NodeName, NodeName, PathName, Beat]] = field(default_factory=list)
-    flight: list[tuple[float, NodeName, NodeName, PathName, bytes, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.heard = {name: [] for name in self.names}
-        self.hearts = {name: self.heart(name, f"{name.encode().hex():a<32}") for name in self.names}
-
-    def heart(self, me: NodeName, boot: str) -> Heart:
-        peers = {name: (LAN, BACKUP) for name in self.names if name != me}
-        heart = Heart(me, peers, TIMES, boot, Instant(self.now))
-        heart.agent_present(Instant(self.now), True)
-        heart.announce(SHOP, ModuleState())
-        return heart
-
-    def run(self, seconds: float) -> None:
-        for _ in range(round(seconds * 1000)):
-            self.now += 0.001
-            due = [each for each in self.flight if each[0] <= self.now and each[2] not in self.frozen]
-            self.flight = [each for each in self.flight if each not in due]
-            for _, sender, target, path, body, boot in due:
-                self.hearts[target].receive(Instant(self.now), sender, path, decode(boot, body))
-            for name, heart in self.hearts.items():
-                if name not in self.frozen:
-                    self._turn(name, heart)
-
-    def _turn(self, name: NodeName, heart: Heart) -> None:
-        heart.advance(Instant(self.now))
-        for peer, path, beat in heart.beats_to_send():
-            self.said.append((self.now, name, peer, path, beat))
-            lost = self.chance is not None and self.chance.random() < 0.1
-            if not lost and (name, path) not in self.cuts and (self.large_pass or not beat.padded):
-                late_s = self.chance.choice((0.0, 0.002, TIMES.period_s / 2)) if self.chance else 0.0
-                self.flight.append((self.now + 0.001 + late_s, name, peer, path, encode(beat), beat.boot))
-        self.heard[name] += [(self.now, event) for event in heart.events_received()]
-
-    def events(self, name: NodeName, kind: type[Event]) -> list[float]:
-        return [at for at, event in self.heard[name] if isinstance(event, kind)]
-
-    def beats_a_round(self, seconds: float) -> float:
-        """How many beats pass between two nodes on a path, for each request of the one who asks first."""
-        since = self.now
-        self.run(seconds)
-        said = [each for each in self.said if each[0] > since]
-        lines = Counter(
-            (min(source, target), max(source, target), path) for _, source, target, path, _ in said
-        )
-        rounds = Counter((source, target, path) for _, source, target, path, beat in said if beat.request)
-        return max(count / rounds[line] for line, count in lines.items())
-
-    def asked(self) -> list[list[float]]:
-        """By sender, target and path: when it asked."""
-        asked: dict[tuple[NodeName, NodeName, PathName], list[float]] = {}
-        for at, source, target, path, beat in self.said:
-            if beat.request:
-                asked.setdefault((source, target, path), []).append(at)
-        return list(asked.values())
-
-    def cut(self, *names: NodeName) -> float:
-        self.cuts |= {(name, path) for name in names for path in (LAN, BACKUP)}
-        return self.now
-
-    def holds(self, name: NodeName) -> bool:
-        return self.hearts[name].lease_deadlines().get(SHOP, Instant(0.0)) > self.now
-
-
-@pytest.fixture
-def pair() -> Pair:
-    pair = Pair()
-    pair.run(1.0)
-    return pair
+from tests.cluster.wire import BACKUP, LAN, ONLY_B, SHOP, TIMES, A, B, Pair
 
 
 def test_two_nodes_find_each_other_once(pair: Pair) -> None:
@@ -315,114 +219,6 @@ def test_a_life_that_said_goodbye_does_not_come_back(pair: Pair) -> None:
     for _, _, _, path, body, boot in late:
         pair.hearts[A].receive(Instant(pair.now), B, path, decode(boot, body))
     assert pair.hearts[A].verdicts()[B][0] is Verdict.LEFT
-
-
-ROUND = 3 + 2 / PADDED_EVERY
-"""A request, the other's request that answers it, and the answer to that; large beats answer nothing."""
-
-
-def test_two_nodes_need_three_beats_a_round_and_a_path(pair: Pair) -> None:
-    assert pair.beats_a_round(5.0) <= ROUND
-    rounds_s = 5.0 / len([at for at in pair.asked()[0] if at > pair.now - 5.0])
-    assert (1 - AHEAD) * TIMES.period_s <= rounds_s <= TIMES.period_s
-
-
-def test_three_nodes_need_three_beats_a_round_and_a_path() -> None:
-    three = Pair((A, B, C))
-    three.run(1.0)
-    assert three.beats_a_round(5.0) <= ROUND
-
-
-def test_two_nodes_that_ask_at_the_same_moment_soon_do_it_in_turn() -> None:
-    pair = Pair()
-    assert pair.beats_a_round(TIMES.period_s / 2) == 4
-    pair.run(2 * TIMES.period_s)
-    assert pair.beats_a_round(2.0) <= ROUND
-
-
-def test_after_a_cut_three_beats_a_round_are_enough_again(pair: Pair) -> None:
-    pair.cut(B)
-    pair.run(1.0)
-    pair.cuts = set()
-    pair.run(4 * TIMES.period_s)
-    assert pair.beats_a_round(5.0) <= ROUND
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_beats_of_all_paths_leave_together_soon_after_a_bad_time(seed: int) -> None:
-    pair = Pair(chance=random.Random(seed))
-    pair.run(2.0)
-    pair.chance = None
-    pair.run(4 * TIMES.period_s)
-    since = len(pair.said)
-    pair.run(5.0)
-    paths: dict[tuple[float, NodeName], set[PathName]] = {}
-    for at, source, _, path, _ in pair.said[since:]:
-        paths.setdefault((at, source), set()).add(path)
-    assert set(map(frozenset, paths.values())) == {frozenset({LAN, BACKUP})}
-
-
-@settings(max_examples=15)
-@given(st.integers(0, 1 << 32), st.booleans(), st.sets(st.tuples(st.sampled_from([A, B]), st.just(LAN))))
-def test_whatever_is_lost_or_late_each_asks_once_a_period_and_never_twice_in_half_of_one(
-    seed: int, many: bool, cuts: set[tuple[NodeName, PathName]]
-) -> None:
-    pair = Pair((A, B, C) if many else (A, B), chance=random.Random(seed), cuts=cuts)
-    pair.run(3.0)
-    for instants in pair.asked():
-        gaps = [after - before for before, after in pairwise([100.0, *instants, pair.now])]
-        assert max(gaps) <= TIMES.period_s + 0.0011  # a turn of this test
-        assert min(gaps[1:-1]) >= TIMES.period_s / 2 - 1e-9
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 1 << 32))
-def test_every_request_that_arrives_is_echoed_in_the_same_turn_and_no_answer_is(seed: int) -> None:
-    pair = Pair((A, B, C), chance=random.Random(seed))
-    for _ in range(1000):
-        arriving = [each for each in pair.flight if each[0] <= pair.now + 0.001]
-        since = len(pair.said)
-        pair.run(0.001)
-        heard = [
-            (target, source, path, decode(boot, body)) for _, source, target, path, body, boot in arriving
-        ]
-        owed = [(me, peer, path, beat.counter) for me, peer, path, beat in heard if beat.request]
-        answers = [
-            (me, peer, path, beat.echo) for _, me, peer, path, beat in pair.said[since:] if beat.prompt
-        ]
-        assert sorted(owed) == sorted(answers)
-
-
-def test_both_nodes_know_the_round_trip(pair: Pair) -> None:
-    for name, other in ((A, B), (B, A)):
-        reports = pair.hearts[name].path_reports()
-        assert [reports[other, path].rtt_s for path in (LAN, BACKUP)] == pytest.approx([0.002, 0.002])
-
-
-def test_where_large_beats_vanish_every_small_request_is_still_echoed(pair: Pair) -> None:
-    # Meanwhile one asks more often than the other: after it their large beats are not the same ones.
-    pair.cut(A, B)
-    pair.run(1.0)
-    pair.cuts, pair.large_pass = set(), False
-    since = pair.now
-    pair.run(3.0)
-    echoes = {
-        (target, path, beat.echo) for _, _, target, path, beat in pair.said if beat.prompt and not beat.padded
-    }
-    for at, source, _, path, beat in pair.said:
-        if since < at < pair.now - 0.002 and beat.request and not beat.padded:
-            assert (source, path, beat.counter) in echoes
-
-
-def test_a_node_that_slept_answers_what_waited_with_one_request_of_its_own(pair: Pair) -> None:
-    pair.frozen = {B}
-    pair.run(1.0)
-    pair.frozen = set()
-    since = len(pair.said)
-    pair.run(0.001)
-    lan = [beat for _, source, _, path, beat in pair.said[since:] if (source, path) == (B, LAN)]
-    assert sum(beat.request for beat in lan) == 1
-    assert sum(beat.prompt for beat in lan) >= 1.0 / TIMES.period_s - 1
 
 
 @settings(max_examples=40)

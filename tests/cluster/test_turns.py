@@ -1,0 +1,122 @@
+"""Who asks when: three beats a round and a path, each request answered at once, and never a storm."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.cluster.beat import decode
+from orchestrator.cluster.heart import AHEAD, PADDED_EVERY
+from orchestrator.model.names import NodeName, PathName
+from tests.cluster.wire import BACKUP, LAN, TIMES, A, B, C, Pair
+
+ROUND = 3 + 2 / PADDED_EVERY
+"""A request, the other's request that answers it, and the answer to that; large beats answer nothing."""
+
+
+def test_two_nodes_need_three_beats_a_round_and_a_path(pair: Pair) -> None:
+    assert pair.beats_a_round(5.0) <= ROUND
+    rounds_s = 5.0 / len([at for at in pair.asked()[0] if at > pair.now - 5.0])
+    assert (1 - AHEAD) * TIMES.period_s <= rounds_s <= TIMES.period_s
+
+
+def test_three_nodes_need_three_beats_a_round_and_a_path() -> None:
+    three = Pair((A, B, C))
+    three.run(1.0)
+    assert three.beats_a_round(5.0) <= ROUND
+
+
+def test_two_nodes_that_ask_at_the_same_moment_soon_do_it_in_turn() -> None:
+    pair = Pair()
+    assert pair.beats_a_round(TIMES.period_s / 2) == 4
+    pair.run(2 * TIMES.period_s)
+    assert pair.beats_a_round(2.0) <= ROUND
+
+
+def test_after_a_cut_three_beats_a_round_are_enough_again(pair: Pair) -> None:
+    pair.cut(B)
+    pair.run(1.0)
+    pair.cuts = set()
+    pair.run(4 * TIMES.period_s)
+    assert pair.beats_a_round(5.0) <= ROUND
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_beats_of_all_paths_leave_together_soon_after_a_bad_time(seed: int) -> None:
+    pair = Pair(chance=random.Random(seed))
+    pair.run(2.0)
+    pair.chance = None
+    pair.run(4 * TIMES.period_s)
+    since = len(pair.said)
+    pair.run(5.0)
+    paths: dict[tuple[float, NodeName], set[PathName]] = {}
+    for at, source, _, path, _ in pair.said[since:]:
+        paths.setdefault((at, source), set()).add(path)
+    assert set(map(frozenset, paths.values())) == {frozenset({LAN, BACKUP})}
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 1 << 32), st.booleans(), st.sets(st.tuples(st.sampled_from([A, B]), st.just(LAN))))
+def test_whatever_is_lost_or_late_each_asks_once_a_period_and_never_twice_in_half_of_one(
+    seed: int, many: bool, cuts: set[tuple[NodeName, PathName]]
+) -> None:
+    pair = Pair((A, B, C) if many else (A, B), chance=random.Random(seed), cuts=cuts)
+    pair.run(3.0)
+    for instants in pair.asked():
+        gaps = [after - before for before, after in pairwise([100.0, *instants, pair.now])]
+        assert max(gaps) <= TIMES.period_s + 0.0011  # a turn of this test
+        assert min(gaps[1:-1]) >= TIMES.period_s / 2 - 1e-9
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1 << 32))
+def test_every_request_that_arrives_is_echoed_in_the_same_turn_and_no_answer_is(seed: int) -> None:
+    pair = Pair((A, B, C), chance=random.Random(seed))
+    for _ in range(1000):
+        arriving = [each for each in pair.flight if each[0] <= pair.now + 0.001]
+        since = len(pair.said)
+        pair.run(0.001)
+        heard = [
+            (target, source, path, decode(boot, body)) for _, source, target, path, body, boot in arriving
+        ]
+        owed = [(me, peer, path, beat.counter) for me, peer, path, beat in heard if beat.request]
+        answers = [
+            (me, peer, path, beat.echo) for _, me, peer, path, beat in pair.said[since:] if beat.prompt
+        ]
+        assert sorted(owed) == sorted(answers)
+
+
+def test_both_nodes_know_the_round_trip(pair: Pair) -> None:
+    for name, other in ((A, B), (B, A)):
+        reports = pair.hearts[name].path_reports()
+        assert [reports[other, path].rtt_s for path in (LAN, BACKUP)] == pytest.approx([0.002, 0.002])
+
+
+def test_where_large_beats_vanish_every_small_request_is_still_echoed(pair: Pair) -> None:
+    # Meanwhile one asks more often than the other: after it their large beats are not the same ones.
+    pair.cut(A, B)
+    pair.run(1.0)
+    pair.cuts, pair.large_pass = set(), False
+    since = pair.now
+    pair.run(3.0)
+    echoes = {
+        (target, path, beat.echo) for _, _, target, path, beat in pair.said if beat.prompt and not beat.padded
+    }
+    for at, source, _, path, beat in pair.said:
+        if since < at < pair.now - 0.002 and beat.request and not beat.padded:
+            assert (source, path, beat.counter) in echoes
+
+
+def test_a_node_that_slept_answers_what_waited_with_one_request_of_its_own(pair: Pair) -> None:
+    pair.frozen = {B}
+    pair.run(1.0)
+    pair.frozen = set()
+    since = len(pair.said)
+    pair.run(0.001)
+    lan = [beat for _, source, _, path, beat in pair.said[since:] if (source, path) == (B, LAN)]
+    assert sum(beat.request for beat in lan) == 1
+    assert sum(beat.prompt for beat in lan) >= 1.0 / TIMES.period_s - 1
