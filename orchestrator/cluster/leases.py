@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.cluster.beat import tag
 from orchestrator.cluster.membership import LONG_AGO, Peer
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName
-from orchestrator.model.timings import CLOCK_RATE_BOUND
+from orchestrator.model.timings import CLOCK_RATE_BOUND, Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,28 @@ class Grant:
 
     epoch: Epoch
     members: frozenset[NodeName]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Until when the kernel answers each address, as it was told last."""
+
+    until: Mapping[str, Instant] = field(default_factory=dict)
+
+    def is_due(self, now: Instant, granted: Mapping[str, Instant], timings: Timings) -> bool:
+        """Whether the kernel is to be told what is granted now: less of anything at once, more in time."""
+        low = now + timings.renew_below_s
+        return granted.keys() != self.until.keys() or any(
+            end < self.until[address]
+            or end - self.until[address] >= timings.renew_after_s
+            or self.until[address] < min(end, low)
+            for address, end in granted.items()
+        )
+
+    def next_look(self, timings: Timings) -> Instant:
+        """Before it no lease that only grew is due."""
+        left_s = max(timings.renew_below_s, timings.lease_s * (1 - CLOCK_RATE_BOUND) - timings.renew_after_s)
+        return Instant(min(self.until.values(), default=math.inf) - left_s)
 
 
 def deadline(

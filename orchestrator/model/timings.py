@@ -41,11 +41,21 @@ class Timings:
         return self.lease_s - self.suspect_s - self.period_s
 
     @property
-    def renew_below_s(self) -> float:
-        """A lease with so much left in the kernel need not be extended yet.
+    def renew_after_s(self) -> float:
+        """The kernel is told of a lease that grew by so much: every second time that one grows.
 
-        The next look is a period away; a pulse that comes two periods late calls it a pause, and what was
-        granted before a pause counts for nothing. So no lease ends between two looks that any pulse survives.
+        Each time would cost twice as much, and keep an address through a stall of the pulse that is longer by
+        one period at the most; each third would lose what a timer a trifle late never gave.
+        """
+        return 1.5 * self.period_s
+
+    @property
+    def renew_below_s(self) -> float:
+        """With less left in the kernel it is told of whatever the lease grew by.
+
+        The next look is a period away; a pulse that comes two periods late calls it a pause, and what a
+        member granted before a pause counts for nothing. So no lease ends between two looks that any pulse
+        survives.
         """
         return 3 * self.period_s + TIMER_TICK_S
 

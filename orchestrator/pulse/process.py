@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import select
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.cluster.heart import Heart
+from orchestrator.cluster.leases import Told
 from orchestrator.host import clock, lines, nft, realtime
 from orchestrator.host.datagrams import PathSocket
 from orchestrator.model.config import TimingConfig
@@ -81,10 +81,9 @@ class Pulse:
         self._dead_man = nft.DeadMan(nft.open_nft(), settings.get("addresses", ()))
         self._addresses: dict[ModuleName, tuple[str, ...]] = {}
         self._timings = timings
-        self._held: dict[str, Instant] = {}
-        """By address: until when the kernel answers it."""
-        self._extend_at = Instant(math.inf)
-        """When of one of them so little is left that the heart is asked for more."""
+        self._told = Told()
+        self._look_at = self._told.next_look(timings)
+        """When the heart is asked whether a lease has grown."""
         self._wall_ahead = 0.0
         self._sockets: dict[PathName, PathSocket] = {}
         self._sessions: dict[tuple[NodeName, PathName], Session] = {}
@@ -152,7 +151,7 @@ class Pulse:
         now = clock.now()
         self._look_for_agent(now)
         self._heart.advance(now)
-        if self._heart.leases_unsettled() or now >= self._extend_at or self._was_set(time.time(), now):
+        if self._heart.leases_unsettled() or now >= self._look_at or self._was_set(time.time(), now):
             self._renew()
         for peer, path, beat in self._heart.beats_to_send():
             frame = self._sessions[peer, path].seal(beat, self._rooms[path])
@@ -187,28 +186,22 @@ class Pulse:
             self._heart.receive(at, peer, path, beat)
 
     def _renew(self) -> None:
-        """Shorten and end at once; extend when little is left. The kernel never holds longer than granted."""
+        """Shorten and end at once, extend in time. The kernel never holds longer than granted."""
         granted: dict[str, Instant] = {}
         for module, end in self._heart.lease_deadlines().items():
             for address in self._addresses.get(module, ()):
                 granted[address] = max(granted.get(address, end), end)
         wall, now = time.time(), clock.now()
-        same = granted.keys() == self._held.keys() and not self._was_set(wall, now)
-        if same and not self._any_due(now, granted):
+        if not self._told.is_due(now, granted, self._timings) and not self._was_set(wall, now):
             return
         self._dead_man.renew(wall, {address: end - now for address, end in granted.items()})
-        self._held = granted
-        self._extend_at = Instant(min(granted.values(), default=math.inf) - self._timings.renew_below_s)
+        self._told = Told(granted)
+        self._look_at = self._told.next_look(self._timings)
         self._wall_ahead = wall - now
 
     def _was_set(self, wall: float, now: Instant) -> bool:
         """The second net is in wall time: after a step its end may already be behind us, or far ahead."""
-        return bool(self._held) and abs(wall - now - self._wall_ahead) > TIMER_TICK_S
-
-    def _any_due(self, now: Instant, granted: dict[str, Instant]) -> bool:
-        """Whether a lease is to be shorter, or has little left and may be longer."""
-        low = now + self._timings.renew_below_s
-        return any(end < self._held[at] or self._held[at] < min(end, low) for at, end in granted.items())
+        return bool(self._told.until) and abs(wall - now - self._wall_ahead) > TIMER_TICK_S
 
     # --- the control socket -----------------------------------------------------------------------------
 
