@@ -141,7 +141,8 @@ class Heart:
         self._unsettled |= self._agent(now) is AgentState.GONE
         self._speak(now)
         ends = [end for peer in self._peers.values() for end in self._verdicts_due(peer) if end > now]
-        self._due = min([path.due for peer in self._peers.values() for path in peer.paths.values()] + ends)
+        asks = [self._asks_at(path) for peer in self._peers.values() for path in peer.paths.values()]
+        self._due = min(asks + ends)
 
     def next_deadline(self) -> Instant:
         """When `advance` is to be called at the latest."""
@@ -190,6 +191,7 @@ class Heart:
         if present and self._agent(now) is AgentState.GONE:
             # The peers took us for silent meanwhile: what they echoed then vouches for nothing.
             self._floor = now
+            self._unsettled = True
         self._agent_present = present
 
     def _agent(self, now: Instant) -> AgentState:
@@ -285,13 +287,15 @@ class Heart:
     def _speak(self, now: Instant) -> None:
         """Answer each request at once; ask once a period, with the answer where it is the turn for both."""
         lines = [(peer, *line) for peer in self._peers.values() for line in peer.paths.items()]
-        is_due = any(path.due <= now for _, _, path in lines)
+        is_due = any(self._asks_at(path) <= now for _, _, path in lines)
         for peer, name, path in lines:
             owed, path.owed = path.owed, []
             # Half a period: an answer to a request that answered one follows too soon to be one as well.
             may_ask = now - path.asked_at >= self._timings.period_s / 2
             # Who asks first asks on all paths together: one turn for all, here and there.
-            asks = path.due <= now or (may_ask and (bool(owed) or (is_due and self._is_first(peer))))
+            asks = self._asks_at(path) <= now or (
+                may_ask and (bool(owed) or (is_due and self._is_first(peer)))
+            )
             asks = asks and not self._goodbye
             # A large beat may vanish where a small one would not: it is no answer.
             echo = owed.pop() if asks and owed and not self._is_large(path.requests + 1) else 0
@@ -306,6 +310,19 @@ class Heart:
         path.due = Instant(now + ((1 - AHEAD) * period_s if self._is_first(peer) else period_s))
         path.requests += 1
         self._send(now, peer, name, request=True, echo=echo)
+
+    def _asks_at(self, path: Path) -> Instant:
+        """When the next request leaves at the latest: after a period, or sooner in place of a lost one.
+
+        Each node is echoed once a period, so that with one datagram all of that period's chances are gone.
+        """
+        was_heard = path.echoed_at >= path.asked_at
+        is_broken = path.asked_at - path.echoed_at >= self._timings.suspect_s
+        if was_heard or is_broken:
+            return path.due
+        # Twice the way: an echo that is only slow is waited for.
+        patience_s = max(self._timings.period_s / 2, 2 * (path.rtt_s or 0.0))
+        return Instant(min(path.due, path.asked_at + patience_s))
 
     def _is_first(self, peer: Peer) -> bool:
         """Of the two it is we whose timer runs ahead."""

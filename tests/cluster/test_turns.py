@@ -90,6 +90,37 @@ def test_every_request_that_arrives_is_echoed_in_the_same_turn_and_no_answer_is(
         assert sorted(owed) == sorted(answers)
 
 
+@pytest.mark.parametrize("asker", [A, B])
+def test_a_request_that_is_lost_is_repeated_after_half_a_period(pair: Pair, asker: NodeName) -> None:
+    since = pair.now
+    while not (asked := pair.asked_by(asker, since)):
+        pair.run(0.001)
+    pair.flight = [each for each in pair.flight if each[1] != asker]
+    pair.run(TIMES.period_s / 2 + 0.003)
+    assert pair.asked_by(asker, asked[0])
+    other = B if asker == A else A
+    for path in (LAN, BACKUP):
+        assert (pair.hearts[asker].path_reports()[other, path].echoed_at or 0.0) > asked[0]
+
+
+def test_on_a_path_that_broke_nobody_asks_more_often_for_long(pair: Pair) -> None:
+    pair.cuts = {(A, LAN), (B, LAN), (A, BACKUP), (B, BACKUP)}
+    pair.run(TIMES.suspect_s + TIMES.period_s)
+    since = pair.now
+    pair.run(2.0)
+    assert len(pair.asked_by(A, since)) <= 2.0 / ((1 - AHEAD) * TIMES.period_s) + 1
+
+
+def test_an_echo_that_only_takes_its_time_is_waited_for() -> None:
+    far = Pair(way_s=0.45 * TIMES.period_s)
+    far.run(1.0)
+    since = far.now
+    far.run(5.0)
+    for name in (A, B):
+        gaps = [after - before for before, after in pairwise(far.asked_by(name, since))]
+        assert min(gaps) >= 2 * far.way_s - 0.001
+
+
 def test_both_nodes_know_the_round_trip(pair: Pair) -> None:
     for name, other in ((A, B), (B, A)):
         reports = pair.hearts[name].path_reports()

@@ -23,13 +23,15 @@ ONLY_B = frozenset({B})
 
 @dataclass
 class Pair:
-    """Two hearts, or more; beats take a millisecond; frozen ones do nothing at all."""
+    """Two hearts, or more; frozen ones do nothing at all."""
 
     names: tuple[NodeName, ...] = (A, B)
     now: float = 100.0
     cuts: set[tuple[NodeName, PathName]] = field(default_factory=set)
     """Sender and path of the beats that are lost."""
     large_pass: bool = True
+    way_s: float = 0.001
+    """What a beat takes."""
     chance: random.Random | None = None
     """Loses every tenth beat, and keeps others for up to half a period."""
     frozen: set[NodeName] = field(default_factory=set)
@@ -66,7 +68,9 @@ class Pair:
             lost = self.chance is not None and self.chance.random() < 0.1
             if not lost and (name, path) not in self.cuts and (self.large_pass or not beat.padded):
                 late_s = self.chance.choice((0.0, 0.002, TIMES.period_s / 2)) if self.chance else 0.0
-                self.flight.append((self.now + 0.001 + late_s, name, peer, path, encode(beat), beat.boot))
+                self.flight.append(
+                    (self.now + self.way_s + late_s, name, peer, path, encode(beat), beat.boot)
+                )
         self.heard[name] += [(self.now, event) for event in heart.events_received()]
 
     def events(self, name: NodeName, kind: type[Event]) -> list[float]:
@@ -90,6 +94,12 @@ class Pair:
             if beat.request:
                 asked.setdefault((source, target, path), []).append(at)
         return list(asked.values())
+
+    def asked_by(self, name: NodeName, since: float) -> list[float]:
+        """When this node asked after that."""
+        return sorted(
+            {at for at, source, *_, beat in self.said if source == name and beat.request and at > since}
+        )
 
     def cut(self, *names: NodeName) -> float:
         self.cuts |= {(name, path) for name in names for path in (LAN, BACKUP)}
