@@ -18,7 +18,7 @@ from orchestrator.replicator.answers import Answers
 from orchestrator.replicator.apply import Applier, ApplyFailed, Points
 from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.outgoing import LIFE_SIGN, Tell
+from orchestrator.replicator.outgoing import LIFE_SIGN, REST_SIGN, Tell
 from orchestrator.replicator.workers import Workers
 
 HANDSHAKE_S: Final = 5.0
@@ -77,6 +77,8 @@ class Session:
         self._retell = False
         self._active = True
         """Frames came since the teller looked last; while none do it rests."""
+        self._busy = False
+        """Frames are being obeyed, perhaps by a slow disk: who asks is told that we live."""
         self._resting = False
         self._untold = threading.Event()
         """There is progress that nobody has told yet, or a failure."""
@@ -96,7 +98,7 @@ class Session:
     def run(self, stream: str) -> None:
         """Serve until the connection ends; the acknowledgements go out from a thread of their own."""
         receiver = self._receiver
-        timeout_s = max(receiver.settings.silence_s * 4, 2.0)
+        timeout_s = 3 * REST_SIGN * receiver.settings.silence_s  # two signs were lost with their connection
         self._forward.send(frames.encode_json(Kind.WELCOME, receiver.welcome()), HANDSHAKE_S)
         verdict = self._forward.receive_one(Kind.VERDICT, HANDSHAKE_S)
         if verdict.get("act") == "refuse":
@@ -152,7 +154,7 @@ class Session:
             if not arrived:
                 self._answer_sign_of_life()
                 continue
-            self._active = True
+            self._active = self._busy = True
             if self._resting:
                 self._untold.set()  # this thread may be held by a slow disk: that one says that we live
             for number, frame in enumerate(arrived, 1):
@@ -167,6 +169,7 @@ class Session:
                         self._receiver.syncers.put(sync)
                 if self._abandoned:
                     return
+            self._busy = False
             self._progressed()
 
     def _answer_sign_of_life(self) -> None:
@@ -306,6 +309,8 @@ class Session:
         try:
             while not self._ended.is_set():
                 self._resting, self._active = not self._active, False
+                # Looked at once the other thread can see that this one rests: one of the two sees the other.
+                self._resting = self._resting and not self._busy
                 if self._untold.wait(None if self._resting else idle_s):
                     self._ended.wait(0.0 if self._failure else TOLD_LATER_S)
                     self._untold.clear()

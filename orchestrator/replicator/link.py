@@ -101,6 +101,15 @@ class Connection:
         with self._in_use:
             return self._closed or self._tls.pending() > 0 or bool(self._arrivals.poll(0))
 
+    def has_arrived(self) -> bool:
+        """Something has come that the thread that reads has not taken. For any other thread."""
+        try:
+            arrivals = select.poll()
+            arrivals.register(self._tls, select.POLLIN)
+            return bool(arrivals.poll(0))
+        except (OSError, ValueError):
+            return False  # closed meanwhile
+
     def _read(self, timeout_s: float | None) -> bytes:
         with self._in_use:
             try:

@@ -135,20 +135,27 @@ class Outbox:
             self._trim()
             self.changed.notify_all()
 
-    def wait_for_news(self, node: NodeName, timeout_s: float) -> None:
-        """Return when there is something to take for this receiver, or its sender must look why not."""
+    def wait_for_news(self, node: NodeName, asking_s: float, resting_s: float) -> float:
+        """Return when there is something to take for this receiver, or its sender must look why not.
+
+        Nothing came for `asking_s` where the receiver has not applied all that it was sent, else for
+        `resting_s`; the one that counted is returned.
+        """
         with self.changed:
             receiver = self._receivers.get(node)
             if receiver is None or self._stopped:
-                return
+                return asking_s
+            timeout_s = asking_s if receiver.applied < receiver.sent else resting_s
             receiver.looked_in_vain = receiver.looked_in_vain + 1 if receiver.sent >= self.last else 0
+            news = True
             if not receiver.hurried and receiver.looked_in_vain > _LOOKS_IN_VAIN:
                 receiver.resting = True
-                receiver.news.wait(timeout_s)
+                news = receiver.news.wait(timeout_s)
                 receiver.resting = False
-            if not receiver.hurried and receiver.unsent < _FULL_BYTES:
+            if news and not receiver.hurried and receiver.unsent < _FULL_BYTES:
                 receiver.news.wait(_LINGER_S)
             receiver.hurried = False
+            return timeout_s
 
     def is_behind(self, node: NodeName) -> bool:
         """Something is queued for this receiver that its connection was not given."""

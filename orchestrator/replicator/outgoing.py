@@ -28,8 +28,15 @@ Tell = Callable[[dict[str, Any]], None]
 ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
 
 LIFE_SIGN: Final = 0.4
-"""Of T: between two signs of life on an idle stream. The peer answers each, and TCP loses none: the time that
-is left is for whoever is late."""
+"""Of T: between two signs of life while an answer is awaited. The peer answers each, and TCP loses none: the
+time that is left is for whoever is late."""
+
+REST_SIGN: Final = 4.0
+"""Of T: between two signs of life on a stream that owes nothing. Nobody waits for it, heartbeats say that the
+node lives, and the first change after a silent cut is held for T all the same."""
+
+_READER_S: Final = 0.01
+"""A thread that has read something says so in less, once this one waits."""
 
 _REPLIES: Final = frozenset(
     {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
@@ -75,6 +82,9 @@ class PeerLink:
         self._forward: Connection | None = None
         self._sending = threading.Lock()
         self._sent_at = 0.0
+        self._heard_at = 0.0
+        self._asked_at = 0.0
+        """When the first thing was sent after the last one that was heard."""
         self._hurried = False
         """Somebody waits for what is queued."""
         self._copy_target = 0
@@ -234,6 +244,7 @@ class PeerLink:
         self.is_up = True
         self._broken_at = None
         self._points_at = (0, time.monotonic())
+        self._heard_at = time.monotonic()
         self._tell("stream_up")
         if self._copier is not None:
             self._copier.start()
@@ -243,21 +254,37 @@ class PeerLink:
         reader.start()
         self._forward = forward
         try:
-            self._send_on(forward)
+            self._send_on(forward, back)
         finally:
             self._forward = None
             back.close()
             reader.join(10)
 
-    def _send_on(self, forward: Connection) -> None:
-        idle_s = LIFE_SIGN * self._settings.silence_s
+    def _send_on(self, forward: Connection, back: Connection) -> None:
+        sign_s, resting_s = (share * self._settings.silence_s for share in (LIFE_SIGN, REST_SIGN))
         while not self._stopped.is_set():
-            self._outbox.wait_for_news(self.peer, idle_s)
+            asking_s = min(sign_s, self._patience_s())
+            # A point is owed until it is on the peer's disk, long after it is applied.
+            pace_s = self._outbox.wait_for_news(
+                self.peer, asking_s, asking_s if self._primary.oldest_held() else resting_s
+            )
             with self._sending:
-                is_due = time.monotonic() - self._sent_at >= idle_s
+                is_due = time.monotonic() - self._sent_at >= pace_s
                 self._send_batch(forward, frames.encode(Kind.ALIVE) if is_due else b"")
+            if self._patience_s() <= 0 and not self._is_late(back):
+                raise ConnectionLost(f"silent for {self._settings.silence_s} s while asked")
             if self._hurried:
                 self.hurry()
+
+    def _patience_s(self) -> float:
+        """For how much longer the peer may be silent: T where it is asked something."""
+        if self._heard_at >= self._asked_at:
+            return self._settings.silence_s
+        return max(0.0, self._asked_at + self._settings.silence_s - time.monotonic())
+
+    def _is_late(self, back: Connection) -> bool:
+        """Whether this process was: what has come and was not taken in yet is an answer too."""
+        return back.has_arrived() or self._stopped.wait(_READER_S) or self._patience_s() > 0
 
     def _send_batch(self, forward: Connection, otherwise: bytes) -> None:
         """What is queued, at most one batch of it. Held: `_sending`, so that batches leave in order."""
@@ -265,6 +292,8 @@ class PeerLink:
         if data is None:
             raise ConnectionLost(self._why)
         if data or otherwise:
+            if self._heard_at >= self._asked_at:
+                self._asked_at = time.monotonic()
             # A receiver that takes nothing for so long shows in its acknowledgements before.
             forward.send(data or otherwise, self._settings.ack_timeout_s)
             self._sent_at = time.monotonic()
@@ -288,7 +317,10 @@ class PeerLink:
     def _read_back(self, back: Connection, forward: Connection) -> None:
         try:
             while True:
-                for frame in back.receive(self._settings.silence_s):
+                # Whoever sends watches for an answer; here the last sign of a stream at rest was in vain.
+                arrived = back.receive((1 + REST_SIGN) * self._settings.silence_s)
+                self._heard_at = time.monotonic()
+                for frame in arrived:
                     self._heard(frame)
                 self._check_progress()
         except (HafarmError, OSError) as fault:

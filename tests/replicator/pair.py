@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,8 @@ class Pair:
         self._roots: list[int] = []
         self.admits = True
         self.port = 0
+        self.through: Callable[[int], int] = lambda port: port
+        """Where the primary finds what listens at this port."""
 
     def state(self, node: NodeName) -> tuple[History, ChangeLogs]:
         folder = str(self.folder / f"state-{node}")
@@ -259,7 +261,7 @@ class Pair:
             self.settings(node), [root], history, logs, Nonce(secrets.token_hex(16)), self.tell
         )
         self.follower.listen()
-        self.port = self.follower.ports[0]
+        self.port = self.through(self.follower.ports[0])
         self.follower.follow(following)
         return self.follower
 

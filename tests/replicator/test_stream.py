@@ -7,8 +7,9 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import MemberNotReady
 from orchestrator.replicator.outgoing import ADMISSION_S
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
+from tests.replicator.relay import Relay
 from tests.support.waiting import eventually
 
 LIFE = secrets.token_hex(16)
@@ -251,3 +253,80 @@ def test_a_late_flush_never_takes_a_position_back(pair: Pair) -> None:
     assert before is not None
     history.advance(Position(before.stream, before.sequence - 1))
     assert history.standing.position == before
+
+
+def test_a_disk_that_takes_longer_than_t_costs_no_stream(pair: Pair) -> None:
+    joined(pair)
+    assert pair.live is not None
+    assert pair.follower is not None
+    silence_s, apply = pair.follower.settings.silence_s, pair.follower.applier.apply
+
+    def slow(*operation: Any) -> Callable[[], None] | None:
+        sync = apply(*operation)
+
+        def sync_slowly() -> None:
+            time.sleep(3 * silence_s)
+            assert sync is not None
+            sync()
+
+        return sync and sync_slowly
+
+    pair.follower.applier.apply = slow  # type: ignore[method-assign]
+    pair.live.create("file")
+    answered = durable(pair, pair.live.sync("file"))
+    eventually(lambda: answered == [0], 10)
+    assert pair.said("stream_down") == pair.said("member_lost") == []
+
+
+@pytest.fixture
+def relayed(pair: Pair) -> Iterator[Relay]:
+    """Paris and Lyon in sync over a relay."""
+    relays: list[Relay] = []
+
+    def through(port: int) -> int:
+        relays.append(Relay(port))
+        return relays[-1].port
+
+    pair.through = through
+    joined(pair)
+    yield relays[0]
+    relays[0].close()
+
+
+def at_rest(pair: Pair) -> None:
+    """Nothing is owed, nothing is on its way."""
+    assert pair.primary is not None
+    primary, link = pair.primary, pair.primary._links[LYON]
+    eventually(lambda: link.flushed == primary.outbox.last, 20)
+    time.sleep(link._settings.silence_s)
+
+
+def test_a_stream_at_rest_says_little(pair: Pair, relayed: Relay) -> None:
+    at_rest(pair)
+    assert pair.follower is not None
+    before = relayed.passed
+    time.sleep(3 * pair.follower.settings.silence_s)
+    assert relayed.passed - before <= 1
+    assert not pair.said("stream_down")
+
+
+def test_the_first_change_after_a_silent_cut_is_held_no_longer_than_any(pair: Pair, relayed: Relay) -> None:
+    assert pair.live is not None
+    assert pair.follower is not None
+    pair.live.create("file")
+    answered = durable(pair, pair.live.sync("file"))
+    eventually(lambda: answered == [0], 10)
+    relayed.swallows = True
+    pair.live.write("file", 0, b"hello")
+    held = durable(pair, pair.live.sync("file"))
+    begin = time.monotonic()
+    eventually(lambda: pair.said("member_lost") != [], 10)
+    # Silent for T, and in vain dialled for as long.
+    assert time.monotonic() - begin < 3.5 * pair.follower.settings.silence_s
+    assert held == []
+
+
+def test_a_silent_cut_of_a_stream_at_rest_is_found_by_itself(pair: Pair, relayed: Relay) -> None:
+    at_rest(pair)
+    relayed.swallows = True
+    eventually(lambda: pair.said("member_lost") != [], 20)
