@@ -18,8 +18,6 @@ RETIRED_KEPT: Final = 8
 """Earlier lives of a peer that are refused by name; older ones no longer have a session anyway."""
 BLACK_HOLE_AFTER: Final = 3
 """Large beats unanswered in a row, small ones answered: three, because one may be lost by chance."""
-WORDS_KEPT: Final = 16
-"""Sets of modules that a peer vouched for: it is the same one for hours; what is forgotten renews nothing."""
 LONG_AGO: Final = Instant(float("-inf"))
 
 
@@ -145,8 +143,12 @@ class Peer:
     echoed_at: Instant = LONG_AGO
     """When the newest own beat was sent that came back from such a peer."""
     doubted_until: Instant = LONG_AGO
-    vouched: OrderedDict[frozenset[str], Instant] = field(default_factory=OrderedDict)
-    """By the tags of one word of the peer: when the newest own beat was sent that it came back with."""
+    pledge: frozenset[str] = frozenset()
+    """The tags of the peer's newest word: the same for hours, so that one instant stands for all of them."""
+    pledged_at: Instant = LONG_AGO
+    """When the newest own beat was sent that came back with it."""
+    vouched: dict[str, Instant] = field(default_factory=dict)
+    """By module tag: the same of other words of this life."""
     states: dict[str, tuple[int, ModuleState]] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     """By module: the version of our state that the peer is known to have."""
@@ -177,7 +179,7 @@ class Peer:
         self.told = {}
         self.word = None
         # What the old life vouched for, the new one knows nothing of.
-        self.vouched.clear()
+        self.pledge, self.vouched = frozenset(), {}
         for path in self.paths.values():
             path.new_life()
 
@@ -197,11 +199,13 @@ class Peer:
             if version > self.told.get(name, 0):
                 self.told[name] = version
                 self.word = None
-        self.vouched[vouched] = max(self.vouched.get(vouched, LONG_AGO), sent.at)
-        self.vouched.move_to_end(vouched)
-        while len(self.vouched) > WORDS_KEPT:
-            self.vouched.popitem(last=False)
+        if vouched != self.pledge:
+            for tag in self.pledge:
+                self.vouched[tag] = self.vouched_at(tag)
+            self.pledge, self.pledged_at = vouched, LONG_AGO
+        self.pledged_at = max(self.pledged_at, sent.at)
 
     def vouched_at(self, tag: str) -> Instant:
         """When the newest own beat was sent that came back with the peer's word for this module."""
-        return max((at for tags, at in self.vouched.items() if tag in tags), default=LONG_AGO)
+        before = self.vouched.get(tag, LONG_AGO)
+        return max(before, self.pledged_at) if tag in self.pledge else before
