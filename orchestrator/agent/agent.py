@@ -135,9 +135,8 @@ class Agent:
                 await hands.take_back()
             # Only now: what is ordered must find what runs taken back, and not take it for nothing.
             work += [asyncio.create_task(hands.work()) for hands in self.hands.values()]
-            work += [asyncio.create_task(hands.replicator.watch()) for hands in self.hands.values()]
             work.append(asyncio.create_task(self.loop.run()))
-            work.append(asyncio.create_task(self._look_for_strangers()))
+            work.append(asyncio.create_task(self._look_around()))
             await self._serve()
             keep_what_is_there()
             ending = asyncio.create_task(over.wait())
@@ -161,11 +160,16 @@ class Agent:
                     raise AgentRuns(self.settings.run_dir) from None
                 await asyncio.sleep(0.1)
 
-    async def _look_for_strangers(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            for code, text in self._strangers.look(await self._pulse_status()):
-                self.journal.tell("", code, text)
+    async def _look_around(self) -> None:
+        """What must be asked for is asked for together, so that an idle agent sleeps between."""
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                for hands in self.hands.values():
+                    # Nobody waits for one that hangs before the others are looked at again.
+                    looks.create_task(hands.replicator.look())
+                for code, text in self._strangers.look(await self._pulse_status()):
+                    self.journal.tell("", code, text)
 
     def _load(self, name: ModuleName, hands: Hands) -> None:
         try:

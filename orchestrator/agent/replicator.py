@@ -27,7 +27,6 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
 """SIGKILL takes milliseconds; what lives longer waits in the kernel for a device."""
-WATCH_S = 1.0
 HUNG_S = 5.0
 """A replicator that answers nothing for so long is stopped or stuck, and the application with it: its keeper
 and it are killed, and another node or a new life goes on. As long as a silent member is borne."""
@@ -59,6 +58,7 @@ class ReplicatorClient:
         self._on_lost = on_lost
         self._lines: Lines | None = None
         self._stopping = False
+        self._looking = False
         self._covering = threading.Lock()
         """Held while a keeper starts, and while what a dead one left is taken away."""
         self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
@@ -71,20 +71,21 @@ class ReplicatorClient:
             return None
         return await self._reach(START_TIMEOUT_S)
 
-    async def watch(self) -> None:
-        """Until cancelled: a replicator that hangs is as bad as a dead one, and is made one."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            lines = self._lines
-            if lines is None or self._stopping:
-                continue
-            try:
-                await lines.ask("status", HUNG_S)
-            except ProcessUnreachable:
-                if self._lines is lines and not self._stopping:
-                    await self.kill()
-            except Refused:
-                pass  # it answers; what it says is not the question here
+    async def look(self) -> None:
+        """A replicator that hangs is as bad as a dead one, and is made one."""
+        lines = self._lines
+        if lines is None or self._stopping or self._looking:
+            return
+        self._looking = True
+        try:
+            await lines.ask("status", HUNG_S)
+        except ProcessUnreachable:
+            if self._lines is lines and not self._stopping:
+                await self.kill()
+        except Refused:
+            pass  # it answers; what it says is not the question here
+        finally:
+            self._looking = False
 
     async def launch(self) -> None:
         """Start keeper and replicator; ends in `on_up`, or in `on_lost`."""
