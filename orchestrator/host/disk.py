@@ -158,6 +158,18 @@ def handle_of(directory: int, name: bytes) -> bytes:
     return bytes(buffer.raw[: 8 + length])
 
 
+_HANDLES_WITH_INODE: Final = {1: "<I", 0x81: "<Q"}
+"""Where the number stands in a handle, by its type: ext4's (FILEID_INO32_GEN) and that of XFS."""
+
+
+def inode_of(handle: bytes) -> int | None:
+    """The inode number in a handle of `handle_of`; None where its kind does not tell."""
+    if len(handle) < 16:
+        return None
+    layout = _HANDLES_WITH_INODE.get(struct.unpack_from("<i", handle, 4)[0])
+    return struct.unpack_from(layout, handle, 8)[0] if layout else None
+
+
 def open_handle(mount: int, handle: bytes, flags: int) -> int:
     """Open by `handle_of`; `mount` is a descriptor (not O_PATH) on that file system. ESTALE: it is gone."""
     return _check(_libc.open_by_handle_at(mount, handle, flags | os.O_CLOEXEC))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -29,8 +29,29 @@ _BASE: Final = struct.Struct(
     "<B7x16s"
 )  # kind, first half of a baseline; sequence in the spare record after it
 _RECORDS_MAX: Final = 1 << 20
+_BATCH_RECORDS: Final = 1 << 16  # when a log is written anew: a batch is checked as a whole
 _RUN_MAX: Final = 1 << 16  # far above any run of ours: a damaged record must not fill the memory
-_ADD, _RETIRE, _BASELINE, _SEQUENCE, _UNKNOWN = 1, 2, 3, 4, 5
+_ADD, _RETIRE, _BASELINE, _SEQUENCE, _UNKNOWN, _PLACE, _PLACED = 1, 2, 3, 4, 5, 6, 7
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which object an entry's inode number is, and where it was: to be seen there before it is believed."""
+
+    handle: bytes
+    """The file system's lasting name of the object, with the generation of its number in it."""
+    directory: bytes = b""
+    """The same of a directory that held it; of a directory itself: nothing, its own handle leads there."""
+    name: bytes = b""
+
+
+PlaceOf = Callable[[int, int], Place | None]
+"""The place of (volume, inode) now; None where it is not known."""
+
+
+def nowhere(volume: int, inode: int) -> Place | None:
+    """Knows no place: what is noted with it is found by a walk."""
+    return None
 
 
 @dataclass
@@ -46,6 +67,11 @@ class MayDiffer:
     users: dict[Key, int] = field(default_factory=dict)
     """By how many changes on their way an entry is held; absent: by none."""
     baseline: Position | None = None
+    places: dict[tuple[int, int], Place] = field(default_factory=dict)
+    """By (volume, inode)."""
+    placed: bool = True
+    """Each entry came with its place; a reserved one that no object needed yet has none. A reserved one's
+    place is on the disk before the entry of the directory in which it was made may go."""
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         """Those of these keys that must become durable before the change."""
@@ -85,15 +111,53 @@ class MayDiffer:
         for number in range(inode, inode + count):
             self.stamps.setdefault((volume, number, what, extent), UNUSED)
 
+    def used(self) -> list[Key]:
+        """The entries that some change has needed."""
+        return [key for key, stamp in self.stamps.items() if stamp != UNUSED]
+
     def retirable(self, flushed: int, hot_max: int = HOT_MAX) -> list[Key]:
-        """The coldest entries beyond the hot set that are equal and durable on both sides up to `flushed`."""
+        """The coldest entries beyond the hot set that are equal and durable on both sides up to `flushed`.
+
+        In a log of an older version also every such entry without a place.
+        """
         surplus = len(self.stamps) - hot_max
         cold = (key for key, stamp in self.stamps.items() if stamp <= flushed)
-        return [key for key, _ in zip(cold, range(max(surplus, 0)), strict=False)]
+        gone = [key for key, _ in zip(cold, range(max(surplus, 0)), strict=False)]
+        if not self.placed:
+            gone += [
+                key for key, stamp in self.stamps.items() if stamp <= flushed and key[:2] not in self.places
+            ]
+            gone = list(dict.fromkeys(gone))
+        return gone
 
     def retire(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self.stamps.pop(key, None)
+        self.placed = self.placed or all(key[:2] in self.places for key in self.stamps)
+
+    def forget_places(self) -> None:
+        """Drop the places of what has no entry any more."""
+        alive = {key[:2] for key in self.stamps}
+        self.places = {about: place for about, place in self.places.items() if about in alive}
+
+
+def encode_placed() -> bytes:
+    """From the first record on each entry has its place."""
+    return _RECORD.pack(_PLACED, 0, 0, 0, 0, 0)
+
+
+def encode_places(places: Mapping[tuple[int, int], Place]) -> list[bytes]:
+    return [_encode_place(volume, inode, place) for (volume, inode), place in places.items()]
+
+
+def _encode_place(volume: int, inode: int, place: Place) -> bytes:
+    """A record that tells lengths, and as many more of the records' size as the place takes."""
+    text = place.handle + place.directory + place.name
+    more = -(-len(text) // _RECORD.size)
+    lengths = len(place.directory) << 16 | len(place.name)
+    return _RECORD.pack(_PLACE, len(place.handle), volume, lengths, inode, more) + text.ljust(
+        more * _RECORD.size, b"\0"
+    )
 
 
 def encode_add(keys: Iterable[Key]) -> list[bytes]:
@@ -120,10 +184,20 @@ def encode_baseline(position: Position | None) -> list[bytes]:
 
 def encode_batch(number: int, records: list[bytes]) -> bytes:
     """Records that become durable together."""
-    assert 0 < len(records) <= _RECORDS_MAX
     body = b"".join(records)
-    checksum = zlib.crc32(body, zlib.crc32(_BATCH.pack(_MAGIC, number, len(records), 0)))
-    return _BATCH.pack(_MAGIC, number, len(records), checksum) + body
+    count = len(body) // _RECORD.size
+    assert 0 < count <= _RECORDS_MAX
+    checksum = zlib.crc32(body, zlib.crc32(_BATCH.pack(_MAGIC, number, count, 0)))
+    return _BATCH.pack(_MAGIC, number, count, checksum) + body
+
+
+def encode_batches(number: int, records: list[bytes]) -> list[bytes]:
+    """Any number of records, as batches that follow each other from this number on."""
+    starts = range(0, len(records), _BATCH_RECORDS)
+    return [
+        encode_batch(number + count, records[start : start + _BATCH_RECORDS])
+        for count, start in enumerate(starts)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +214,7 @@ class Loaded:
 
 def decode(data: bytes) -> Loaded:
     """Read a log back. One batch was in flight at most, so damage before a good batch is no torn tail."""
-    log = MayDiffer()
+    log = MayDiffer(placed=False)
     at = 0
     batches = 0
     while at < len(data):
@@ -178,18 +252,30 @@ def _later_batches(data: bytes, at: int) -> Iterator[int]:
 
 def _replay(log: MayDiffer, body: bytes) -> bool:
     stream = b""
-    for at in range(0, len(body), _RECORD.size):
+    at = 0
+    while at < len(body):
         kind, what, volume, more, inode, extent = _RECORD.unpack_from(body, at)
+        at += _RECORD.size
         if kind == _ADD and more < _RUN_MAX:
             log.stamps.update(((volume, inode + next, what, extent), IN_USE) for next in range(more + 1))
         elif kind == _RETIRE:
             log.stamps.pop((volume, inode, what, extent), None)
         elif kind == _BASELINE:
-            stream = _BASE.unpack_from(body, at)[1]
+            stream = _BASE.unpack_from(body, at - _RECORD.size)[1]
         elif kind == _SEQUENCE and stream:
             log.baseline = Position(stream.hex(), inode)
         elif kind == _UNKNOWN:
             log.baseline = None
+        elif kind == _PLACED:
+            log.placed = True
+        elif kind == _PLACE and 0 <= extent * _RECORD.size <= len(body) - at:
+            log.places[volume, inode] = _decode_place(body[at : at + extent * _RECORD.size], what, more)
+            at += extent * _RECORD.size
         else:
             return False
     return True
+
+
+def _decode_place(text: bytes, handle: int, lengths: int) -> Place:
+    directory = handle + (lengths >> 16)
+    return Place(text[:handle], text[handle:directory], text[directory : directory + (lengths & 0xFFFF)])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
 from orchestrator.host import disk
-from orchestrator.mirror.differ import Key
+from orchestrator.mirror.differ import Key, Place, PlaceOf
 from orchestrator.model.errors import HafarmError
 from orchestrator.replicator import ops
 from orchestrator.replicator.codec import Remove, Sent
@@ -40,9 +40,11 @@ class ApplyFailed(HafarmError):
 class Log(Protocol):
     """What of the may-differ logs an applier needs; OSError when an entry could not be made durable."""
 
-    def before_change(self, keys: Iterable[Key], sequence: int) -> None: ...
+    def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf) -> None: ...
 
-    def made(self, volume: int, inode: int) -> None: ...
+    def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None: ...
+
+    def moved(self, volume: int, inode: int, place: Place | None) -> None: ...
 
 
 class Applier:
@@ -59,6 +61,7 @@ class Applier:
         self.passed_over = 0
         self._aside: list[Quarantine] = []
         self._log = log
+        self._sequence = 0
 
     def close(self) -> None:
         self.end_copy()
@@ -84,9 +87,10 @@ class Applier:
         ApplyFailed: this copy is no longer equal.
         """
         try:
+            self._sequence = sequence
             keys = self._keys(operation)
             if keys:
-                self._log.before_change(keys, sequence)
+                self._log.before_change(keys, sequence, functools.partial(self._place_of, operation))
             return _DO[type(operation)](self, operation)
         except OSError as fault:
             if self.copying and fault.errno in _PASSED_OVER:
@@ -113,7 +117,7 @@ class Applier:
         if stat.S_ISREG(op.mode):
             how = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
             writer = os.open(op.name, how, 0o600, dir_fd=parent)
-            self._note_made(op, self.objects.adopt(op.volume, op.id, writer))
+            self._note_made(op, self.objects.adopt(op.volume, op.id, writer, op.parent, op.name))
             os.fchown(writer, op.uid, op.gid)
             os.fchmod(writer, stat.S_IMODE(op.mode))
             return
@@ -139,7 +143,7 @@ class Applier:
             os.chmod(disk.path_of(fd), stat.S_IMODE(mode))
 
     def _note_made(self, op: ops.Create | ops.Mkdir | ops.Symlink, inode: int) -> None:
-        self._log.made(op.volume, inode)
+        self._log.made(op.volume, inode, self._sequence, self.objects.place_of(op.volume, inode))
         self.objects.made(op.volume, op.id)
         if self._aside:
             self._aside[op.volume].made_here(inode)
@@ -178,6 +182,15 @@ class Applier:
             os.stat(op.name, dir_fd=parent, follow_symlinks=False)
             self._put_away_if_there(op.volume, new_parent, op.new_name)
         disk.rename(parent, op.name, new_parent, op.new_name, op.flags)
+        self._note_moved(op.volume, op.new_parent, op.new_name)
+        if op.flags & disk.RENAME_EXCHANGE:
+            self._note_moved(op.volume, op.parent, op.name)
+
+    def _note_moved(self, volume: int, parent: int, name: bytes) -> None:
+        found = self.objects.place_at(volume, parent, name)
+        if found is not None:
+            self.objects.moved(volume, *found)
+            self._log.moved(volume, *found)
 
     def _write(self, op: ops.Write) -> None:
         fd = self.objects.writer(op.volume, op.id)
@@ -285,6 +298,17 @@ class Applier:
                 return [self.objects.key(volume, op.parent, ops.NAMES)]
             case _:
                 return []
+
+    def _place_of(self, op: Sent, volume: int, inode: int) -> Place | None:
+        """Where an object is that this operation is about to change."""
+        known = self.objects.place_of(volume, inode)
+        if known is not None or not isinstance(op, ops.Rename):
+            return known
+        for parent, name in ((op.parent, op.name), (op.new_parent, op.new_name)):
+            found = self.objects.place_at(volume, parent, name)
+            if found is not None and found[0] == inode:
+                return found[1]
+        return None
 
     def _renamed(self, op: ops.Rename) -> list[Key]:
         moved = []

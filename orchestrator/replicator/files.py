@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from orchestrator.host import disk
 from orchestrator.host.fuse import mount, wire
 from orchestrator.host.fuse.session import Caller, Handler, Session, Wishes
+from orchestrator.mirror.differ import Place
 from orchestrator.model.errors import Unsupported
 from orchestrator.replicator.contents import Contents
 from orchestrator.replicator.handles import Node, Table
@@ -288,6 +289,9 @@ class Trees:
 
     def id_of(self, volume: int, inode: int) -> int | None:
         return self._volumes[volume].id_of(inode)
+
+    def place_of(self, volume: int, inode: int) -> Place | None:
+        return self._volumes[volume].table.place_of(inode)
 
     def new_id(self, volume: int) -> int:
         with self._volumes[volume].names:

@@ -36,6 +36,7 @@ from orchestrator.replicator.link import (
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import HIDDEN
 from orchestrator.replicator.outgoing import ADMISSION_S, Tell
+from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.workers import Workers
 
 _ASKED: Final = frozenset(
@@ -67,6 +68,7 @@ class Follower:
         logs: ChangeLogs,
         life: Nonce,
         tell: Tell,
+        excluded: Excluded = lambda volume, path: False,
     ) -> None:
         self.settings = settings
         self.history = history
@@ -74,6 +76,7 @@ class Follower:
         self.life = life
         self.tell = tell
         self.roots = roots
+        self.excluded = excluded
         self.applier = Applier(roots, logs)
         self.syncers = Workers(SYNC_THREADS, "sync")
         self.progress = threading.Condition()

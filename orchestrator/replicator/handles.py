@@ -11,6 +11,7 @@ from struct import Struct
 from typing import Final
 
 from orchestrator.host import disk
+from orchestrator.mirror.differ import Place
 from orchestrator.replicator.ops import ORPHANS, ROOT, orphan_name
 
 _RECORD: Final = Struct("<cQQH")
@@ -284,6 +285,18 @@ class Table:
         if (parent, name) in node.names:
             node.names.discard((parent, name))
             self._note(_RECORD.pack(b"-", node.id, parent, len(name)) + name)
+
+    def place_of(self, inode: int) -> Place | None:
+        """Where the node of this inode is, by its own handle or a directory's; needs no lock."""
+        node = self.by_inode.get(inode)
+        if node is None:
+            return None
+        if not node.is_directory:
+            for parent, name in list(node.names):
+                above = self.nodes.get(parent)
+                if above is not None:
+                    return Place(node.key, above.key, name)
+        return Place(node.key)
 
     def orphaned(self, node: Node) -> None:
         node.orphan = True

@@ -19,6 +19,7 @@ from orchestrator.replicator.apply import Applier, ApplyFailed, Points
 from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.outgoing import LIFE_SIGN, REST_SIGN, Tell
+from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.workers import Workers
 
 HANDSHAKE_S: Final = 5.0
@@ -36,6 +37,7 @@ class Receiver(Protocol):
     logs: ChangeLogs
     tell: Tell
     applier: Applier
+    excluded: Excluded
     syncers: Workers
     progress: threading.Condition
     stream: str
@@ -82,7 +84,7 @@ class Session:
         self._resting = False
         self._untold = threading.Event()
         """There is progress that nobody has told yet, or a failure."""
-        self._answers = Answers(receiver.applier, receiver.logs, record.primary)
+        self._answers = Answers(receiver.applier, receiver.logs, record.primary, receiver.excluded)
 
     def abandon(self) -> None:
         """Nothing more is obeyed or written, from the moment at which the receiver's two locks were free."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from orchestrator.host.store import JsonFile, sync_directory, write_durable
 from orchestrator.mirror import differ
-from orchestrator.mirror.differ import IN_USE, Key, MayDiffer
+from orchestrator.mirror.differ import IN_USE, Key, MayDiffer, Place, PlaceOf, nowhere
 from orchestrator.mirror.lineage import LINEAGE, Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
@@ -20,6 +20,8 @@ from orchestrator.replicator.ops import FRESH, FRESH_RUN
 HELD_MAX: Final = 32
 """Entries that one thread holds: the extents that a busy database writes by turns."""
 _SLACK_BATCHES: Final = 4096  # so many appends before the file is written anew without what is gone
+_SLACK_BYTES: Final = 16 << 20
+"""So much more than it needs at least: places of what moves while a peer is away for days add up."""
 
 
 class History:
@@ -64,6 +66,8 @@ class ChangeLog:
         self._fd = -1
         self._lock = threading.Condition()
         self._queue: list[bytes] = []
+        self._moved: dict[tuple[int, int], None] = {}
+        """Whose place changed: told with the next append, nobody waits for it."""
         self._queued = self._durable = 0
         self._busy = False
         self._failed: OSError | None = None
@@ -76,6 +80,8 @@ class ChangeLog:
                 data = file.read()
         loaded = differ.decode(data)
         self.log: MayDiffer = loaded.log
+        if not self.log.stamps:
+            self.log.placed = True  # a log that begins
         self.unreadable = loaded.verdict == "unreadable"
         if self.unreadable:
             self.log.baseline = None  # what the middle said is unknown: the next meeting compares in full
@@ -83,42 +89,66 @@ class ChangeLog:
 
     def _write_anew(self) -> None:
         """The file with nothing in it but what still counts."""
-        records = differ.encode_baseline(self.log.baseline) + differ.encode_add(self.log.stamps)
-        write_durable(self.path, differ.encode_batch(0, records))
+        log = self.log
+        log.forget_places()
+        self._moved.clear()  # what they say is in the records
+        records = differ.encode_baseline(log.baseline) + differ.encode_add(log.stamps)
+        records += [*([differ.encode_placed()] if log.placed else []), *differ.encode_places(log.places)]
+        batches = differ.encode_batches(0, records)
+        data = b"".join(batches)
+        write_durable(self.path, data)
+        self._room = len(data) + max(len(data), _SLACK_BYTES)
+        """Bytes that may be appended before it is written anew."""
         former, self._fd = self._fd, os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if former >= 0:
             os.close(former)
-        self._batch = 1
+        self._batch = len(batches)
 
     def close(self) -> None:
         os.close(self._fd)
 
-    def hold(self, keys: Sequence[Key]) -> None:
+    def hold(self, keys: Sequence[Key], place_of: PlaceOf = nowhere) -> None:
         """Return when these entries are durable; they stay until each `hold` has its `release`."""
-        self._add(keys, self.log.hold)
+        self._add(keys, self.log.hold, place_of)
 
-    def pin(self, keys: Sequence[Key]) -> None:
+    def pin(self, keys: Sequence[Key], place_of: PlaceOf = nowhere) -> None:
         """Return when these entries are durable; they stay until `unpin`."""
-        self._add(keys, self.log.pin)
+        self._add(keys, self.log.pin, place_of)
 
-    def _add(self, keys: Sequence[Key], keep: Callable[[Sequence[Key]], None]) -> None:
+    def _add(self, keys: Sequence[Key], keep: Callable[[Sequence[Key]], None], place_of: PlaceOf) -> None:
         with self._lock:
             self._raise_if_failed()
             missing = self.log.missing(keys)
             keep(keys)
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
             if missing:
+                for volume, inode in dict.fromkeys(key[:2] for key in missing):
+                    self._place(volume, inode, place_of(volume, inode))
                 self._append(differ.encode_add(missing))
             self._settle(self._queued)
+            self._shorten()
 
-    def made(self, key: Key) -> None:
+    def _place(self, volume: int, inode: int, place: Place | None) -> None:
+        """Remember where this is, on the disk with the next append."""
+        if place is not None and self.log.places.get((volume, inode)) != place:
+            self.log.places[volume, inode] = place
+            self._moved[volume, inode] = None
+
+    def reserve(self, key: Key, place: Place | None) -> None:
         """Return when this new object's entry is durable, and those of the inodes after it."""
         with self._lock:
             self._raise_if_failed()
+            self._place(key[0], key[1], place)
             if key not in self.log.stamps:
                 self.log.reserve(key, FRESH_RUN)
                 self._append([differ.encode_run(key, FRESH_RUN)])
             self._settle(self._queued)
+
+    def moved(self, volume: int, inode: int, place: Place | None) -> None:
+        """It has this place now; of interest only if it has entries."""
+        with self._lock:
+            if (volume, inode) in self.log.places:
+                self._place(volume, inode, place)
 
     def release(self, keys: Iterable[Key], sequence: int) -> None:
         """The changes are in the stream, up to this number at most."""
@@ -140,6 +170,11 @@ class ChangeLog:
             if self._batch > _SLACK_BATCHES and not self._busy:
                 self._write_anew()
 
+    def _shorten(self) -> None:
+        """Begin a compact file when this one is long. Held: the lock."""
+        if self._room < 0 and not self._busy:
+            self._write_anew()
+
     def forget_baseline(self) -> None:
         """From now on only a full compare can tell; durable on return."""
         with self._lock:
@@ -155,11 +190,17 @@ class ChangeLog:
     def pin_all(self) -> None:
         """Another stream begins: stamps of the former one say nothing of it; nothing goes before a copy."""
         with self._lock:
-            self.log.pin(list(self.log.stamps))
+            self.log.pin(self.log.used())
 
     def keys(self) -> list[Key]:
+        """The entries that some change has needed."""
         with self._lock:
-            return list(self.log.stamps)
+            return self.log.used()
+
+    def places(self) -> tuple[dict[tuple[int, int], Place], bool]:
+        """Where the entries' objects were, and whether an entry without a place was needed by none."""
+        with self._lock:
+            return self.log.places.copy(), self.log.placed
 
     def in_use(self) -> list[Key]:
         """The entries whose change is not in the stream yet, for all that is known."""
@@ -180,10 +221,13 @@ class ChangeLog:
                 self._write_queue()
 
     def _write_queue(self) -> None:
-        records, self._queue = self._queue, []
+        places = {about: self.log.places[about] for about in self._moved if about in self.log.places}
+        records, self._queue, self._moved = self._queue + differ.encode_places(places), [], {}
         upto, self._busy = self._queued, True
-        data = differ.encode_batch(self._batch, records)
-        self._batch += 1
+        batches = differ.encode_batches(self._batch, records)
+        data = b"".join(batches)
+        self._batch += len(batches)
+        self._room -= len(data)
         self._lock.release()
         fault: OSError | None = None
         try:
@@ -218,7 +262,7 @@ class ChangeLogs:
             raise StoreFailed(where=folder, why=fault.strerror or str(fault)) from fault
         self._mine = threading.local()
 
-    def before_change(self, keys: Iterable[Key], sequence: int) -> None:
+    def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf = nowhere) -> None:
         """Return when the entries are durable everywhere.
 
         A thread holds the entries of its last changes, so that the next change of a hot file is free. One
@@ -233,7 +277,7 @@ class ChangeLogs:
         surplus = max(len(held) + len(new) - HELD_MAX, 0)
         gone = [key for key in held if key not in wanted][:surplus]
         for log in self.of.values():
-            log.hold(new)
+            log.hold(new, place_of)
         held.update(dict.fromkeys(new))
         self._let_go(gone, sequence)
 
@@ -255,10 +299,17 @@ class ChangeLogs:
         for log in self.of.values():
             log.release(keys, sequence)
 
-    def made(self, volume: int, inode: int) -> None:
-        """Return when the FRESH entry of a new object is durable everywhere (S1)."""
+    def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None:
+        """Return when a new object's FRESH entry is durable everywhere (S1); it is held as any change's."""
+        key = (volume, inode, FRESH, 0)
         for log in self.of.values():
-            log.made((volume, inode, FRESH, 0))
+            log.reserve(key, place)
+        self.before_change([key], sequence)
+
+    def moved(self, volume: int, inode: int, place: Place | None) -> None:
+        """An object has another place now; nothing waits for a disk."""
+        for log in self.of.values():
+            log.moved(volume, inode, place)
 
     def close(self) -> None:
         for log in self.of.values():

@@ -67,7 +67,7 @@ class Replicator:
         ]
         self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
         roots = [files.plain for files in self.volumes]
-        self._follower = Follower(links, roots, self._history, logs, self.life, self._tell)
+        self._follower = Follower(links, roots, self._history, logs, self.life, self._tell, self._excluded)
         self._control = Control(settings.socket, self._requests())
 
     def start(self) -> None:

@@ -222,6 +222,7 @@ class Namespace(Volume):
                 raise self.fault(fault) from fault
             if victim is not None:
                 self.table.unnamed(victim, parent.id, name)
+                self.outlet.moved(self.number, victim.inode)
             if not local:
                 operation = ops.Rmdir if directory else ops.Unlink
                 self.send(operation(self.number, parent.id, name))
@@ -358,5 +359,7 @@ class Namespace(Volume):
             self.table.unnamed(victim, new_parent.id, new)
             if flags & disk.RENAME_EXCHANGE:
                 self.table.named(victim, parent.id, old)
+            self.outlet.moved(self.number, victim.inode)
         self.table.named(moved, new_parent.id, new)
         self.table.unnamed(moved, parent.id, old)
+        self.outlet.moved(self.number, moved.inode)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.host import disk
-from orchestrator.mirror.differ import Key
+from orchestrator.mirror.differ import Key, Place
 from orchestrator.replicator import ops
 
 HANDLES_OPEN_MAX: Final = 4096  # O_PATH descriptors; far below the usual limit of 20,000 open files
@@ -27,6 +28,8 @@ class _Object:
     handle: bytes | None
     fresh: bool = False
     """Made by this stream: its changes count as those of a FRESH object."""
+    place: Place | None = None
+    """Where it was bound or moved to last."""
 
 
 class Objects:
@@ -38,7 +41,10 @@ class Objects:
         ]
         # Without handles (overlayfs), or the right to open them, what is open stays open.
         self._by_handle = all(disk.may_open_handles(root) for root in self._roots)
+        self._tops = [disk.handle_of(root, b"") if self._by_handle else b"" for root in self._roots]
         self._known: dict[tuple[int, int], _Object] = {}
+        self._ids: dict[tuple[int, int], int] = {}
+        """By (volume, inode)."""
         self._open: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._writers: OrderedDict[tuple[int, int], int] = OrderedDict()
 
@@ -68,19 +74,58 @@ class Objects:
             if fault.errno in ABSENT:
                 self._known[volume, id] = _Object(-1, 0, None)
             raise
-        self._known[volume, id] = _Object(
-            fd, os.stat(fd).st_ino, disk.handle_of(fd, b"") if self._by_handle else None
-        )
+        status = os.stat(fd)
+        handle = disk.handle_of(fd, b"") if self._by_handle else None
+        known = self._known[volume, id] = _Object(fd, status.st_ino, handle)
+        known.place = self._place(volume, handle, status.st_mode, parent, name)
+        self._ids[volume, status.st_ino] = id
         self._open[volume, id] = None
         self._shrink()
         return fd
 
-    def adopt(self, volume: int, id: int, writer: int) -> int:
-        """The id is what was made as this descriptor, which is open for writing; its inode."""
+    def _place(self, volume: int, handle: bytes | None, mode: int, parent: int, name: bytes) -> Place | None:
+        """What leads to an object with this handle that is called so."""
+        if handle is None:
+            return None
+        if stat.S_ISDIR(mode):
+            return Place(handle)
+        above = self._tops[volume] if parent == ops.ROOT else self._object(volume, parent).handle
+        return Place(handle, above, name) if above is not None else None
+
+    def place_of(self, volume: int, inode: int) -> Place | None:
+        """Where the object of this number was bound, or moved to last; None when no id stands for it."""
+        known = self._known.get((volume, self._ids.get((volume, inode), 0)))
+        return known.place if known is not None else None
+
+    def place_at(self, volume: int, parent: int, name: bytes) -> tuple[int, Place | None] | None:
+        """What has this name now: its number, and the place that leads to it; None when nothing has."""
+        try:
+            fd = disk.open_name(self.get(volume, parent), name)
+        except FileNotFoundError:
+            return None
+        try:
+            status = os.stat(fd)
+            handle = disk.handle_of(fd, b"") if self._by_handle else None
+        finally:
+            os.close(fd)
+        return status.st_ino, self._place(volume, handle, status.st_mode, parent, name)
+
+    def moved(self, volume: int, inode: int, place: Place | None) -> None:
+        """The object of this number has another place now."""
+        known = self._known.get((volume, self._ids.get((volume, inode), 0)))
+        if known is not None:
+            known.place = place
+
+    def adopt(self, volume: int, id: int, writer: int, parent: int, name: bytes) -> int:
+        """The id is what was made so as this descriptor, which is open for writing; its inode."""
         self.drop(volume, id)
-        inode = os.fstat(writer).st_ino
+        status = os.fstat(writer)
+        inode = status.st_ino
+        self._ids[volume, inode] = id
         if self._by_handle:
-            self._known[volume, id] = _Object(-1, inode, disk.handle_of(writer, b""))
+            handle = disk.handle_of(writer, b"")
+            place = self._place(volume, handle, status.st_mode, parent, name)
+            self._known[volume, id] = _Object(-1, inode, handle, place=place)
         else:
             fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
             self._known[volume, id] = _Object(fd, inode, None)
@@ -153,6 +198,8 @@ class Objects:
 
     def drop(self, volume: int, id: int) -> None:
         known = self._known.pop((volume, id), None)
+        if known is not None and self._ids.get((volume, known.inode)) == id:
+            del self._ids[volume, known.inode]
         if known is not None and known.fd >= 0:
             os.close(known.fd)
         self._open.pop((volume, id), None)

@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from orchestrator.mirror.differ import Place
+
 ROOT: Final = 1
 HIDDEN: Final = b".hafarm"
 """A directory of ours in the root of each tree: orphans, set-aside files; never replicated, never shown."""
@@ -276,6 +278,10 @@ class Outlet(Protocol):
         """Return when the FRESH entry of this new object is durable; called before anything is done to it."""
         ...
 
+    def moved(self, volume: int, inode: int) -> None:
+        """It has other names now, and not the one by which it was found last, perhaps. Waits for nothing."""
+        ...
+
     def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
         """Run `callback(0)` once every required *other* member has all up to `sequence` on its disk (at once
         when there is none), `callback(EIO)` when the gate was closed meanwhile or is not open. Any thread."""
@@ -302,6 +308,10 @@ class Tree(Protocol):
 
         Held: the namespace lock.
         """
+        ...
+
+    def place_of(self, volume: int, inode: int) -> Place | None:
+        """Where this inode is, for the may-differ log to remember; None when it has no id. Any thread."""
         ...
 
     def new_id(self, volume: int) -> int:

@@ -68,6 +68,11 @@ class Progress:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
+    def expect(self, files: int, bytes: int) -> None:
+        """So much more is to be looked at."""
+        self.files_total += files
+        self.bytes_total += bytes
+
     def at(self, path: bytes) -> None:
         """This is being looked at."""
         self._current = os.fsdecode(path).encode("utf-8", "replace").decode()
@@ -94,16 +99,3 @@ class Progress:
             "full": self._plan.full,
             "why": self._plan.why,
         }
-
-
-class Wanted:
-    """A plan's entries by inode."""
-
-    def __init__(self, plan: CopyPlan) -> None:
-        self.full = plan.full
-        self._of: dict[tuple[int, int], set[tuple[int, int]]] = {}
-        for volume, inode, what, extent in plan.keys:
-            self._of.setdefault((volume, inode), set()).add((what, extent))
-
-    def about(self, volume: int, inode: int) -> set[tuple[int, int]]:
-        return self._of.get((volume, inode), set())

@@ -80,7 +80,7 @@ class Sender:
         # Under a lock of the live changes no full window is waited for: the copy's share is bounded before.
         self._source.outbox.put(Kind.OPERATION, codec.encode(operation), self._peer, wait=False)
 
-    def _throttle(self) -> None:
+    def throttle(self) -> None:
         """Wait until the receiver has room for more of a copy, and the configured rate allows it."""
         if not self._source.outbox.wait_applied(self._peer, BEHIND_MAX, lambda: not self._cancelled.is_set()):
             raise Cancelled
@@ -100,15 +100,27 @@ class Sender:
         if stat.S_ISDIR(own["mode"]):
             return False
         # Hard links: one object there for two here, or two there for one here.
-        claimed = self._claimed.get((volume, theirs["handle"]), own["handle"])
-        _, first = self._first.get((volume, own["handle"]), (b"", theirs["handle"]))
-        return bool(claimed != own["handle"] or first != theirs["handle"])
+        return self.is_another_link(volume, own["handle"], theirs["handle"])
+
+    def is_another_link(self, volume: int, own: str, theirs: str) -> bool:
+        """These handles are of one name on both sides, but one of them was seen as another object's."""
+        claimed = self._claimed.get((volume, theirs), own)
+        _, first = self._first.get((volume, own), (b"", theirs))
+        return claimed != own or first != theirs
 
     def claim(self, volume: int, path: bytes, own: Entry, handle: str) -> None:
         """Their object of this handle is ours at this path."""
         if not stat.S_ISDIR(own["mode"]):
-            self._claimed.setdefault((volume, handle), own["handle"])
-            self._first.setdefault((volume, own["handle"]), (path, handle))
+            self.claim_link(volume, path, own["handle"], handle)
+
+    def claim_link(self, volume: int, path: bytes, own: str, theirs: str) -> None:
+        """The same of two handles."""
+        self._claimed.setdefault((volume, theirs), own)
+        self._first.setdefault((volume, own), (path, theirs))
+
+    def is_claimed(self, volume: int, own: Entry) -> bool:
+        """The peer has this object, by one of its names at least."""
+        return (volume, own["handle"]) in self._first
 
     def make(self, volume: int, parent: int, path: bytes, name: bytes, own: Entry) -> None:
         """Say how the object at this path is made; its data follow."""
@@ -204,12 +216,12 @@ class Sender:
         id = self._bound(volume, path, entry)
         if id is None:
             return
-        self._throttle()
+        self.throttle()
         with self._tree.object(volume, entry["inode"]):
             data = os.pread(reader, BLOCK_BYTES, offset)
             if not data:
                 return
-            if data.count(0) == len(data) and _is_hole(reader, offset, len(data)):
+            if data.count(0) == len(data) and trees.is_hole(reader, offset, len(data)):
                 keep_and_punch = disk.FALLOC_KEEP_SIZE | disk.FALLOC_PUNCH_HOLE
                 self.emit(ops.Allocate(volume, id, keep_and_punch, offset, len(data)))
                 self._progress.sent += 1
@@ -240,10 +252,3 @@ class Sender:
                 pass  # moved away: the next pass finds it
         self.missed = True
         return None
-
-
-def _is_hole(fd: int, offset: int, length: int) -> bool:
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA) >= offset + length
-    except OSError:
-        return True  # ENXIO: no data from here to the end

@@ -21,7 +21,7 @@ from orchestrator.model.record import Record
 from orchestrator.replicator import codec
 from orchestrator.replicator.link import ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.ops import ChangeKey, Link, Operation, Rename, Tree
+from orchestrator.replicator.ops import FRESH, ChangeKey, Link, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.outgoing import PeerLink, Tell
 from orchestrator.replicator.plan import Changes
@@ -83,7 +83,7 @@ class Primary:
 
     def before_change(self, keys: Iterable[ChangeKey]) -> None:
         keys = list(keys)
-        self.logs.before_change(keys, self.outbox.last)
+        self.logs.before_change(keys, self.outbox.last, self.tree.place_of)
         for watcher in self._watchers:
             watcher.note(keys)
 
@@ -92,7 +92,12 @@ class Primary:
             link.hurry()
 
     def made(self, volume: int, inode: int) -> None:
-        self.logs.made(volume, inode)
+        self.logs.made(volume, inode, self.outbox.last, self.tree.place_of(volume, inode))
+        for watcher in self._watchers:
+            watcher.note([(volume, inode, FRESH, 0)])
+
+    def moved(self, volume: int, inode: int) -> None:
+        self.logs.moved(volume, inode, self.tree.place_of(volume, inode))
 
     def watch_changes(self, into: Changes) -> Callable[[], None]:
         """Note every change from now on, until the returned function is called."""

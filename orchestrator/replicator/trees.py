@@ -1,17 +1,17 @@
-"""What one side's tree holds: listings, block hashes, may-differ entries by path; to compare two trees."""
+"""What one side's tree holds, so that two can be compared: entries, listings, block hashes."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Final, TypeVar
 
 from orchestrator.host import disk
-from orchestrator.mirror.differ import Key
 from orchestrator.replicator.ops import HIDDEN
 
 BLOCK_BYTES: Final = 256 << 10  # small enough to spare the wire, large enough to keep hashing fast
@@ -97,6 +97,26 @@ def xattr_digests(fd: int) -> dict[str, str]:
     return {name.hex(): _digest(disk.get_xattr(fd, name)) for name in sorted(names)}
 
 
+def status_of(root: int, path: bytes) -> os.stat_result | None:
+    """What the file system says of this path, or nothing."""
+    try:
+        fd = open_path(root, path, os.O_PATH | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return os.stat(fd)
+    finally:
+        os.close(fd)
+
+
+def look(root: int, path: bytes) -> Entry | None:
+    """What is at this path, or nothing."""
+    try:
+        return describe(root, path)
+    except OSError:
+        return None
+
+
 def list_entries(root: int, path: bytes, after: bytes) -> tuple[dict[bytes, Entry], bool]:
     """The objects in a directory whose names follow `after`, bounded; False: there are more."""
     fd = open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
@@ -132,11 +152,34 @@ def hash_blocks(fd: int, first: int, count: int) -> list[str]:
     return digests
 
 
+def hash_at(root: int, path: bytes, first: int, count: int) -> list[str]:
+    """The same of the file at this path; of what is no file there: nothing."""
+    try:
+        fd = open_path(root, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        return hash_blocks(fd, first, count)
+    finally:
+        os.close(fd)
+
+
 def _hash_block(fd: int, block: int) -> str | None:
+    if is_hole(fd, block * BLOCK_BYTES, BLOCK_BYTES):
+        return ""
     data = os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES)
     if not data:
         return None
     return "" if data == _ZEROS[: len(data)] else _digest(data)
+
+
+def is_hole(fd: int, offset: int, length: int) -> bool:
+    """Nothing was ever written there, or it was given back: it reads as zeros, and need not be read."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA) >= offset + length
+    except OSError as fault:
+        # ENXIO: no data from here to the end. Else the file system cannot tell, and it is read.
+        return fault.errno == errno.ENXIO
 
 
 def side_by_side(theirs: Callable[[], T], own: Callable[[], U]) -> tuple[T, U]:
@@ -177,20 +220,3 @@ def walk(root: int, volume: int, excluded: Excluded) -> Iterator[tuple[bytes, in
             yield child, inode, is_directory
             if is_directory:
                 pending.append(child)
-
-
-def locate(roots: list[int], keys: Iterable[Key], excluded: Excluded) -> list[tuple[int, bytes, int, int]]:
-    """The paths that these entries have in this tree: (volume, path, what, extent)."""
-    wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for volume, inode, what, extent in keys:
-        wanted.setdefault((volume, inode), []).append((what, extent))
-    located = []
-    for volume, root in enumerate(roots):
-        if not any(found == volume for found, _ in wanted):
-            continue
-        for what, extent in wanted.get((volume, os.stat(root).st_ino), ()):
-            located.append((volume, b"", what, extent))
-        for path, inode, _ in walk(root, volume, excluded):
-            for what, extent in wanted.get((volume, inode), ()):
-                located.append((volume, path, what, extent))
-    return located

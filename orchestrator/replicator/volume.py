@@ -231,6 +231,8 @@ class Volume:
 
     def excludes(self, path: bytes) -> bool:
         """True when this path below the root, or a directory above it, is local to the node."""
+        if not self._exclude:
+            return False
         parts = path.split(b"/")
         prefixes = [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
         return any(pattern.fullmatch(prefix) for prefix in prefixes for pattern in self._exclude)

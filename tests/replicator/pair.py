@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.host.tls import client_context, server_context
+from orchestrator.mirror.differ import Place
 from orchestrator.model.names import ClusterName, Epoch, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator import ops
 from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.places import place_at
 from orchestrator.replicator.stream import Primary
 from orchestrator.setup.ca import Issued, issue, make_authority
 
@@ -70,11 +72,21 @@ class LiveTree:
     def id_of(self, volume: int, inode: int) -> int | None:
         id = self._ids.get(inode)
         if id is not None:
-            for folder, _, names in os.walk(self.path):
-                for name in [*names, "."]:
-                    if name != "." and os.lstat(os.path.join(folder, name)).st_ino == inode:
-                        self._bind(os.path.relpath(os.path.join(folder, name), self.path))
+            for path in self._paths_of(inode):
+                self._bind(path)
         return id
+
+    def place_of(self, volume: int, inode: int) -> Place | None:
+        for path in self._paths_of(inode):
+            return place_at(self.fd, os.fsencode(path))
+        return None
+
+    def _paths_of(self, inode: int) -> Iterator[str]:
+        for folder, directories, names in os.walk(self.path):
+            for name in [*directories, *names]:
+                path = os.path.join(folder, name)
+                if os.lstat(path).st_ino == inode:
+                    yield os.path.relpath(path, self.path)
 
     def new_id(self, volume: int) -> int:
         self._next += 1
@@ -168,6 +180,7 @@ class LiveTree:
             parent = self._bind(folder)
             inode = os.lstat(self.path / path)
             os.unlink(self.path / path)
+            self.outlet.moved(0, inode.st_ino)  # type: ignore[union-attr]
             if inode.st_nlink == 1:
                 self._ids.pop(inode.st_ino, None)
             self.outlet.emit(ops.Unlink(0, parent, os.fsencode(name)))  # type: ignore[union-attr]
@@ -194,6 +207,7 @@ class LiveTree:
                 if victim.st_nlink == 1:
                     self._ids.pop(victim.st_ino, None)
             os.rename(self.path / path, self.path / new)
+            self.outlet.moved(0, moved.st_ino)  # type: ignore[union-attr]
             self.outlet.emit(  # type: ignore[union-attr]
                 ops.Rename(0, parent, os.fsencode(name), new_parent, os.fsencode(new_name), 0)
             )

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.mirror.differ import Key
+from orchestrator.mirror.differ import Key, Place, PlaceOf
 from orchestrator.mirror.frames import WireFault
 from orchestrator.replicator import codec, ops
 from orchestrator.replicator.apply import Applier, ApplyFailed, Points
@@ -45,12 +45,18 @@ class Notes:
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
+        self.places: dict[int, Place | None] = {}
 
-    def before_change(self, keys: Iterable[Key], sequence: int) -> None:
+    def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf) -> None:
         self.keys += keys
+        self.places.update({key[1]: place_of(key[0], key[1]) for key in keys})
 
-    def made(self, volume: int, inode: int) -> None:
+    def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None:
         self.keys.append((volume, inode, ops.FRESH, 0))
+        self.places[inode] = place
+
+    def moved(self, volume: int, inode: int, place: Place | None) -> None:
+        self.places[inode] = place
 
 
 @pytest.fixture
@@ -171,10 +177,10 @@ def test_every_change_is_noted_before_it_is_made(tree: Path) -> None:
     class Looks(Notes):
         """Keeps what the tree was when an entry was asked for."""
 
-        def before_change(self, keys: Iterable[Key], sequence: int) -> None:
+        def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf) -> None:
             seen.append((list(keys), [file.stat().st_size for file in tree.iterdir()]))
 
-        def made(self, volume: int, inode: int) -> None:
+        def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None:
             seen.append(
                 ([(volume, inode, ops.FRESH, 0)], [file.stat().st_mode & 0o777 for file in tree.iterdir()])
             )

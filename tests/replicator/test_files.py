@@ -32,6 +32,7 @@ class Recorder:
         self.binding = 1
         self.sent: list[Operation] = []
         self.keys: set[ChangeKey] = set()
+        self.moves: list[int] = []
         self.held: list[Callable[[int], None]] = []
         self.hold = False
         self._lock = threading.Lock()
@@ -46,6 +47,9 @@ class Recorder:
 
     def made(self, volume: int, inode: int) -> None:
         self.keys.add((volume, inode, ops.FRESH, 0))
+
+    def moved(self, volume: int, inode: int) -> None:
+        self.moves.append(inode)
 
     def hurry(self) -> None:
         pass

@@ -23,17 +23,17 @@ def test_of_many_new_files_one_waits_for_the_disk(tmp_path: Path) -> None:
     logs = ChangeLogs(str(tmp_path), [LYON, NICE])
     before = batches(tmp_path, LYON)
     for inode in range(1000, 1000 + FRESH_RUN):
-        logs.made(0, inode)
+        logs.made(0, inode, 7, None)
         logs.before_change([(0, inode, FRESH, 0)], 7)
     assert batches(tmp_path, LYON) == before + 1
-    logs.made(0, 1000 + FRESH_RUN)
+    logs.made(0, 1000 + FRESH_RUN, 7, None)
     assert batches(tmp_path, LYON) == batches(tmp_path, NICE) == before + 2
 
 
 def test_a_new_file_is_in_every_log_after_a_crash(tmp_path: Path) -> None:
     logs = ChangeLogs(str(tmp_path), [LYON, NICE])
     for inode in (50, 51, 9000):
-        logs.made(3, inode)
+        logs.made(3, inode, 7, None)
     after = ChangeLogs(str(tmp_path), [LYON, NICE])  # of what was not closed: a process that was killed
     for log in after.of.values():
         assert {(3, 50, FRESH, 0), (3, 51, FRESH, 0), (3, 9000, FRESH, 0)} <= set(log.keys())
@@ -45,7 +45,7 @@ def test_entries_that_no_file_needed_go_before_those_that_one_needed(tmp_path: P
     for number in range(differ.HOT_MAX):
         logs.before_change([(0, number, DATA, 1)], number)
     logs.before_change([], 10_000)
-    logs.made(0, 70_000)
+    logs.made(0, 70_000, 10_000, None)
     log.confirmed(Position(STREAM, 10))
     gone = {(0, 70_000 + number, FRESH, 0) for number in range(FRESH_RUN)} - set(log.keys())
     kept = {(0, number, DATA, 1) for number in range(11, differ.HOT_MAX)}

@@ -1,0 +1,324 @@
+"""One pass of a copy over one volume: both sides looked at in batches, at once; what differs is sent."""
+
+from __future__ import annotations
+
+import functools
+import stat
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from orchestrator.replicator import ops, summaries, trees
+from orchestrator.replicator.blocks import Blocks, Pair
+from orchestrator.replicator.codec import Remove
+from orchestrator.replicator.places import About, Target, links_of, may_be_another
+from orchestrator.replicator.plan import Progress
+from orchestrator.replicator.questions import LOOKS_MAX, Questions, batches
+from orchestrator.replicator.sender import TOLD, Sender, Source
+from orchestrator.replicator.summaries import Summary
+from orchestrator.replicator.trees import Entry
+
+NAMES_AT_ONCE: Final = 200
+"""Names that are put right while no other changes: some 20 ms and one way to the peer and back."""
+DIRECTORIES_AT_ONCE: Final = 64  # in one question; of a thousand names each they are a third of a second
+_BUCKETS_AT_ONCE: Final = 512  # some 50,000 names, whose text is a quarter of what an answer may have
+_LISTED: Final = frozenset({(ops.NAMES, 0), (ops.FRESH, 0)})
+
+
+class Equalizer:
+    """Makes what it is pointed at equal on the peer, in one volume."""
+
+    def __init__(
+        self, source: Source, sender: Sender, questions: Questions, progress: Progress, volume: int
+    ) -> None:
+        self._source = source
+        self._tree = source.tree
+        self._root = source.tree.root(volume)
+        self._sender = sender
+        self._questions = questions
+        self._progress = progress
+        self._volume = volume
+        self._full = False
+        """All in the directories that are looked at counts, whatever the entries say."""
+        self._whole_tree = False
+        self._links: dict[int, list[bytes]] | None = None
+        """All names of every object that has several; read when they are needed."""
+        self._new: list[bytes] = []
+        """Directories made just now, into which nobody has looked yet."""
+        self._about: dict[int, About] = {}
+        self._paths: dict[int, list[bytes]] = {}
+        """Of what may be another object, every name."""
+        self._blocks = Blocks(source, sender, questions, progress, volume, self._about)
+        self._made: set[bytes] = set()
+        """Directories that the peer did not have: all below them was made with them."""
+        self._directories: dict[bytes, None] = {}
+        """Whose own attributes come last: each name made below changes their times."""
+
+    def everything(self) -> None:
+        """Compare all there is."""
+        self._whole_tree = True
+        self._below(b"")
+        self._finish_directories()
+
+    def only(self, targets: Mapping[bytes, Target]) -> None:
+        """Look at these alone."""
+        for path, target in targets.items():
+            self._about[target.inode] = target.about
+            if target.links > 1 and may_be_another(target.about):
+                self._paths.setdefault(target.inode, []).append(path)
+        directories = sorted(path for path, target in targets.items() if target.is_directory)
+        self._directories.update(dict.fromkeys(directories))
+        # A directory's name is right before anything below it is looked at: parents come first.
+        self._listed([path for path in directories if not _LISTED.isdisjoint(targets[path].about)])
+        for path in directories:
+            if (ops.NAMES, ops.WHOLE) in targets[path].about and not self._is_made(path):
+                self._below(path)
+        files = sorted(path for path, target in targets.items() if not target.is_directory)
+        for batch in batches(files, len, LOOKS_MAX):
+            self._files(batch, targets)
+        self._finish_directories()
+
+    def _is_made(self, path: bytes) -> bool:
+        while path not in self._made and path:
+            path = path.rpartition(b"/")[0]
+        return path in self._made
+
+    # --- directories ---------------------------------------------------------------------------------------
+
+    def _listed(self, paths: list[bytes]) -> None:
+        """Compare what these directories hold, by name and attributes, nothing below."""
+        for batch in batches(paths, len, DIRECTORIES_AT_ONCE):
+            for path, own, theirs in self._summaries(batch):
+                if not self._is_made(path):
+                    self._directory(path, own, theirs)
+            self._fill_new()
+
+    def _fill_new(self) -> None:
+        new, self._new = self._new, []
+        for path in new:
+            self._below(path)
+
+    def _below(self, top: bytes) -> None:
+        """Compare everything in a directory that both sides have."""
+        self._full = True
+        self._directories[top] = None
+        pending = [top]
+        while pending:
+            batch, pending = pending[-DIRECTORIES_AT_ONCE:], pending[:-DIRECTORIES_AT_ONCE]
+            for path, own, theirs in self._summaries(batch):
+                looked_at = self._directory(path, own, theirs)
+                if own is None:
+                    continue
+                self._equal_files(path, own, looked_at)
+                pending += [trees.join(path, name) for name in reversed(own.directories)]
+        self._full = False
+
+    def _summaries(self, paths: list[bytes]) -> list[tuple[bytes, Summary | None, Summary | None]]:
+        self._sender.check()
+        wanted = [(path, summaries.buckets_for(self._root, path)) for path in paths]
+        excluded = self._source.excluded
+        theirs, own = trees.side_by_side(
+            functools.partial(self._questions.summaries, self._volume, wanted),
+            lambda: [
+                summaries.summarize(self._root, self._volume, path, buckets, excluded)
+                for path, buckets in wanted
+            ],
+        )
+        return list(zip(paths, own, theirs, strict=True))
+
+    def _directory(self, path: bytes, own: Summary | None, theirs: Summary | None) -> set[bytes]:
+        """Put right what differs in one directory; the names that were looked at one by one."""
+        self._progress.at(path)
+        if own is None or theirs is None or len(own.digests) != len(theirs.digests):
+            self._sender.missed = True  # taken away meanwhile, or moved before it was looked at
+            return set()
+        buckets = len(own.digests)
+        differing = [at for at in range(buckets) if own.digests[at] != theirs.digests[at]]
+        names = self._other_links(path, own, theirs)
+        for start in range(0, len(differing), _BUCKETS_AT_ONCE):
+            part = differing[start : start + _BUCKETS_AT_ONCE]
+            found = summaries.names_in(
+                self._root, self._volume, path, buckets, set(part), self._source.excluded
+            )
+            names.update(found)
+            if any(theirs.digests[at] for at in part):
+                names.update(self._visible(path, self._questions.names_in(self._volume, path, buckets, part)))
+        for batch in batches(sorted(names), len, NAMES_AT_ONCE):
+            self._names(path, batch)
+        if names:
+            self._directories[path] = None
+        return names
+
+    def _visible(self, path: bytes, names: Iterable[bytes]) -> list[bytes]:
+        excluded = self._source.excluded
+        return [name for name in names if not excluded(self._volume, trees.join(path, name))]
+
+    def _other_links(self, path: bytes, own: Summary, theirs: Summary) -> set[bytes]:
+        """Names of objects with several names that must be looked at: they may lead to another one there."""
+        names = set()
+        for name in own.linked.keys() | theirs.linked.keys():
+            child = trees.join(path, name)
+            here, there = own.linked.get(name), theirs.linked.get(name)
+            if here is None or there is None or self._sender.is_another_link(self._volume, here, there):
+                names.add(name)
+            elif self._full:
+                self._sender.claim_link(self._volume, child, here, there)
+        return names
+
+    def _names(self, path: bytes, names: list[bytes]) -> None:
+        """Look at some names of one directory on both sides, and put them right."""
+        self._sender.throttle()
+        children = [trees.join(path, name) for name in names]
+        theirs, own = trees.side_by_side(
+            functools.partial(self._questions.look, self._volume, children),
+            lambda: [trees.look(self._root, child) for child in children],
+        )
+        pairs, wrong = [], []
+        for name, child, here, there in zip(names, children, own, theirs, strict=True):
+            if here is None or there is None or self._is_other(here, there):
+                wrong.append(name)
+                if here is not None:
+                    self._learn_links(here)
+            else:
+                self._sender.claim(self._volume, child, here, there["handle"])
+                pairs.append(Pair(child, here, there, self._full))
+        self._objects(pairs + self._fix(path, wrong))
+
+    def _fix(self, path: bytes, names: list[bytes]) -> list[Pair]:
+        """Take away what is too many and make what is missing, while no name changes; what was made."""
+        if not names:
+            return []
+        with self._tree.namespace(self._volume):
+            try:
+                parent = self._sender.id_at(self._volume, path)
+            except FileNotFoundError:
+                self._sender.missed = True
+                return []
+            children = [trees.join(path, name) for name in names]
+            theirs = self._questions.look(self._volume, children)
+            fixed = [
+                pair
+                for name, child, there in zip(names, children, theirs, strict=True)
+                if (pair := self._fix_one(parent, name, child, there)) is not None
+            ]
+        self._directories[path] = None
+        made = [pair.path for pair in fixed if pair.theirs is None and stat.S_ISDIR(pair.own["mode"])]
+        self._made.update(made)
+        if not self._full:
+            self._new += made  # else they are among what is looked at next
+        return fixed
+
+    def _fix_one(self, parent: int, name: bytes, child: bytes, there: Entry | None) -> Pair | None:
+        own = trees.look(self._root, child)
+        if own is None:
+            if there is not None:
+                self._sender.emit(Remove(self._volume, parent, name))
+            return None
+        if there is not None and not self._is_other(own, there):
+            self._sender.claim(self._volume, child, own, there["handle"])
+            return Pair(child, own, there, self._full)
+        if there is not None:
+            self._sender.emit(Remove(self._volume, parent, name))
+        self._sender.make(self._volume, parent, child, name, own)
+        return Pair(child, own, None, True)
+
+    # --- which object it is --------------------------------------------------------------------------------
+
+    def _is_other(self, own: Entry, theirs: Entry) -> bool:
+        """What has this name there is another object than what has it here."""
+        if self._sender.is_other(self._volume, own, theirs):
+            return True
+        if self._whole_tree or theirs["links"] < 2 or stat.S_ISDIR(own["mode"]):
+            return False
+        # Its other names there may be those of an object that nobody looks at now.
+        uncertain = self._full or may_be_another(self._about.get(own["inode"], set()))
+        return uncertain and not self._has_the_same_names(own, theirs)
+
+    def _has_the_same_names(self, own: Entry, theirs: Entry) -> bool:
+        if own["links"] != theirs["links"]:
+            return False
+        paths = self._names_of(own)
+        found = self._questions.look(self._volume, paths)
+        return all(entry is not None and entry["handle"] == theirs["handle"] for entry in found)
+
+    def _learn_links(self, own: Entry) -> None:
+        """Before another name of it is made: by which of its names does the peer have it?"""
+        if self._whole_tree or own["links"] < 2 or stat.S_ISDIR(own["mode"]):
+            return  # of a comparison of all there is every name comes along
+        if self._sender.is_claimed(self._volume, own):
+            return
+        paths = self._names_of(own)
+        for path, there in zip(paths, self._questions.look(self._volume, paths), strict=True):
+            here = trees.look(self._root, path)
+            same = here is not None and here["handle"] == own["handle"]
+            if same and there is not None and not self._is_other(own, there):
+                self._sender.claim(self._volume, path, own, there["handle"])
+
+    def _names_of(self, own: Entry) -> list[bytes]:
+        """Every name of an object that has several."""
+        known = self._paths.get(own["inode"], [])
+        if len(known) >= own["links"]:
+            return known
+        if self._links is None:
+            self._links = links_of(self._root, self._volume, self._source.excluded)
+        return self._links.get(own["inode"], known)
+
+    # --- files ---------------------------------------------------------------------------------------------
+
+    def _files(self, paths: list[bytes], targets: Mapping[bytes, Target]) -> None:
+        """Make these objects equal, which are no directories; names of others beside them are left alone."""
+        self._sender.throttle()
+        theirs, own = trees.side_by_side(
+            functools.partial(self._questions.look, self._volume, paths),
+            lambda: [trees.look(self._root, path) for path in paths],
+        )
+        pairs: list[Pair] = []
+        wrong: dict[bytes, list[bytes]] = {}
+        for path, here, there in zip(paths, own, theirs, strict=True):
+            if here is None or here["inode"] != targets[path].inode:
+                self._sender.missed = True  # moved before it was looked at
+            elif there is None or self._is_other(here, there):
+                above, _, name = path.rpartition(b"/")
+                wrong.setdefault(above, []).append(name)
+                self._learn_links(here)
+            else:
+                self._sender.claim(self._volume, path, here, there["handle"])
+                pairs.append(Pair(path, here, there))
+        for above, names in wrong.items():
+            pairs += self._fix(above, names)
+        self._objects(pairs)
+        self._fill_new()
+
+    def _objects(self, pairs: list[Pair]) -> None:
+        """Data, size and attributes of these objects; of directories the attributes come later."""
+        written = self._blocks.compare([pair for pair in pairs if stat.S_ISREG(pair.own["mode"])])
+        for pair in pairs:
+            if stat.S_ISDIR(pair.own["mode"]):
+                self._directories[pair.path] = None
+                continue
+            self._progress.files += 1
+            self._progress.at(pair.path)
+            theirs: dict[str, Any] = pair.theirs or dict.fromkeys(TOLD) | {"xattrs": pair.own.get("xattrs")}
+            if pair.path in written:
+                theirs = theirs | {"mtime_ns": None}
+            # Without an entry of theirs it was made just now; its times are what is left to say.
+            self._sender.attributes(self._volume, pair.path, pair.own, theirs)
+
+    def _equal_files(self, path: bytes, own: Summary, looked_at: set[bytes]) -> None:
+        """Of files whose names and attributes are equal, the data; of most this is all there is to do."""
+        self._progress.files += own.count - len(own.directories) - len(looked_at)
+        files = [(trees.join(path, name), size) for name, size in own.filled if name not in looked_at]
+        for pair in self._blocks.compare_equal(files):
+            self._sender.attributes(self._volume, pair.path, pair.own, pair.own | {"mtime_ns": None})
+
+    # --- at the end ----------------------------------------------------------------------------------------
+
+    def _finish_directories(self) -> None:
+        """Attributes of directories, the deepest first."""
+        for batch in batches(sorted(self._directories, reverse=True), len, LOOKS_MAX):
+            theirs, own = trees.side_by_side(
+                functools.partial(self._questions.look, self._volume, batch),
+                lambda batch=batch: [trees.look(self._root, path) for path in batch],  # type: ignore[misc]
+            )
+            for path, here, there in zip(batch, own, theirs, strict=True):
+                if here is not None and there is not None:
+                    self._sender.attributes(self._volume, path, here, there)
