@@ -1,0 +1,213 @@
+"""What it costs to bring a copy up to date: by what changed, and by what exists; rsync beside it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.demo.machine import Machine
+from tests.bench import trees
+from tests.bench.many import Many
+from tests.bench.rig import UP_S, Served
+
+BIG = "big"
+COPY_S = 300.0
+"""A full compare of a million files takes seconds; whoever needs longer than this has other troubles."""
+CHANGED_BYTES = trees.CHANGED * trees.FILE_BYTES
+BIG_BYTES = len(trees.TOUCHED) << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """From the handshake until the joiner is equal, on disk."""
+
+    seconds: float
+    sent_bytes: int
+    """By all of the primary's interfaces: questions, acknowledgements and life signs included."""
+    full: bool
+
+
+class Aside:
+    """Two nodes whose directories hold the same trees; one node goes away and comes back."""
+
+    def __init__(self, work: Path, sizes: Sequence[int]) -> None:
+        self.sizes = sizes
+        names = [*map(_name, sizes), BIG]
+        self._cluster = Many(work, {name: {} for name in names})
+        self._served = Served(self._cluster)
+        self._names = names
+        self._number = 0
+
+    def __enter__(self) -> Aside:
+        try:
+            self._make()
+            self._cluster.up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.remove()
+
+    def _make(self) -> None:
+        """The trees, below the file system and before anything of ours runs, on both disks at once."""
+        made = []
+        for node in self._cluster.names:
+            data = self._cluster.machines[node].disk / "data"
+            steps = [["make", str(data / _name(size)), str(size)] for size in self.sizes]
+            for step in [*steps, ["big", str(data / BIG)]]:
+                made.append(_trees(*step))
+        for process in made:
+            if process.wait() != 0:
+                raise RuntimeError("the trees cannot be made: is the disk full, or out of inodes?")
+        subprocess.run(["sync"], check=True)
+
+    # --- the first meeting: all is compared ----------------------------------------------------------------
+
+    def first_meetings(self) -> dict[str, Resync]:
+        """Every module starts with files that the other node has too, of unknown history: all is compared."""
+        served, first, second = self._served, *self._cluster.names
+        served.story.await_true("both nodes hear each other", self._cluster.all_hear, UP_S)
+        found = {}
+        for name in self._names:
+            self._hafarm(first, "start", name, "--first", first)
+            served.story.await_true(f"{name} serves", lambda name=name: self._role(name) == "ALONE", UP_S)
+            with self._followed(name) as copy:
+                adopt = lambda name=name: self._adopts(name)  # noqa: E731
+                served.story.await_true(f"{second} takes its files of {name} for a copy", adopt, UP_S)
+                copy.wait()
+            found[name] = copy.result()
+        served.story.await_true("every module is in sync", self._cluster._all_redundant, UP_S)
+        return found
+
+    def _adopts(self, name: str) -> bool:
+        second = self._cluster.names[1]
+        return self._cluster.hafarm(second, "resync", name, "--adopt", "--node", second).returncode == 0
+
+    # --- away and back -------------------------------------------------------------------------------------
+
+    def away_and_back(self, name: str) -> Resync:
+        """What changes while the second node is away is brought to it."""
+        served, first, second = self._served, *self._cluster.names
+        self._number += 1
+        self._cluster.lose(second)
+        for each in self._names:
+            alone = lambda each=each: self._role(each) == "ALONE"  # noqa: E731
+            served.story.await_true(f"{each} goes on alone", alone, UP_S)
+        place = str(self._cluster.directory(name))
+        if name == BIG:
+            words = ["touch", place, str(self._number)]
+        else:
+            words = ["change", place, name.removeprefix("files"), str(self._number)]
+        done = self._cluster.machines[first].call(sys.executable, "-m", "tests.bench.trees", *words, timeout_s=120)
+        if done.returncode != 0:
+            raise RuntimeError(f"nothing could be changed: {done.stderr.strip()[-300:]}")
+        with self._followed(name) as copy:
+            self._cluster.bring_back(second)
+            copy.wait()
+        served.story.await_true("every module is in sync", self._cluster._all_redundant, UP_S)
+        return copy.result()
+
+    def rsync_s(self, size: int) -> float:
+        """`rsync -a` from one plain tree to the other, after as many changes; the cluster is over then."""
+        self._cluster.down()
+        self._number += 1
+        source, target = (
+            str(self._cluster.machines[node].disk / "data" / _name(size)) for node in self._cluster.names
+        )
+        _trees("change", source, str(size), str(self._number)).wait()
+        begin = time.monotonic()
+        subprocess.run(["rsync", "-a", "--delete", "--exclude=/.hafarm", f"{source}/", f"{target}/"], check=True)
+        return time.monotonic() - begin
+
+    def equal(self, name: str) -> None:
+        """`hafarm verify` finds nothing, or RuntimeError."""
+        self._hafarm(self._cluster.names[0], "verify", name)
+
+    def _hafarm(self, node: str, *words: str) -> None:
+        done = self._cluster.hafarm(node, *words)
+        if done.returncode != 0:
+            raise RuntimeError(f"hafarm {' '.join(words)}: {done.stderr.strip()[-300:]}")
+
+    def _role(self, name: str) -> str:
+        first = self._cluster.names[0]
+        status = self._cluster.status(first)
+        roles = [
+            node["role"]
+            for module in (status or {"modules": []})["modules"]
+            if module["name"] == name
+            for node in module["nodes"]
+            if node["node"] == first
+        ]
+        return roles[0] if roles else "?"
+
+    @contextmanager
+    def _followed(self, name: str) -> Iterator[Copy]:
+        machine = self._cluster.machines[self._cluster.names[0]]
+        copy = Copy(machine, machine.run_dir / name / "replicator.sock")
+        try:
+            yield copy
+        finally:
+            copy.close()
+
+
+class Copy:
+    """One copy, as the primary's replicator tells of it."""
+
+    def __init__(self, machine: Machine, path: Path) -> None:
+        self._machine = machine
+        self._sent = _sent_bytes(machine)
+        self._began = self._ended = 0.0
+        self._last: dict[str, Any] = {}
+        self._over = threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            for line in self._socket.makefile("rb"):
+                now = time.monotonic()
+                message = json.loads(line)
+                if message.get("event") == "copy_begins":
+                    self._began, self._last = now, message
+                elif message.get("event") == "member_ready" and self._began:
+                    self._ended = now
+                    self._over.set()
+        except (OSError, ValueError):
+            pass  # closed below
+
+    def wait(self) -> None:
+        if not self._over.wait(COPY_S):
+            raise TimeoutError(f"a copy did not end in {COPY_S:g} s")
+        self._sent = _sent_bytes(self._machine) - self._sent
+
+    def result(self) -> Resync:
+        return Resync(self._ended - self._began, self._sent, bool(self._last.get("full")))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _name(size: int) -> str:
+    return f"files{size}"
+
+
+def _trees(*words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "tests.bench.trees", *words])
+
+
+def _sent_bytes(machine: Machine) -> int:
+    lines = machine.call("cat", "/proc/net/dev").stdout.splitlines()[2:]
+    columns = [line.split() for line in lines]
+    return sum(int(words[9]) for words in columns if words[0] != "lo:")
