@@ -18,6 +18,8 @@ _RENAMEAT2: Final = {"x86_64": 316, "aarch64": 276}.get(platform.machine(), 316)
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 AT_EMPTY_PATH: Final = 0x1000
 AT_SYMLINK_FOLLOW: Final = 0x400
+HERE: Final = -100
+"""In place of a directory's descriptor: the thread's working directory (AT_FDCWD)."""
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
@@ -225,7 +227,7 @@ def become_for_files(uid: int, gid: int) -> None:
 
 
 def own_umask() -> None:
-    """From now on this thread's umask is its own (unshare CLONE_FS)."""
+    """From now on this thread's umask and working directory are its own (unshare CLONE_FS)."""
     _check(_libc.unshare(0x200))
 
 

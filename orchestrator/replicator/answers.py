@@ -12,7 +12,7 @@ from orchestrator.replicator.apply import Applier
 from orchestrator.replicator.logs import ChangeLog, ChangeLogs
 from orchestrator.replicator.places import Finder, by_inode
 from orchestrator.replicator.summaries import BUCKETS_MAX, Summary, names_in, summarize
-from orchestrator.replicator.trees import Excluded
+from orchestrator.replicator.trees import Excluded, nothing_excluded
 
 PAGE_BYTES: Final = 4 << 20
 """Of paths in one answer: as text twice as many, half of what an answer may have."""
@@ -113,7 +113,7 @@ class Answers:
         keys = log.keys()
         places, placed = log.places()
         for volume in range(self._applier.volumes):
-            finder = Finder(self._applier.objects.root(volume), volume, lambda volume, path: False)
+            finder = Finder(self._applier.objects.root(volume), volume, nothing_excluded)
             found = finder.find(by_inode(keys, volume), places, placed)
             for path in sorted(found):
                 for what, extent in sorted(found[path].about):

@@ -36,7 +36,7 @@ from orchestrator.replicator.link import (
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import HIDDEN
 from orchestrator.replicator.outgoing import ADMISSION_S, Tell
-from orchestrator.replicator.trees import Excluded
+from orchestrator.replicator.trees import Excluded, nothing_excluded
 from orchestrator.replicator.workers import Workers
 
 _ASKED: Final = frozenset(
@@ -68,7 +68,7 @@ class Follower:
         logs: ChangeLogs,
         life: Nonce,
         tell: Tell,
-        excluded: Excluded = lambda volume, path: False,
+        excluded: Excluded = nothing_excluded,
     ) -> None:
         self.settings = settings
         self.history = history

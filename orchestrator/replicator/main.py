@@ -29,6 +29,7 @@ from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.settings import Settings, load
 from orchestrator.replicator.stream import Primary
+from orchestrator.replicator.trees import nothing_excluded
 from orchestrator.replicator.volume import Mode
 
 log = logging.getLogger("hafarm.replicator")
@@ -60,14 +61,16 @@ class Replicator:
         self._history = History(settings.state_directory)
         logs = ChangeLogs(settings.state_directory, [NodeName(peer.name) for peer in settings.peers])
         links = link_settings(settings)
-        self._primary = Primary(links, self._history, logs, self._tell, self._excluded)
+        has_patterns = any(volume.exclude for volume in settings.volumes)
+        excluded = self._excluded if has_patterns else nothing_excluded
+        self._primary = Primary(links, self._history, logs, self._tell, excluded)
         self.volumes = [
             Files(number, volume, tuple(fds), self._primary, settings.writeback)
             for number, (volume, fds) in enumerate(zip(settings.volumes, given["volumes"], strict=True))
         ]
         self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
         roots = [files.plain for files in self.volumes]
-        self._follower = Follower(links, roots, self._history, logs, self.life, self._tell, self._excluded)
+        self._follower = Follower(links, roots, self._history, logs, self.life, self._tell, excluded)
         self._control = Control(settings.socket, self._requests())
 
     def start(self) -> None:

@@ -25,7 +25,7 @@ from orchestrator.replicator.ops import FRESH, ChangeKey, Link, Operation, Renam
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.outgoing import PeerLink, Tell
 from orchestrator.replicator.plan import Changes
-from orchestrator.replicator.trees import Excluded
+from orchestrator.replicator.trees import Excluded, nothing_excluded
 
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
@@ -44,7 +44,7 @@ class Primary:
         history: History,
         logs: ChangeLogs,
         tell: Tell,
-        excluded: Excluded = lambda volume, path: False,
+        excluded: Excluded = nothing_excluded,
     ) -> None:
         self.settings = settings
         self.history = history

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -20,7 +22,11 @@ from orchestrator.replicator.trees import Excluded
 _BYTES_A_BUCKET: Final = 4096
 """Of a directory's own size, some hundred names: where one of them differs, so many are looked at."""
 BUCKETS_MAX: Final = 16_384  # an answer of 256 KiB, for a directory of a million names
-_ATTRIBUTES: Final = struct.Struct("<IIIqQQ")  # mode, user, group, time of modification, size, device
+_KIND: Final = 0o170000
+_ROW: Final = struct.Struct("<HIIIIqQQ")
+"""Lengths of the name and of what follows it; mode, user, group, time of modification, size, device."""
+_SCANNERS: Final = ThreadPoolExecutor(2, "scan", initializer=disk.own_umask)
+"""Threads with a working directory of their own; two, as a node may be asked while it copies to a third."""
 
 
 @dataclass(slots=True)
@@ -46,64 +52,92 @@ def buckets_for(root: int, path: bytes) -> int:
 
 def summarize(root: int, volume: int, path: bytes, buckets: int, excluded: Excluded) -> Summary | None:
     """A directory's summary; None when there is no directory at this path."""
+    return _SCANNERS.submit(_summarize, root, volume, path, buckets, excluded).result()
+
+
+def _summarize(root: int, volume: int, path: bytes, buckets: int, excluded: Excluded) -> Summary | None:
     try:
-        with _scanned(root, path) as (fd, items):
-            summary = Summary([0] * buckets)
-            # A path to each object that no symbolic link on the way can change; the object itself as it is.
-            prefix = os.fsencode(disk.path_of(fd)) + b"/"
-            for item in items:
-                name = os.fsencode(item.name)
-                child = trees.join(path, name)
-                if child != HIDDEN and not excluded(volume, child):
-                    try:
-                        _add(summary, fd, prefix, name, item.stat(follow_symlinks=False))
-                    except FileNotFoundError:
-                        continue  # taken away meanwhile
-            return summary
+        fd = trees.open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return None
+    try:
+        # A name in the working directory is found twice as fast as through a descriptor, and as surely.
+        os.fchdir(fd)
+        rows: list[list[bytes]] = [[] for _ in range(buckets)]
+        summary = Summary([])
+        patterns = excluded is not trees.nothing_excluded
+        list_xattrs, pack = os.listxattr, _ROW.pack  # this is done a million times
+        with os.scandir(b".") as items:
+            for item in items:
+                name = item.name
+                if name == HIDDEN and not path:
+                    continue
+                if patterns and excluded(volume, trees.join(path, name)):
+                    continue
+                try:
+                    status = item.stat(follow_symlinks=False)
+                    mode, size = status.st_mode, status.st_size
+                    is_file = mode & _KIND == stat.S_IFREG
+                    keys = list_xattrs(name, follow_symlinks=False) if is_file else ()
+                    more = _more(name, mode, keys) if keys or not is_file else b""
+                except OSError as fault:
+                    if fault.errno != errno.EOPNOTSUPP:
+                        continue  # taken away meanwhile
+                    more = b""
+                row = pack(
+                    len(name),
+                    len(more),
+                    mode,
+                    status.st_uid,
+                    status.st_gid,
+                    status.st_mtime_ns,
+                    size if is_file else 0,
+                    status.st_rdev,
+                )
+                rows[zlib.crc32(name) % buckets].append(row + name + more)
+                if size or not is_file or status.st_nlink > 1:
+                    _sort(summary, name, status)
+                summary.count += 1
+        summary.digests = [_digest(row) for row in rows]
+        return summary
+    finally:
+        os.close(fd)
+        os.chdir("/")
 
 
-def _add(summary: Summary, fd: int, prefix: bytes, name: bytes, status: os.stat_result) -> None:
-    mode = status.st_mode
-    kind = stat.S_IFMT(mode)
-    size = status.st_size if kind == stat.S_IFREG else 0
-    what = name + _ATTRIBUTES.pack(
-        mode, status.st_uid, status.st_gid, status.st_mtime_ns, size, status.st_rdev
-    )
-    if kind == stat.S_IFLNK:
-        what += os.readlink(name, dir_fd=fd)
-    else:
-        what += _xattrs(prefix + name)
-    buckets = len(summary.digests)
-    bucket = zlib.crc32(name) % buckets if buckets > 1 else 0
-    summary.digests[bucket] ^= int.from_bytes(blake2b(what, digest_size=8).digest(), "little")
-    summary.count += 1
-    if kind == stat.S_IFDIR:
+def _more(name: bytes, mode: int, keys: Sequence[str]) -> bytes:
+    """What an object in the working directory has beside its numbers: a target, extended attributes."""
+    if stat.S_ISLNK(mode):
+        return os.readlink(name)
+    try:
+        keys = keys or os.listxattr(name, follow_symlinks=False)
+    except OSError:
+        return b""  # a kind of object without extended attributes
+    values = {os.fsencode(key): os.getxattr(name, key, follow_symlinks=False) for key in keys}
+    return b"".join(b"%s\0%d\0%s" % (key, len(values[key]), values[key]) for key in sorted(values))
+
+
+def _sort(summary: Summary, name: bytes, status: os.stat_result) -> None:
+    """What of it is looked at beyond its name and attributes."""
+    if stat.S_ISDIR(status.st_mode):
         summary.directories.append(name)
         return
-    if size:
-        summary.filled.append((name, size))
+    if status.st_size and stat.S_ISREG(status.st_mode):
+        summary.filled.append((name, status.st_size))
     if status.st_nlink > 1:
-        summary.linked[name] = _handle(fd, name, status.st_ino)
+        summary.linked[name] = _handle(name, status.st_ino)
 
 
-def _xattrs(path: bytes) -> bytes:
+def _handle(name: bytes, inode: int) -> str:
     try:
-        names = os.listxattr(path, follow_symlinks=False)
-    except OSError:
-        return b""  # a kind of object or file system without extended attributes
-    if not names:
-        return b""
-    values = {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
-    return b"".join(b"\0%s\0%d\0%s" % (name, len(values[name]), values[name]) for name in sorted(values))
-
-
-def _handle(fd: int, name: bytes, inode: int) -> str:
-    try:
-        return disk.handle_of(fd, name).hex()
+        return disk.handle_of(disk.HERE, name).hex()
     except OSError:
         return str(inode)
+
+
+def _digest(rows: list[bytes]) -> int:
+    rows.sort()
+    return int.from_bytes(blake2b(b"".join(rows), digest_size=8).digest(), "little") or 1 if rows else 0
 
 
 def names_in(

@@ -31,6 +31,11 @@ Excluded = Callable[[int, bytes], bool]
 """(volume, path): local to each node, never compared."""
 
 
+def nothing_excluded(volume: int, path: bytes) -> bool:
+    """Everything is replicated."""
+    return False
+
+
 def open_path(root: int, path: bytes, flags: int) -> int:
     """Open a relative path beneath the root; the empty one is the root itself."""
     if not path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import subprocess
@@ -61,16 +62,23 @@ class Aside:
 
     def _make(self) -> None:
         """The trees, below the file system and before anything of ours runs, on both disks at once."""
-        made = []
+        made: list[subprocess.Popen[bytes]] = []
+        try:
+            self._start_making(made)
+            for process in made:
+                if process.wait() != 0:
+                    raise RuntimeError("the trees cannot be made: is the disk full, or out of inodes?")
+        finally:
+            for process in made:
+                process.kill()
+        subprocess.run(["sync", "-f", str(self._cluster.work)], check=True)
+
+    def _start_making(self, made: list[subprocess.Popen[bytes]]) -> None:
         for node in self._cluster.names:
             data = self._cluster.machines[node].disk / "data"
             steps = [["make", str(data / _name(size)), str(size)] for size in self.sizes]
             for step in [*steps, ["big", str(data / BIG)]]:
                 made.append(_trees(*step))
-        for process in made:
-            if process.wait() != 0:
-                raise RuntimeError("the trees cannot be made: is the disk full, or out of inodes?")
-        subprocess.run(["sync"], check=True)
 
     # --- the first meeting: all is compared ----------------------------------------------------------------
 
@@ -81,10 +89,10 @@ class Aside:
         found = {}
         for name in self._names:
             self._hafarm(first, "start", name, "--first", first)
-            served.story.await_true(f"{name} serves", lambda name=name: self._role(name) == "ALONE", UP_S)
+            served.story.await_true(f"{name} serves", functools.partial(self._is_alone, name), UP_S)
             with self._followed(name) as copy:
-                adopt = lambda name=name: self._adopts(name)  # noqa: E731
-                served.story.await_true(f"{second} takes its files of {name} for a copy", adopt, UP_S)
+                what = f"{second} takes its files of {name} for a copy"
+                served.story.await_true(what, functools.partial(self._adopts, name), UP_S)
                 copy.wait()
             found[name] = copy.result()
         served.story.await_true("every module is in sync", self._cluster._all_redundant, UP_S)
@@ -102,14 +110,16 @@ class Aside:
         self._number += 1
         self._cluster.lose(second)
         for each in self._names:
-            alone = lambda each=each: self._role(each) == "ALONE"  # noqa: E731
-            served.story.await_true(f"{each} goes on alone", alone, UP_S)
+            what = f"{each} goes on alone"
+            served.story.await_true(what, functools.partial(self._is_alone, each), UP_S)
         place = str(self._cluster.directory(name))
         if name == BIG:
             words = ["touch", place, str(self._number)]
         else:
             words = ["change", place, name.removeprefix("files"), str(self._number)]
-        done = self._cluster.machines[first].call(sys.executable, "-m", "tests.bench.trees", *words, timeout_s=120)
+        done = self._cluster.machines[first].call(
+            sys.executable, "-m", "tests.bench.trees", *words, timeout_s=120
+        )
         if done.returncode != 0:
             raise RuntimeError(f"nothing could be changed: {done.stderr.strip()[-300:]}")
         with self._followed(name) as copy:
@@ -127,7 +137,9 @@ class Aside:
         )
         _trees("change", source, str(size), str(self._number)).wait()
         begin = time.monotonic()
-        subprocess.run(["rsync", "-a", "--delete", "--exclude=/.hafarm", f"{source}/", f"{target}/"], check=True)
+        subprocess.run(
+            ["rsync", "-a", "--delete", "--exclude=/.hafarm", f"{source}/", f"{target}/"], check=True
+        )
         return time.monotonic() - begin
 
     def equal(self, name: str) -> None:
@@ -139,17 +151,16 @@ class Aside:
         if done.returncode != 0:
             raise RuntimeError(f"hafarm {' '.join(words)}: {done.stderr.strip()[-300:]}")
 
-    def _role(self, name: str) -> str:
+    def _is_alone(self, name: str) -> bool:
         first = self._cluster.names[0]
         status = self._cluster.status(first)
-        roles = [
+        return "ALONE" in [
             node["role"]
             for module in (status or {"modules": []})["modules"]
             if module["name"] == name
             for node in module["nodes"]
             if node["node"] == first
         ]
-        return roles[0] if roles else "?"
 
     @contextmanager
     def _followed(self, name: str) -> Iterator[Copy]:

@@ -12,10 +12,11 @@ import os
 import random
 import stat
 import sys
+from collections.abc import Callable
 
 CHANGED = 1000
 FILE_BYTES = 4096
-"""What a file that is changed later holds; all others are empty, so that a million of them is made in seconds."""
+"""What a file that is changed later holds; all others are empty: a million of them is made in seconds."""
 FOLDER_FILES = 1000
 BIG_BYTES = 10 << 30
 TOUCHED = (1 << 20, 5 << 30, (10 << 30) - (2 << 20))
@@ -74,4 +75,5 @@ def touch(place: str, number: int) -> None:
 
 if __name__ == "__main__":
     what, where, *numbers = sys.argv[1:]
-    {"make": make, "change": change, "big": big, "touch": touch}[what](where, *map(int, numbers))
+    acts: dict[str, Callable[..., None]] = {"make": make, "change": change, "big": big, "touch": touch}
+    acts[what](where, *map(int, numbers))
