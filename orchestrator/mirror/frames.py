@@ -46,7 +46,7 @@ ANSWER_BYTES_MAX: Final = 16 << 20  # a page of a directory's listing or of bloc
 _LIMITS: Final[Mapping[Kind, int]] = {
     Kind.OPERATION: OPERATION_BYTES_MAX,
     Kind.SKIP: 0,
-    Kind.FLUSH: 0,
+    Kind.FLUSH: 8,
     Kind.ALIVE: 0,
     Kind.ACKNOWLEDGED: 24,
     Kind.ASK: 1 << 20,
@@ -56,6 +56,7 @@ _LIMITS: Final[Mapping[Kind, int]] = {
 _HEADER: Final = struct.Struct("<IHHQ")  # length of the payload, kind, zero, sequence
 HEADER_BYTES: Final = _HEADER.size
 _ACKNOWLEDGED: Final = struct.Struct("<QQQ")
+_FLUSHED: Final = struct.Struct("<Q")
 
 
 @dataclass(eq=False)
@@ -155,6 +156,18 @@ class Decoder:
         if (sequence > 0) != (kind in NUMBERED):
             raise WireFault(f"{kind.name} with the sequence number {sequence}")
         return length, kind, sequence
+
+
+def encode_flushed(sequence: int) -> bytes:
+    """What FLUSH carries: up to which number the sender's own disk holds everything."""
+    return _FLUSHED.pack(sequence)
+
+
+def decode_flushed(payload: bytes) -> int:
+    if len(payload) != _FLUSHED.size:
+        raise WireFault("a FLUSH without the sender's position")
+    found: int = _FLUSHED.unpack(payload)[0]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

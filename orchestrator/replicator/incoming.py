@@ -210,9 +210,10 @@ class Session:
         receiver = self._receiver
         if frame.kind is Kind.OPERATION:
             sync = receiver.applier.apply(codec.decode(frame.payload), frame.sequence)
-            return sync and self._point(sync, frame.sequence, flush=False)
+            return sync and self._point(sync, frame.sequence, None)
         if frame.kind is Kind.FLUSH:
-            return self._point(receiver.applier.sync_all, frame.sequence, flush=True)
+            theirs = frames.decode_flushed(frame.payload)
+            return self._point(receiver.applier.sync_all, frame.sequence, theirs)
         if frame.kind is Kind.RECORD:
             self._new_record(Record.from_dict(frame.json()))
         elif frame.kind is Kind.COPY_BEGIN:
@@ -223,8 +224,11 @@ class Session:
             raise WireFault(f"{frame.kind.name} inside the stream")
         return None
 
-    def _point(self, sync: Callable[[], None], sequence: int, flush: bool) -> Callable[[], None]:
-        """A durable point begins; calling the result brings it to the disk, and tells so."""
+    def _point(self, sync: Callable[[], None], sequence: int, theirs: int | None) -> Callable[[], None]:
+        """A durable point begins; calling the result brings it to the disk, and tells so.
+
+        `theirs`: of a flush, up to which number the primary's disk holds everything.
+        """
         receiver = self._receiver
         points, obeyed = receiver.points, receiver.begun
         points.begin(sequence)
@@ -234,8 +238,8 @@ class Session:
         def bring_to_disk() -> None:
             try:
                 sync()
-                if flush:
-                    self._flushed(sequence, obeyed)
+                if theirs is not None:
+                    self._flushed(sequence, obeyed, min(theirs, sequence))
                 points.done(sequence)
             except OSError as fault:
                 self._failure = (fault.errno or errno.EIO, str(fault))
@@ -249,7 +253,7 @@ class Session:
 
         return bring_to_disk
 
-    def _flushed(self, sequence: int, obeyed: int) -> None:
+    def _flushed(self, sequence: int, obeyed: int, theirs: int) -> None:
         """All up to here is on this disk: durable in the lineage before it is told (S11)."""
         receiver = self._receiver
         if receiver.points.done_to + 1 < sequence and not receiver.points.all_done_before(sequence):
@@ -258,10 +262,10 @@ class Session:
             if self._abandoned:
                 return
             if not receiver.history.standing.inconsistent:
-                position = Position(self._stream, sequence)
                 try:
-                    receiver.history.advance(position)
-                    receiver.logs.of[self._record.primary].confirmed(position)
+                    receiver.history.advance(Position(self._stream, sequence))
+                    # Not this position: the primary's own disk may be behind it, and an entry needs both.
+                    receiver.logs.of[self._record.primary].confirmed(Position(self._stream, theirs))
                 except (OSError, HafarmError) as fault:
                     self._failure = (errno.EIO, str(fault))
                     return
@@ -286,7 +290,11 @@ class Session:
 
     def _copy_done(self, frame: Frame) -> None:
         receiver = self._receiver
-        source = Standing.from_dict(receiver.history.standing.as_dict() | frame.json())
+        told = frame.json()
+        flushed = told.pop("flushed", None)
+        if not isinstance(flushed, int) or not 0 <= flushed <= frame.sequence:
+            raise WireFault("a copy's end without the sender's position")
+        source = Standing.from_dict(receiver.history.standing.as_dict() | told)
         try:
             receiver.applier.sync_all()
         except OSError as fault:
@@ -300,7 +308,7 @@ class Session:
         )
         log = receiver.logs.of[self._record.primary]
         log.unpin(frame.sequence)
-        log.confirmed(Position(receiver.stream, frame.sequence))
+        log.confirmed(Position(receiver.stream, flushed))
         log.unreadable = False
         receiver.applier.end_copy()
         receiver.flushed = frame.sequence

@@ -355,13 +355,21 @@ class PeerLink:
     def _flushed_to(self, flushed: int) -> None:
         log = self._primary.logs.of[self.peer]
         if self._copier is None:
-            log.confirmed(Position(self._primary.stream, flushed))
+            log.confirmed(self._durable_on_both(flushed))
         elif self._copy_target and flushed >= self._copy_target:
             log.unpin(self._copy_target)
-            log.confirmed(Position(self._primary.stream, flushed))
+            log.confirmed(self._durable_on_both(flushed))
             log.unreadable = False
             self._copier, self._copy_target = None, 0
             self._tell_ready_if_joining()
+
+    def _durable_on_both(self, flushed: int) -> Position:
+        """This disk is behind what was sent since it was flushed last: an entry needs both (S2)."""
+        primary = self._primary
+        own = primary.history.standing.position
+        if own is None or own.stream != primary.stream:
+            return Position(primary.stream, 0)
+        return Position(primary.stream, min(flushed, own.sequence))
 
     def _check_progress(self) -> None:
         if self._primary.oldest_held() and self.peer in self._primary.required:
@@ -394,9 +402,11 @@ class PeerLink:
     def _copied(self) -> None:
         """Everything to copy is in the stream; what follows is the barrier (S9) and the lineage (G3)."""
         primary = self._primary
-        standing = primary.history.standing.as_dict()
-        done = json.dumps({"reigns": standing["reigns"], "forced": standing["forced"]}).encode()
         primary.flush()
+        standing = primary.history.standing.as_dict()
+        told = {key: standing[key] for key in ("reigns", "forced")}
+        flushed = self._durable_on_both(self._outbox.last).sequence
+        done = json.dumps(told | {"flushed": flushed}).encode()
         self._copy_target = self._outbox.put(Kind.COPY_DONE, done, self.peer)
 
     def _copy_failed(self, why: str) -> None:

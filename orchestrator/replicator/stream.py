@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from orchestrator.host import disk
+from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, Kind
 from orchestrator.mirror.gate import Gate
 from orchestrator.mirror.lineage import Position
@@ -290,7 +291,7 @@ class Primary:
                 finally:
                     os.close(plain)
             self.history.advance(Position(self.stream, position))
-            self._flushed = self.outbox.put(Kind.FLUSH, b"")
+            self._flushed = self.outbox.put(Kind.FLUSH, frames.encode_flushed(position))
             return self._flushed
 
     def _drain(self, timeout_s: float) -> frozenset[NodeName]:

@@ -173,10 +173,20 @@ class LiveTree:
             os.setxattr(self.path / path, name, value)
             self.outlet.emit(ops.SetXattr(0, id, name.encode(), value))  # type: ignore[union-attr]
 
+    def rmdir(self, path: str) -> None:
+        folder, name = os.path.split(path)
+        with self.lock:
+            self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            parent = self._bind(folder)
+            inode = os.lstat(self.path / path).st_ino
+            os.rmdir(self.path / path)
+            self._ids.pop(inode, None)
+            self.outlet.emit(ops.Rmdir(0, parent, os.fsencode(name)))  # type: ignore[union-attr]
+
     def unlink(self, path: str) -> None:
         folder, name = os.path.split(path)
         with self.lock:
-            self._keys(folder, (ops.NAMES, 0))
+            self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
             parent = self._bind(folder)
             inode = os.lstat(self.path / path)
             os.unlink(self.path / path)
@@ -188,8 +198,9 @@ class LiveTree:
     def link(self, path: str, new: str) -> None:
         folder, name = os.path.split(new)
         with self.lock:
-            inode, above = os.lstat(self.path / path).st_ino, os.lstat(self.path / folder).st_ino
-            self.outlet.before_change([(0, inode, ops.DATA, ops.WHOLE), (0, above, ops.NAMES, 0)])  # type: ignore[union-attr]
+            self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            self._keys(path, (ops.ATTRIBUTES, 0))
+            self.outlet.before_change([ops.whole_key(0, os.lstat(self.path / path))])  # type: ignore[union-attr]
             id, parent = self._bind(path), self._bind(folder)
             os.link(self.path / path, self.path / new)
             self.outlet.emit(ops.Link(0, id, parent, os.fsencode(name)))  # type: ignore[union-attr]
@@ -198,9 +209,10 @@ class LiveTree:
         (folder, name), (new_folder, new_name) = os.path.split(path), os.path.split(new)
         with self.lock:
             moved = os.lstat(self.path / path)
-            what = ops.NAMES if stat.S_ISDIR(moved.st_mode) else ops.DATA
-            above = [(0, os.lstat(self.path / up).st_ino, ops.NAMES, 0) for up in (folder, new_folder)]
-            self.outlet.before_change([(0, moved.st_ino, what, ops.WHOLE), *above])  # type: ignore[union-attr]
+            for up in (folder, new_folder):
+                self._keys(up, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            there = [path, *([new] if os.path.lexists(self.path / new) else [])]
+            self.outlet.before_change([ops.whole_key(0, os.lstat(self.path / each)) for each in there])  # type: ignore[union-attr]
             parent, new_parent = self._bind(folder), self._bind(new_folder)
             with contextlib.suppress(FileNotFoundError):
                 victim = os.lstat(self.path / new)

@@ -1,0 +1,175 @@
+"""Resync by the logs alone: whatever changed on either side while they were apart, found without a walk."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.mirror.differ import Place
+from orchestrator.replicator import trees
+from orchestrator.replicator.logs import ChangeLog
+from tests.replicator.pair import LYON, PARIS, LiveTree, Pair, picture, record
+from tests.support.waiting import eventually
+
+FIRST, SECOND = secrets.token_hex(16), secrets.token_hex(16)
+TOGETHER = record(1, FIRST, {PARIS})
+AFTER = record(2, SECOND, {LYON}, LYON)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often a whole tree was walked."""
+    made: list[int] = []
+    walk = trees.walk
+
+    def counted(root: int, volume: int, excluded: trees.Excluded) -> Iterator[tuple[bytes, int, bool]]:
+        made.append(volume)
+        return walk(root, volume, excluded)
+
+    monkeypatch.setattr(trees, "walk", counted)
+    return made
+
+
+def ready(pair: Pair) -> None:
+    eventually(lambda: pair.said("member_ready") != [], 30)
+
+
+def filled(pair: Pair, dice: random.Random) -> None:
+    """Some directories in each other, and files in them, one of them with several extents."""
+    root = pair.trees[PARIS]
+    for path in ("a", "a/b", "a/b/c", "d", "e", "e/f"):
+        (root / path).mkdir()
+        for number in range(3):
+            (root / path / f"old{number}").write_bytes(dice.randbytes(dice.randrange(4000)))
+    with (root / "d" / "large").open("wb") as file:
+        file.truncate(20 << 20)
+        file.seek(9 << 20)
+        file.write(dice.randbytes(2000))
+    os.link(root / "a" / "old0", root / "e" / "f" / "linked")
+
+
+def changed(live: LiveTree, dice: random.Random, times: int, mark: str) -> None:
+    """Any change that an application can make, at random."""
+    root = live.path
+    for number in range(times):
+        everything = [path for path in root.rglob("*") if ".hafarm" not in path.parts]
+        files = sorted(str(path.relative_to(root)) for path in everything if path.is_file())
+        folders = sorted(str(path.relative_to(root)) for path in everything if path.is_dir())
+        fresh = os.path.join(dice.choice(["", *folders]), f"{mark}{number}")
+        file = dice.choice(files)
+        match dice.randrange(12):
+            case 0 | 1:
+                live.create(fresh)
+                live.write(fresh, 0, dice.randbytes(dice.randrange(1, 3000)))
+            case 2:
+                live.write(file, dice.randrange(3000), dice.randbytes(50))
+            case 3:
+                live.write("d/large", dice.randrange(19 << 20), dice.randbytes(50))
+            case 4:
+                live.rename(file, fresh)
+            case 5:
+                live.rename(file, dice.choice(files))  # takes another's name, or its own
+            case 6:
+                live.link(file, fresh)
+            case 7 if len(files) > 6 and file != "d/large":
+                live.unlink(file)
+            case 8:
+                live.mkdir(fresh)
+            case 9:
+                folder = dice.choice(folders)
+                if folder != "d" and not f"{fresh}/".startswith(f"{folder}/"):
+                    live.rename(folder, fresh)
+            case 10:
+                for folder in folders:
+                    if not any((root / folder).iterdir()):
+                        live.rmdir(folder)
+                        break
+            case _:
+                live.chmod(dice.choice([*files, *folders]), dice.choice([0o700, 0o750, 0o755]))
+        if not (root / "d" / "large").exists():
+            (root / "d").mkdir(exist_ok=True)
+            live.create("d/large")
+
+
+def apart(pair: Pair, dice: random.Random, times: int) -> None:
+    """Paris changes what Lyon never hears of, and is gone; Lyon serves, and changes its own copy."""
+    filled(pair, dice)
+    pair.start_follower(TOGETHER)
+    primary = pair.start_primary(TOGETHER)
+    ready(pair)
+    assert pair.live is not None
+    changed(pair.live, dice, 10, "t")
+    target = primary.outbox.last
+    eventually(lambda: pair.follower is not None and pair.follower.applied >= target, 20)
+    pair.stop_follower()
+    eventually(lambda: not primary._links[LYON].is_up, 10)
+    changed(pair.live, dice, times, "p")
+    pair.stop_primary()
+    pair.told.clear()
+
+
+def together(pair: Pair, dice: random.Random, times: int, before: Callable[[ChangeLog], None]) -> None:
+    """Lyon serves, and Paris comes back to it; `before` is done to both logs."""
+    primary = pair.start_primary(AFTER, LYON)
+    assert pair.live is not None
+    changed(pair.live, dice, times, "l")
+    before(primary.logs.of[PARIS])
+    follower = pair.start_follower(AFTER, PARIS)
+    before(follower.logs.of[LYON])
+    primary.settings.ports[PARIS] = pair.port  # type: ignore[index]
+    ready(pair)
+    assert not pair.said("progress")[-1]["full"], pair.said("progress")[-1]["why"]
+    assert picture(pair.trees[PARIS]) == picture(pair.trees[LYON])
+    assert primary.verify(PARIS) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_changed_on_either_side_is_brought_together_without_a_walk(
+    pair: Pair, seed: int, walks: list[int]
+) -> None:
+    dice = random.Random(seed)
+    apart(pair, dice, 25)
+    walks.clear()
+    together(pair, dice, 25, lambda log: None)
+
+
+def no_places(log: ChangeLog) -> None:
+    """As a log of an older version."""
+    log.log.places.clear()
+    log.log.placed = False
+
+
+def wrong_places(log: ChangeLog) -> None:
+    """Each object is said to be where another one is."""
+    places = log.log.places
+    others = list(places.values())[1:] + list(places.values())[:1]
+    for about, other in zip(list(places), others, strict=True):
+        places[about] = Place(places[about].handle, other.directory, other.name)
+
+
+def broken_places(log: ChangeLog) -> None:
+    """Nothing that is said means anything."""
+    for about in log.log.places:
+        log.log.places[about] = Place(secrets.token_bytes(16), secrets.token_bytes(16), b"nobody")
+
+
+@pytest.mark.parametrize("damage", [no_places, wrong_places, broken_places])
+@pytest.mark.parametrize("seed", range(3))
+def test_correctness_rests_on_no_remembered_place(
+    pair: Pair, seed: int, damage: Callable[[ChangeLog], None]
+) -> None:
+    dice = random.Random(100 + seed)
+    apart(pair, dice, 25)
+    together(pair, dice, 25, damage)
