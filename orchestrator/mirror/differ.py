@@ -133,6 +133,8 @@ class MayDiffer:
     def retire(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self.stamps.pop(key, None)
+        if len(self.places) > 2 * len(self.stamps) + HOT_MAX:
+            self.forget_places()
         self.placed = self.placed or all(key[:2] in self.places for key in self.stamps)
 
     def forget_places(self) -> None:

@@ -21,6 +21,9 @@ from orchestrator.replicator.sender import Cancelled, Sender, Source
 
 log = logging.getLogger("hafarm.copy")
 
+COUNT_AFTER_S: Final = 5.0
+"""Whoever compares everything for so long hears how much it is; a million small files are done before."""
+
 PASSES_MAX: Final = 4
 """Passes over what changed meanwhile; the last one holds the names still, so it is always the last."""
 
@@ -143,12 +146,27 @@ class Copier:
         for volume in range(self._source.volumes):
             equalizer = Equalizer(self._source, self._sender, self._questions, self._progress, volume)
             if keys is None:
+                threading.Thread(target=self._count, args=(volume,), name="count", daemon=True).start()
                 equalizer.everything()
                 continue
             targets = self._targets(volume, keys)
             files = [target for target in targets.values() if not target.is_directory]
             self._progress.expect(len(files), sum(target.size for target in files))
             equalizer.only(targets)
+
+    def _count(self, volume: int) -> None:
+        """Say how much a comparison of everything has to look at, if it is still at it after a while."""
+        if self._cancelled.wait(COUNT_AFTER_S):
+            return
+        root = self._tree.root(volume)
+        files = size = 0
+        for path, _, is_directory in trees.walk(root, volume, self._source.excluded):
+            if self._cancelled.is_set():
+                return
+            if not is_directory:
+                status = trees.status_of(root, path)
+                files, size = files + 1, size + (status.st_size if status is not None else 0)
+        self._progress.expect(files, size)
 
     def _targets(self, volume: int, keys: set[Key]) -> dict[bytes, Target]:
         places, placed = self._source.logs.of[self._peer].places()

@@ -59,6 +59,8 @@ class Progress:
         self.files = 0
         self.files_total = 0
         self.bytes_total = 0
+        self.is_counted = False
+        """The totals are known; until then nobody can say when it ends."""
         self.compared = 0
         """Bytes looked at."""
         self.sent = 0
@@ -72,6 +74,7 @@ class Progress:
         """So much more is to be looked at."""
         self.files_total += files
         self.bytes_total += bytes
+        self.is_counted = True
 
     def at(self, path: bytes) -> None:
         """This is being looked at."""
@@ -94,7 +97,7 @@ class Progress:
             "bytes_total": self.bytes_total,
             "sent": self.sent,
             "rate": int(rate),
-            "eta_s": round(left / rate, 1) if rate else None,
+            "eta_s": round(left / rate, 1) if rate and self.is_counted else None,
             "current": self._current,
             "full": self._plan.full,
             "why": self._plan.why,

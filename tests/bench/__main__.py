@@ -29,6 +29,7 @@ PROGRAMS = {
     "keepalived": "keepalived",
     "psql": "postgresql",
     "tar": "tar",
+    "rsync": "rsync",
 }
 
 

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from tests.bench import data, failover
 from tests.bench.idle import Idle, status_ms
 from tests.bench.keepalived import Pair
+from tests.bench.resync import BIG, BIG_BYTES, CHANGED_BYTES, Aside, Resync, name_of
 from tests.bench.rig import Rig, Served, loaded
 from tests.bench.rounds import Sleeper, count
 from tests.bench.rows import Row, median_row, ratios, worst_row
@@ -236,6 +237,41 @@ def _beside(
     return words
 
 
+# --- resync ------------------------------------------------------------------------------------------------
+
+
+def resync(bench: Bench) -> Iterator[Row]:
+    """A curve over trees of several sizes, a thousand files changed in each; rsync on the same trees last."""
+    bench.rig.drop()
+    sizes = (10_000, 100_000) if bench.quick else (10_000, 100_000, 1_000_000)
+    most = sizes[-1]
+    with Aside(bench.work / "resync", sizes) as aside:
+        whole = aside.first_meetings()
+        found: dict[str, list[Resync]] = defaultdict(list)
+        for _ in range(bench.much(3, 1)):
+            for name in aside.names:
+                found[name] += bench.rounds(1, 120, lambda name=name: aside.away_and_back(name))
+        for name in aside.names:
+            aside.check_equal(name)
+        rsync = {size: aside.rsync_s(size) for size in sizes}
+    times = {size: [one.seconds for one in found[name_of(size)]] for size in sizes}
+    for size in sizes:
+        bench.tell(
+            f"{size:>9,} files: resync {_median(times[size])}, "
+            f"compared in full {whole[name_of(size)].seconds:.2f} s, rsync -a {rsync[size]:.2f} s"
+        )
+    beside = ", ".join(f"{size:,}: {statistics.median(times[size]):.2f} s" for size in sizes)
+    yield median_row("resync_flatness", ratios(times[most], times[sizes[0]]), beside)
+    small = [one.sent_bytes / CHANGED_BYTES for size in sizes for one in found[name_of(size)]]
+    large = [one.sent_bytes / BIG_BYTES for one in found[BIG]]
+    words = f"1,000 files of 4 KiB: {statistics.median(small):.2f}; 3 MiB in a file of 10 GiB"
+    yield worst_row("resync_bytes_ratio", [*small, *large], f"{words}: {statistics.median(large):.2f}")
+    scale = 1_000_000 / most
+    scaled = "" if scale == 1 else f"{most:,} files, times {scale:g}; "
+    said = f"{scaled}rsync -a of 10^6 with 1,000 changed: {rsync[most] * scale:.1f} s"
+    yield median_row("compare_1m_files_s", [whole[name_of(most)].seconds * scale], said)
+
+
 # --- the rest -----------------------------------------------------------------------------------------------
 
 
@@ -289,6 +325,7 @@ ALL: Final = (
     Measurement(("false_takeovers", "decision_to_reply_loaded_ms"), _all(busy)),
     Measurement(("idle_cpu_pct", "idle_rss_mib", "replicator_idle_rss_mib"), _all(idle)),
     Measurement(tuple(match[0] for match in MATCHES), data_path),
+    Measurement(("resync_flatness", "resync_bytes_ratio", "compare_1m_files_s"), _all(resync)),
     Measurement(
         ("sim_weeks_per_cpu_min", "sim_faults_per_cpu_min", "sim_role_changes_per_cpu_min"), _all(simulator)
     ),

@@ -42,10 +42,10 @@ class Aside:
 
     def __init__(self, work: Path, sizes: Sequence[int]) -> None:
         self.sizes = sizes
-        names = [*map(_name, sizes), BIG]
+        names = [*map(name_of, sizes), BIG]
         self._cluster = Many(work, {name: {} for name in names})
         self._served = Served(self._cluster)
-        self._names = names
+        self.names = names
         self._number = 0
 
     def __enter__(self) -> Aside:
@@ -76,7 +76,7 @@ class Aside:
     def _start_making(self, made: list[subprocess.Popen[bytes]]) -> None:
         for node in self._cluster.names:
             data = self._cluster.machines[node].disk / "data"
-            steps = [["make", str(data / _name(size)), str(size)] for size in self.sizes]
+            steps = [["make", str(data / name_of(size)), str(size)] for size in self.sizes]
             for step in [*steps, ["big", str(data / BIG)]]:
                 made.append(_trees(*step))
 
@@ -87,7 +87,7 @@ class Aside:
         served, first, second = self._served, *self._cluster.names
         served.story.await_true("both nodes hear each other", self._cluster.all_hear, UP_S)
         found = {}
-        for name in self._names:
+        for name in self.names:
             self._hafarm(first, "start", name, "--first", first)
             served.story.await_true(f"{name} serves", functools.partial(self._is_alone, name), UP_S)
             with self._followed(name) as copy:
@@ -109,7 +109,7 @@ class Aside:
         served, first, second = self._served, *self._cluster.names
         self._number += 1
         self._cluster.lose(second)
-        for each in self._names:
+        for each in self.names:
             what = f"{each} goes on alone"
             served.story.await_true(what, functools.partial(self._is_alone, each), UP_S)
         place = str(self._cluster.directory(name))
@@ -133,7 +133,7 @@ class Aside:
         self._cluster.down()
         self._number += 1
         source, target = (
-            str(self._cluster.machines[node].disk / "data" / _name(size)) for node in self._cluster.names
+            str(self._cluster.machines[node].disk / "data" / name_of(size)) for node in self._cluster.names
         )
         _trees("change", source, str(size), str(self._number)).wait()
         begin = time.monotonic()
@@ -142,7 +142,7 @@ class Aside:
         )
         return time.monotonic() - begin
 
-    def equal(self, name: str) -> None:
+    def check_equal(self, name: str) -> None:
         """`hafarm verify` finds nothing, or RuntimeError."""
         self._hafarm(self._cluster.names[0], "verify", name)
 
@@ -210,7 +210,7 @@ class Copy:
         self._socket.close()
 
 
-def _name(size: int) -> str:
+def name_of(size: int) -> str:
     return f"files{size}"
 
 
