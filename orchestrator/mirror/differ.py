@@ -16,6 +16,9 @@ Key = tuple[int, int, int, int]
 HOT_MAX: Final = 1024
 """Entries kept although both disks are equal: 4 GiB of hot extents; a steady database pays nothing."""
 
+NAMES_MAX: Final = 4096
+"""Changed names that are known one by one: beyond, a directory is compared as quickly as it is listed."""
+
 IN_USE: Final = 1 << 63
 """The stamp of an entry whose change is not in the stream yet, or whose copy is not finished."""
 
@@ -69,6 +72,9 @@ class MayDiffer:
     baseline: Position | None = None
     places: dict[tuple[int, int], Place] = field(default_factory=dict)
     """By (volume, inode)."""
+    names: dict[tuple[int, int], set[bytes]] = field(default_factory=dict)
+    """By (volume, directory): every name that changed since its entry came. Only in this process's memory; of
+    a directory that is absent here any name may have changed."""
     placed: bool = True
     """Each entry came with its place; a reserved one that no object needed yet has none. A reserved one's
     place is on the disk before the entry of the directory in which it was made may go."""
@@ -115,6 +121,19 @@ class MayDiffer:
         """The entries that some change has needed."""
         return [key for key, stamp in self.stamps.items() if stamp != UNUSED]
 
+    def named(self, volume: int, directory: int, name: bytes) -> None:
+        """This name changes; of a directory in which too many did, all are compared."""
+        names = self.names.get((volume, directory))
+        if names is not None:
+            names.add(name)
+            if len(names) > NAMES_MAX:
+                del self.names[volume, directory]
+
+    def names_settled(self, key: Key, flushed: int) -> None:
+        """What changed in this directory up to here is equal, if its entry says so."""
+        if self.stamps.get(key, IN_USE) <= flushed:
+            self.names[key[:2]] = set()
+
     def retirable(self, flushed: int, hot_max: int = HOT_MAX) -> list[Key]:
         """The coldest entries beyond the hot set that are equal and durable on both sides up to `flushed`.
 
@@ -133,6 +152,7 @@ class MayDiffer:
     def retire(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self.stamps.pop(key, None)
+            self.names.pop(key[:2], None)
         if len(self.places) > 2 * len(self.stamps) + HOT_MAX:
             self.forget_places()
         self.placed = self.placed or all(key[:2] in self.places for key in self.stamps)

@@ -114,7 +114,7 @@ class Answers:
         places, placed = log.places()
         for volume in range(self._applier.volumes):
             finder = Finder(self._applier.objects.root(volume), volume, nothing_excluded)
-            found = finder.find(by_inode(keys, volume), places, placed)
+            found = finder.find(by_inode(keys, volume), places, placed, {})
             for path in sorted(found):
                 for what, extent in sorted(found[path].about):
                     yield volume, path, what, extent

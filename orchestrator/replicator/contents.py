@@ -136,7 +136,7 @@ class Contents(Namespace):
         file = self.file(handle)
         node = file.node
         data = bytes(body[40 : 40 + size])
-        self.outlet.before_change(self.data_keys(node, offset, offset + size))
+        self.outlet.before_change(self.data_keys(node, offset, offset + size), ())
         sequence = 0
         with self._ordered(caller, node):
             # Looked at before: a write as the caller itself ends setuid, and the others must hear of it.
@@ -186,7 +186,7 @@ class Contents(Namespace):
             raise refusal(errno.EOPNOTSUPP)
         file = self.file(handle)
         node = file.node
-        self.outlet.before_change(self.data_keys(node, offset, offset + length))
+        self.outlet.before_change(self.data_keys(node, offset, offset + length), ())
         with self._ordered(caller, node):
             try:
                 disk.allocate(file.fd, mode, offset, length)
@@ -302,7 +302,7 @@ class Contents(Namespace):
         if valid & wire.FATTR_SIZE:
             with node as fd:
                 keys = self.data_keys(node, *sorted((size, os.fstat(fd).st_size)))
-        self.outlet.before_change(keys)
+        self.outlet.before_change(keys, ())
         with self._ordered(caller, node), node as fd:
             try:
                 which = self._set_locally(caller, node, fd, fields, valid, handle, size)

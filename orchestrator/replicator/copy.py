@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -144,12 +144,15 @@ class Copier:
         """Look at what these entries name; None: at everything."""
         self._sender.begin_pass()
         for volume in range(self._source.volumes):
-            equalizer = Equalizer(self._source, self._sender, self._questions, self._progress, volume)
+            # Read before the entries are looked up: a name that comes later travels by itself.
+            known = self._source.logs.of[self._peer].names()
+            names = {inode: found for (where, inode), found in known.items() if where == volume}
+            equalizer = Equalizer(self._source, self._sender, self._questions, self._progress, volume, names)
             if keys is None:
                 threading.Thread(target=self._count, args=(volume,), name="count", daemon=True).start()
                 equalizer.everything()
                 continue
-            targets = self._targets(volume, keys)
+            targets = self._targets(volume, keys, names)
             files = [target for target in targets.values() if not target.is_directory]
             self._progress.expect(len(files), sum(target.size for target in files))
             equalizer.only(targets)
@@ -168,7 +171,9 @@ class Copier:
                 files, size = files + 1, size + (status.st_size if status is not None else 0)
         self._progress.expect(files, size)
 
-    def _targets(self, volume: int, keys: set[Key]) -> dict[bytes, Target]:
+    def _targets(
+        self, volume: int, keys: set[Key], names: Mapping[int, frozenset[bytes]]
+    ) -> dict[bytes, Target]:
         places, placed = self._source.logs.of[self._peer].places()
         finder = Finder(self._tree.root(volume), volume, self._source.excluded)
-        return finder.find(by_inode(keys, volume), places, placed)
+        return finder.find(by_inode(keys, volume), places, placed, names)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from orchestrator.replicator import ops, summaries, trees
 from orchestrator.replicator.blocks import Blocks, Pair
 from orchestrator.replicator.codec import Remove
-from orchestrator.replicator.places import About, Target, links_of, may_be_another
+from orchestrator.replicator.places import About, Target, is_new, links_of, may_be_another
 from orchestrator.replicator.plan import Progress
 from orchestrator.replicator.questions import LOOKS_MAX, Questions, batches
 from orchestrator.replicator.sender import TOLD, Sender, Source
@@ -28,8 +28,15 @@ class Equalizer:
     """Makes what it is pointed at equal on the peer, in one volume."""
 
     def __init__(
-        self, source: Source, sender: Sender, questions: Questions, progress: Progress, volume: int
+        self,
+        source: Source,
+        sender: Sender,
+        questions: Questions,
+        progress: Progress,
+        volume: int,
+        names: Mapping[int, frozenset[bytes]],
     ) -> None:
+        """`names`: by the inode of a directory, the names that changed in it, where that is known."""
         self._source = source
         self._tree = source.tree
         self._root = source.tree.root(volume)
@@ -37,6 +44,7 @@ class Equalizer:
         self._questions = questions
         self._progress = progress
         self._volume = volume
+        self._changed = names
         self._full = False
         """All in the directories that are looked at counts, whatever the entries say."""
         self._whole_tree = False
@@ -67,8 +75,21 @@ class Equalizer:
                 self._paths.setdefault(target.inode, []).append(path)
         directories = sorted(path for path, target in targets.items() if target.is_directory)
         self._directories.update(dict.fromkeys(directories))
-        # A directory's name is right before anything below it is looked at: parents come first.
-        self._listed([path for path in directories if not _LISTED.isdisjoint(targets[path].about)])
+        listed, named = [], []
+        for path in directories:
+            about, names = targets[path].about, self._changed.get(targets[path].inode)
+            if not _LISTED.isdisjoint(about):
+                if names is None or is_new(about):
+                    listed.append(path)
+                else:
+                    named += [trees.join(path, name) for name in self._visible(path, names)]
+        # A directory's name is right before anything below it is looked at: parents come first. One that the
+        # peer does not have yet comes with its name.
+        absent = self._listed(listed)
+        for batch in batches(sorted(named), len, LOOKS_MAX):
+            self._files([path for path in batch if not self._is_made(path)], targets)
+        if self._listed(absent):
+            self._sender.missed = True
         for path in directories:
             if (ops.NAMES, ops.WHOLE) in targets[path].about and not self._is_made(path):
                 self._below(path)
@@ -84,13 +105,19 @@ class Equalizer:
 
     # --- directories ---------------------------------------------------------------------------------------
 
-    def _listed(self, paths: list[bytes]) -> None:
-        """Compare what these directories hold, by name and attributes, nothing below."""
+    def _listed(self, paths: list[bytes]) -> list[bytes]:
+        """Compare what these directories hold, by name and attributes, nothing below; what the peer lacks."""
+        absent = []
         for batch in batches(paths, len, DIRECTORIES_AT_ONCE):
             for path, own, theirs in self._summaries(batch):
-                if not self._is_made(path):
+                if self._is_made(path):
+                    continue
+                if theirs is None:
+                    absent.append(path)
+                else:
                     self._directory(path, own, theirs)
             self._fill_new()
+        return absent
 
     def _fill_new(self) -> None:
         new, self._new = self._new, []
@@ -265,7 +292,10 @@ class Equalizer:
     # --- files ---------------------------------------------------------------------------------------------
 
     def _files(self, paths: list[bytes], targets: Mapping[bytes, Target]) -> None:
-        """Make these objects equal, which are no directories; names of others beside them are left alone."""
+        """Make what has these names equal; names beside them are left alone.
+
+        Those that are no targets are looked at for who has them, if anybody.
+        """
         self._sender.throttle()
         theirs, own = trees.side_by_side(
             functools.partial(self._questions.look, self._volume, paths),
@@ -274,17 +304,22 @@ class Equalizer:
         pairs: list[Pair] = []
         wrong: dict[bytes, list[bytes]] = {}
         for path, here, there in zip(paths, own, theirs, strict=True):
-            if here is None or here["inode"] != targets[path].inode:
+            target = targets.get(path)
+            if target is not None and (here is None or here["inode"] != target.inode):
                 self._sender.missed = True  # moved before it was looked at
-            elif there is None or self._is_other(here, there):
+            elif here is None and there is None:
+                continue
+            elif here is None or there is None or self._is_other(here, there):
                 above, _, name = path.rpartition(b"/")
                 wrong.setdefault(above, []).append(name)
-                self._learn_links(here)
+                if here is not None:
+                    self._learn_links(here)
             else:
                 self._sender.claim(self._volume, path, here, there["handle"])
                 pairs.append(Pair(path, here, there))
         for above, names in wrong.items():
-            pairs += self._fix(above, names)
+            for some in batches(names, len, NAMES_AT_ONCE):
+                pairs += self._fix(above, some)
         self._objects(pairs)
         self._fill_new()
 

@@ -15,7 +15,7 @@ from orchestrator.mirror.lineage import LINEAGE, Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
-from orchestrator.replicator.ops import FRESH, FRESH_RUN
+from orchestrator.replicator.ops import FRESH, FRESH_RUN, NAMES, Named
 
 HELD_MAX: Final = 32
 """Entries that one thread holds: the extents that a busy database writes by turns."""
@@ -113,6 +113,9 @@ class ChangeLog:
 
     def pin(self, keys: Sequence[Key], place_of: PlaceOf = nowhere) -> None:
         """Return when these entries are durable; they stay until `unpin`."""
+        with self._lock:
+            for key in keys:
+                self.log.names.pop(key[:2], None)  # which names, only the other log knew
         self._add(keys, self.log.pin, place_of)
 
     def _add(self, keys: Sequence[Key], keep: Callable[[Sequence[Key]], None], place_of: PlaceOf) -> None:
@@ -122,6 +125,9 @@ class ChangeLog:
             keep(keys)
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
             if missing:
+                for key in missing:
+                    if key[2] == NAMES:
+                        self.log.names[key[:2]] = set()
                 for volume, inode in dict.fromkeys(key[:2] for key in missing):
                     self._place(volume, inode, place_of(volume, inode))
                 self._append(differ.encode_add(missing))
@@ -144,6 +150,22 @@ class ChangeLog:
                 self._append([differ.encode_run(key, FRESH_RUN)])
             self._settle(self._queued)
 
+    def named(self, keys: Iterable[Key], names: Iterable[Named] | None) -> None:
+        """The names that a change is about, whose directories' entries are held; None: any of them."""
+        if names is not None:
+            for named in names:
+                self.log.named(*named)
+            return
+        for key in keys:
+            if key[2] == NAMES:
+                self.log.names.pop(key[:2], None)
+
+    def names(self) -> dict[tuple[int, int], frozenset[bytes]]:
+        """Of directories whose entries came in this life: the names that changed, and no others."""
+        with self._lock:
+            # A thread that holds an entry may add a name at any time: copied in one step.
+            return {about: frozenset(names.copy()) for about, names in list(self.log.names.items())}
+
     def moved(self, volume: int, inode: int, place: Place | None) -> None:
         """It has this place now; of interest only if it has entries."""
         with self._lock:
@@ -163,6 +185,8 @@ class ChangeLog:
             if known and known.stream == position.stream and known.sequence >= position.sequence:
                 return
             self.log.baseline = position
+            for volume, directory in list(self.log.names):
+                self.log.names_settled((volume, directory, NAMES, 0), position.sequence)
             gone = self.log.retirable(position.sequence)
             self.log.retire(gone)
             self._append(differ.encode_baseline(position) + differ.encode_retire(gone))
@@ -262,8 +286,14 @@ class ChangeLogs:
             raise StoreFailed(where=folder, why=fault.strerror or str(fault)) from fault
         self._mine = threading.local()
 
-    def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf = nowhere) -> None:
-        """Return when the entries are durable everywhere.
+    def before_change(
+        self,
+        keys: Iterable[Key],
+        sequence: int,
+        place_of: PlaceOf = nowhere,
+        names: Sequence[Named] | None = None,
+    ) -> None:
+        """Return when the entries are durable everywhere. `names`: those that change; None: not known.
 
         A thread holds the entries of its last changes, so that the next change of a hot file is free. One
         that it lets go was used by an earlier call: by now that change is in the stream, or failed; both have
@@ -273,11 +303,14 @@ class ChangeLogs:
         wanted = dict.fromkeys(keys)
         new = [key for key in wanted if key not in held]
         if not new:
+            for log in self.of.values():
+                log.named(wanted, names)
             return
         surplus = max(len(held) + len(new) - HELD_MAX, 0)
         gone = [key for key in held if key not in wanted][:surplus]
         for log in self.of.values():
             log.hold(new, place_of)
+            log.named(wanted, names)
         held.update(dict.fromkeys(new))
         self._let_go(gone, sequence)
 

@@ -99,7 +99,8 @@ class Namespace(Volume):
         parent = self.node(number)
         disk.check_name(name)
         self.check_visible(parent, name, errno.EPERM)
-        self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES))
+        named = self.named(parent, name)
+        self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES), names=(named,))
         with self.names, parent as fd:
             self.check_open(caller, parent)
             self.bind(parent)
@@ -172,6 +173,7 @@ class Namespace(Volume):
             *(self.key(parent, what) for what in (ops.NAMES, ops.ATTRIBUTES)),
             self.key(node, ops.ATTRIBUTES),
             self._whole_key(node),
+            names=(self.named(parent, name),),
         )
         with self.names, parent as parent_fd, node as fd:
             self.check_open(caller, parent)
@@ -206,7 +208,8 @@ class Namespace(Volume):
     def _remove(self, caller: Caller, number: int, name: bytes, directory: bool) -> bytes:
         parent = self.node(number)
         self.check_visible(parent, name, errno.EPERM)
-        self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES))
+        named = self.named(parent, name)
+        self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES), names=(named,))
         with self.names, parent as fd:
             self.check_open(caller, parent)
             self.bind(parent)
@@ -299,7 +302,8 @@ class Namespace(Volume):
             try:
                 moved = self.find(parent, fd, old)
                 victim = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
-                self.before(*keys, *(self._whole_key(node) for node in (moved, victim) if node is not None))
+                whole = (self._whole_key(node) for node in (moved, victim) if node is not None)
+                self.before(*keys, *whole, names=(self.named(parent, old), self.named(new_parent, new)))
                 disk.rename(fd, old, new_fd, new, flags)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:

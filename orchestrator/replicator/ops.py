@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -48,6 +48,10 @@ WHOLE: Final = -1
 
 ChangeKey = tuple[int, int, int, int]
 """(volume, inode number on this node's own disk, DATA | ATTRIBUTES | NAMES | FRESH, extent, WHOLE or 0)."""
+
+
+Named = tuple[int, int, bytes]
+"""(volume, inode number of a directory, a name in it)."""
 
 
 def whole_key(volume: int, status: os.stat_result) -> ChangeKey:
@@ -263,8 +267,10 @@ class Outlet(Protocol):
         """
         ...
 
-    def before_change(self, keys: Iterable[ChangeKey]) -> None:
+    def before_change(self, keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
         """Return when these may-differ entries are durable; called before the local change.
+
+        `names`: which names the change is about, where it is about names; None: any in those directories.
 
         Raises OSError when the log cannot be written: the change is then refused.
         """

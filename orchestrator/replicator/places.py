@@ -39,6 +39,11 @@ def may_be_another(about: About) -> bool:
     return not _RENAMED.isdisjoint(about)
 
 
+def is_new(about: About) -> bool:
+    """Of a directory: it was made or moved lately, and any name in it may differ from what is there."""
+    return (ops.FRESH, 0) in about or (ops.NAMES, ops.WHOLE) in about
+
+
 def by_inode(keys: Iterable[Key], volume: int) -> dict[int, About]:
     """The entries of one volume."""
     found: dict[int, About] = {}
@@ -61,11 +66,16 @@ class Finder:
         self._orphans: set[int] | None = None
 
     def find(
-        self, wanted: Mapping[int, About], places: Mapping[tuple[int, int], Place], placed: bool
+        self,
+        wanted: Mapping[int, About],
+        places: Mapping[tuple[int, int], Place],
+        placed: bool,
+        names: Mapping[int, frozenset[bytes]],
     ) -> dict[bytes, Target]:
         """These by path. Of what may have other names than before, every name is found.
 
         `placed`: what has no place was needed by no object, or is in a directory whose own names may differ.
+        `names`: of directories of which it is known, the names that changed.
         What is gone, excluded, or has no name in the tree is left out.
         """
         if not wanted:
@@ -77,7 +87,7 @@ class Finder:
             self._look_where_they_were(mount, known)
             lost = self._not_found(wanted)
             if lost:
-                self._scan_listed(wanted)
+                self._scan_listed(wanted, names)
                 lost = [
                     inode
                     for inode in self._not_found(wanted)
@@ -171,15 +181,20 @@ class Finder:
 
     # --- where names changed -------------------------------------------------------------------------------
 
-    def _scan_listed(self, wanted: Mapping[int, About]) -> None:
+    def _scan_listed(self, wanted: Mapping[int, About], names: Mapping[int, frozenset[bytes]]) -> None:
         """Whatever moved or came moved into a directory whose names are in the log: these are read."""
-        listed = [
-            path
-            for inode, paths in self._paths.items()
-            if not _LISTED.isdisjoint(wanted.get(inode, ()))
-            for path in paths
-        ]
-        pending = sorted(listed)
+        pending = []
+        for inode, paths in list(self._paths.items()):
+            if _LISTED.isdisjoint(wanted.get(inode, ())):
+                continue
+            known = None if is_new(wanted[inode]) else names.get(inode)
+            if known is None:
+                pending += sorted(paths)
+                continue
+            for child in (trees.join(path, name) for path in paths for name in known):
+                status = trees.status_of(self._root, child)
+                if status is not None and status.st_ino in wanted:
+                    self._see(status, child)
         done: set[bytes] = set()
         while pending:
             path = pending.pop()

@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -22,7 +22,7 @@ from orchestrator.model.record import Record
 from orchestrator.replicator import codec
 from orchestrator.replicator.link import ConnectionLost, LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.ops import FRESH, ChangeKey, Link, Operation, Rename, Tree
+from orchestrator.replicator.ops import FRESH, ChangeKey, Link, Named, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.outgoing import PeerLink, Tell
 from orchestrator.replicator.plan import Changes
@@ -82,9 +82,9 @@ class Primary:
                 watcher.moved()
         return self.outbox.put(Kind.OPERATION, codec.encode(operation))
 
-    def before_change(self, keys: Iterable[ChangeKey]) -> None:
+    def before_change(self, keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
         keys = list(keys)
-        self.logs.before_change(keys, self.outbox.last, self.tree.place_of)
+        self.logs.before_change(keys, self.outbox.last, self.tree.place_of, names)
         for watcher in self._watchers:
             watcher.note(keys)
 

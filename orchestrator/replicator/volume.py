@@ -9,7 +9,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 
@@ -18,7 +18,7 @@ from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import Caller
 from orchestrator.replicator import ops
 from orchestrator.replicator.handles import Node, Table
-from orchestrator.replicator.ops import HIDDEN, ROOT, ChangeKey, Operation, Outlet
+from orchestrator.replicator.ops import HIDDEN, ROOT, ChangeKey, Named, Operation, Outlet
 
 log = logging.getLogger("hafarm.files")
 
@@ -113,8 +113,11 @@ class Volume:
             with lock:
                 pass
 
-    def before(self, *keys: ChangeKey) -> None:
-        self.outlet.before_change(keys)
+    def before(self, *keys: ChangeKey, names: Sequence[Named] = ()) -> None:
+        self.outlet.before_change(keys, names)
+
+    def named(self, parent: Node, name: bytes) -> Named:
+        return (self.number, parent.inode, name)
 
     def key(self, node: Node, what: int, extent: int = 0) -> ChangeKey:
         if node.fresh and extent == 0:

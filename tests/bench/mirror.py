@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import statistics
@@ -250,7 +251,7 @@ def resync(bench: Bench) -> Iterator[Row]:
         found: dict[str, list[Resync]] = defaultdict(list)
         for _ in range(bench.much(3, 1)):
             for name in aside.names:
-                found[name] += bench.rounds(1, 120, lambda name=name: aside.away_and_back(name))
+                found[name] += bench.rounds(1, 120, functools.partial(aside.away_and_back, name))
         for name in aside.names:
             aside.check_equal(name)
         rsync = {size: aside.rsync_s(size) for size in sizes}

@@ -115,18 +115,24 @@ class LiveTree:
         self._bound[id] = self.outlet.binding
         return id
 
-    def _keys(self, path: str, *whats: tuple[int, int]) -> None:
+    def _name_keys(self, path: str) -> None:
+        """A name in a directory changes, and the directory's times with it."""
+        folder, name = os.path.split(path)
+        self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0), name=os.fsencode(name))
+
+    def _keys(self, path: str, *whats: tuple[int, int], name: bytes = b"") -> None:
         assert self.outlet is not None
         inode = os.lstat(self.path / path).st_ino
         fresh = inode in self._fresh
         self.outlet.before_change(
-            [(0, inode, ops.FRESH if fresh and extent == 0 else what, extent) for what, extent in whats]
+            [(0, inode, ops.FRESH if fresh and extent == 0 else what, extent) for what, extent in whats],
+            [(0, inode, name)] if name else [],
         )
 
     def create(self, path: str, mode: int = 0o640) -> None:
         folder, name = os.path.split(path)
         with self.lock:
-            self._keys(folder, (ops.NAMES, 0))
+            self._name_keys(path)
             parent = self._bind(folder)
             os.close(os.open(self.path / path, os.O_CREAT | os.O_EXCL, mode))
             os.chmod(self.path / path, mode)
@@ -137,7 +143,7 @@ class LiveTree:
     def mkdir(self, path: str) -> None:
         folder, name = os.path.split(path)
         with self.lock:
-            self._keys(folder, (ops.NAMES, 0))
+            self._name_keys(path)
             parent = self._bind(folder)
             os.mkdir(self.path / path, 0o750)
             self.outlet.emit(ops.Mkdir(0, self._made(path), parent, os.fsencode(name), 0o750, 0, 0))  # type: ignore[union-attr]
@@ -176,7 +182,7 @@ class LiveTree:
     def rmdir(self, path: str) -> None:
         folder, name = os.path.split(path)
         with self.lock:
-            self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            self._name_keys(path)
             parent = self._bind(folder)
             inode = os.lstat(self.path / path).st_ino
             os.rmdir(self.path / path)
@@ -186,7 +192,7 @@ class LiveTree:
     def unlink(self, path: str) -> None:
         folder, name = os.path.split(path)
         with self.lock:
-            self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            self._name_keys(path)
             parent = self._bind(folder)
             inode = os.lstat(self.path / path)
             os.unlink(self.path / path)
@@ -198,9 +204,9 @@ class LiveTree:
     def link(self, path: str, new: str) -> None:
         folder, name = os.path.split(new)
         with self.lock:
-            self._keys(folder, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            self._name_keys(new)
             self._keys(path, (ops.ATTRIBUTES, 0))
-            self.outlet.before_change([ops.whole_key(0, os.lstat(self.path / path))])  # type: ignore[union-attr]
+            self.outlet.before_change([ops.whole_key(0, os.lstat(self.path / path))], ())  # type: ignore[union-attr]
             id, parent = self._bind(path), self._bind(folder)
             os.link(self.path / path, self.path / new)
             self.outlet.emit(ops.Link(0, id, parent, os.fsencode(name)))  # type: ignore[union-attr]
@@ -209,10 +215,10 @@ class LiveTree:
         (folder, name), (new_folder, new_name) = os.path.split(path), os.path.split(new)
         with self.lock:
             moved = os.lstat(self.path / path)
-            for up in (folder, new_folder):
-                self._keys(up, (ops.NAMES, 0), (ops.ATTRIBUTES, 0))
+            for each in (path, new):
+                self._name_keys(each)
             there = [path, *([new] if os.path.lexists(self.path / new) else [])]
-            self.outlet.before_change([ops.whole_key(0, os.lstat(self.path / each)) for each in there])  # type: ignore[union-attr]
+            self.outlet.before_change([ops.whole_key(0, os.lstat(self.path / each)) for each in there], ())  # type: ignore[union-attr]
             parent, new_parent = self._bind(folder), self._bind(new_folder)
             with contextlib.suppress(FileNotFoundError):
                 victim = os.lstat(self.path / new)

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ import pytest
 from orchestrator.host.fuse.mount import mounts_of_ours, open_device
 from orchestrator.replicator import ops
 from orchestrator.replicator.files import Files
-from orchestrator.replicator.ops import ChangeKey, Operation
+from orchestrator.replicator.ops import ChangeKey, Named, Operation
 from orchestrator.replicator.settings import VolumeSettings
 from tests.support.disks import ext4
 from tests.support.waiting import eventually
@@ -33,6 +33,7 @@ class Recorder:
         self.sent: list[Operation] = []
         self.keys: set[ChangeKey] = set()
         self.moves: list[int] = []
+        self.names: set[Named] = set()
         self.held: list[Callable[[int], None]] = []
         self.hold = False
         self._lock = threading.Lock()
@@ -42,8 +43,9 @@ class Recorder:
             self.sent.append(operation)
             return len(self.sent)
 
-    def before_change(self, keys: Iterable[ChangeKey]) -> None:
+    def before_change(self, keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
         self.keys.update(keys)
+        self.names.update(names or ())
 
     def made(self, volume: int, inode: int) -> None:
         self.keys.add((volume, inode, ops.FRESH, 0))
