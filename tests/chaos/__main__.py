@@ -18,7 +18,10 @@ from tests.chaos.postgres import Postgres
 from tests.chaos.rig import rig
 from tests.chaos.schedule import Step, schedule
 from tests.chaos.workloads import Sqlite, Workload
+from tests.fidelity import campaign as fidelity
+from tests.fidelity.rig import DISKS
 from tests.support import leftovers
+from tests.support.disks import enter_private_mounts
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {"postgresql": Postgres, "sqlite": Sqlite}
 BLOCK_S = 150.0
@@ -36,7 +39,13 @@ def main() -> int:
     words.add_argument("--seed", type=int, default=None, help="repeats an earlier run")
     words.add_argument("--json", metavar="FILE", help="write what was counted and checked")
     words.add_argument("--workload", choices=sorted(WORKLOADS), help="this application only")
+    words.add_argument(
+        "--operations", action="store_true", help="file operations instead, beside a bare disk"
+    )
+    words.add_argument("--replay", metavar="FILE", help="with --operations: run a printed list again")
     asked = words.parse_args()
+    if asked.operations:
+        return operations(asked)
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
     for number in ENDINGS:
         signal.signal(number, _interrupt)
@@ -58,6 +67,27 @@ def main() -> int:
         facts = {**report.as_dict(), "seed": seed, "minutes": asked.minutes}
         Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
     return 0 if report.ok else 1
+
+
+def operations(asked: argparse.Namespace) -> int:
+    """Sequences of file operations, on the mount and on a bare file system of the same kind."""
+    enter_private_mounts()
+    if asked.replay:
+        found = [(kind, fidelity.replay(Path(asked.replay), kind)) for kind in sorted(DISKS)]
+        for kind, difference in found:
+            print(f"{kind}: {difference.text if difference else 'no difference'}")
+        return int(any(difference for _, difference in found))
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}; --seed {seed} repeats the operations", flush=True)
+    facts: dict[str, object] = {"seed": seed, "minutes": asked.minutes}
+    try:
+        facts["clean"] = fidelity.run(seed, asked.minutes, _tell)
+    except fidelity.Found as fault:
+        print(f"{fault}\nkeep the list in a file, and --operations --replay FILE runs it again")
+        facts["difference"] = fault.difference.text
+    if asked.json:
+        Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
+    return int("difference" in facts)
 
 
 def run(names: list[str], steps: Iterator[Step], until: float) -> Report:
