@@ -79,6 +79,28 @@ def _directory(path: str) -> Iterator[Finding]:
     yield Finding(verdict, path, f"on {kind}{advice}")
     for inner, what in _in_the_way(path):
         yield Finding("fail", path, f"{inner} is {what}: move it out of the replicated directory")
+    yield from _linked_outside(path)
+
+
+def _linked_outside(path: str) -> Iterator[Finding]:
+    """Files with a name elsewhere too: what is written through that one goes past the mount."""
+    names: dict[int, list[str]] = {}
+    links: dict[int, int] = {}
+    for folder, _, files in os.walk(path):
+        for name in files:
+            full = os.path.join(folder, name)
+            try:
+                status = os.lstat(full)
+            except FileNotFoundError:
+                continue  # gone while we looked
+            if status.st_nlink > 1:
+                names.setdefault(status.st_ino, []).append(full)
+                links[status.st_ino] = status.st_nlink
+    outside = [names[inode][0] for inode in names if len(names[inode]) < links[inode]]
+    if outside:
+        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+        text = f"{os.fsencode(outside[0]).decode(errors='replace')}{more}: has a hard link outside"
+        yield Finding("fail", path, f"{text}: replace it by a copy")
 
 
 def _mounts() -> list[tuple[str, str]]:

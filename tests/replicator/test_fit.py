@@ -93,3 +93,16 @@ def test_what_is_no_directory_of_its_own_is_refused(work: Path, make: str) -> No
     assert told.startswith("HF4005: ")
     assert words[make] in told
     assert "fail" in [finding.verdict for finding in _directory(str(place))]
+
+
+def test_a_file_with_a_name_outside_is_named_by_config_check(work: Path) -> None:
+    with ext4(work / "image", work / "disk") as disk:
+        (disk / "files/deep").mkdir(parents=True)
+        (disk / "files/inside").write_bytes(b"")
+        os.link(disk / "files/inside", disk / "files/deep/again")
+        assert [finding.verdict for finding in _directory(str(disk / "files"))] == ["pass"]
+        (disk / "elsewhere").write_bytes(b"")
+        os.link(disk / "elsewhere", disk / "files/deep/shared")
+        found = list(_directory(str(disk / "files")))
+        assert [finding.verdict for finding in found] == ["pass", "fail"]
+        assert "files/deep/shared: has a hard link outside: replace it by a copy" in found[1].text
