@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 from typing import Final
 
@@ -211,7 +212,7 @@ def read_directory(fd: int, offset: int, size: int) -> list[tuple[int, int, int,
 # --- what a thread or process is allowed -------------------------------------------------------------------
 
 _CAP_SYS_RESOURCE: Final = 24
-_CAPABILITY_VERSION_3: Final = 0x20080522
+_CAPABILITY_HEADER: Final = struct.pack("<Ii", 0x20080522, 0)  # version 3, this thread
 _SETFSUID: Final = {"x86_64": 122, "aarch64": 151}.get(platform.machine(), 122)
 _SETFSGID: Final = {"x86_64": 123, "aarch64": 152}.get(platform.machine(), 123)
 
@@ -226,6 +227,46 @@ def become_for_files(uid: int, gid: int) -> None:
         _libc.syscall(_SETFSGID, gid)
 
 
+def _take_back_capabilities() -> None:
+    """Those over files, which the kernel takes from a thread that becomes another user for files."""
+    words = _capabilities()
+    words[0], words[3] = words[1], words[4]  # what is in effect, by what is permitted
+    _set_capabilities(words)
+
+
+def _capabilities() -> list[int]:
+    """This thread's: in effect, permitted, inheritable; then the same of the numbers from 32 on."""
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(_CAPABILITY_HEADER, data))
+    return list(struct.unpack("<6I", data.raw))
+
+
+def _set_capabilities(words: list[int]) -> None:
+    _check(_libc.capset(_CAPABILITY_HEADER, struct.pack("<6I", *words)))
+
+
+class Acting:
+    """While entered, what this thread makes belongs to this user and counts as his: blocks, inodes, quotas.
+
+    Whether he may was asked by the kernel above, which knows his groups: no right is missing here.
+    """
+
+    __slots__ = ("_gid", "_uid")
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self._uid, self._gid = uid, gid
+
+    def __enter__(self) -> None:
+        if self._uid or self._gid:
+            become_for_files(self._uid, self._gid)
+            if self._uid:
+                _take_back_capabilities()
+
+    def __exit__(self, *_: object) -> None:
+        if self._uid or self._gid:
+            become_for_files(0, 0)
+
+
 def own_umask() -> None:
     """From now on this thread's umask and working directory are its own (unshare CLONE_FS)."""
     _check(_libc.unshare(0x200))
@@ -233,12 +274,25 @@ def own_umask() -> None:
 
 def drop_resource_capability() -> None:
     """This thread and those it starts no longer write past reserved blocks and quotas."""
-    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
-    data = ctypes.create_string_buffer(24)
-    _check(_libc.capget(header, data))
-    words = list(struct.unpack("<6I", data.raw))
-    words[0] &= ~(1 << _CAP_SYS_RESOURCE)
-    _check(_libc.capset(header, struct.pack("<6I", *words)))
+    words = _capabilities()
+    for at in (0, 1):  # permitted neither, so that no thread takes it back
+        words[at] &= ~(1 << _CAP_SYS_RESOURCE)
+    _set_capabilities(words)
+
+
+def raise_descriptor_limit() -> None:
+    """Open as many descriptors as the system lets a process: an application's open files are ours too.
+
+    Before `drop_resource_capability`. 1,024, which service managers give, is a few tables of a database.
+    """
+    with open("/proc/sys/fs/nr_open") as file:
+        most = int(file.read())
+    for wanted in (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            return
+        except (ValueError, PermissionError):
+            continue  # without the capability the limit we were given is the most
 
 
 def die_with_parent() -> None:

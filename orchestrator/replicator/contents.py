@@ -8,7 +8,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import wire
@@ -24,6 +24,8 @@ _SYNCS_INLINE: Final = READERS - 1  # threads of the session that may wait for a
 _ACCESS = os.O_ACCMODE
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 _ALLOCATE_MODES = frozenset({0, 1, 3, 16, 17})
+
+T = TypeVar("T")
 
 
 class Durable:
@@ -158,13 +160,21 @@ class Contents(Namespace):
         return NO_REPLY
 
     def _pwrite(self, file: OpenFile, data: bytes, offset: int, caller: Caller) -> int:
-        if caller.uid:
-            disk.become_for_files(caller.uid, caller.gid)
         try:
-            return os.pwrite(file.fd, data, offset)
+            if not caller.uid:
+                return os.pwrite(file.fd, data, offset)
+            return self._as_caller(caller, os.pwrite, file.fd, data, offset)
         except OSError as fault:
             raise self.fault(fault) from fault
         finally:
+
+    @staticmethod
+    def _as_caller(caller: Caller, act: Callable[..., T], *arguments: Any) -> T:
+        """On an open file, where no right is asked for: what it costs is the caller's, and setuid ends."""
+        if caller.uid:
+            disk.become_for_files(caller.uid, caller.gid)
+        try:
+            return act(*arguments)
             if caller.uid:
                 disk.become_for_files(0, 0)
 
@@ -189,7 +199,7 @@ class Contents(Namespace):
         self.outlet.before_change(self.data_keys(node, offset, offset + length), ())
         with self._ordered(caller, node):
             try:
-                disk.allocate(file.fd, mode, offset, length)
+                self._as_caller(caller, disk.allocate, file.fd, mode, offset, length)
             except OSError as fault:
                 raise self.fault(fault) from fault
             if not node.local:

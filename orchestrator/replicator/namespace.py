@@ -83,7 +83,7 @@ class Namespace(Volume):
         act: Callable[[int], None],
         target: bytes | None = None,
     ) -> bytes:
-        """Make one object by `act(parent descriptor)`, give it its owner, tell the stream; its entry."""
+        """Make one object by `act(parent descriptor)` as the caller, tell the stream; its entry."""
         node, status = self.make_node(caller, number, name, act, target)
         with self.names:
             return self.entry(node, status)
@@ -105,13 +105,14 @@ class Namespace(Volume):
             self.check_open(caller, parent)
             self.bind(parent)
             try:
-                act(fd)
+                with disk.Acting(caller.uid, caller.gid):
+                    act(fd)
             except FileExistsError:
                 if not caller.unique & wire.RESENT:
                     raise  # a resent request may find its own work done
             except OSError as fault:
                 raise self.fault(fault) from fault
-            status = self._give_owner(fd, name, caller)
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             node = self.find(parent, fd, name, status)
             if not node.local:
                 self.outlet.made(self.number, node.inode)
@@ -120,17 +121,6 @@ class Namespace(Volume):
                 node.fresh_names.add(parent.id)
                 self.touch(parent)
             return node, status
-
-    def _give_owner(self, parent_fd: int, name: bytes, caller: Caller) -> os.stat_result:
-        status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        above = os.fstat(parent_fd)
-        group = above.st_gid if above.st_mode & stat.S_ISGID else caller.gid
-        if (status.st_uid, status.st_gid) == (caller.uid, group):
-            return status
-        os.chown(name, caller.uid, group, dir_fd=parent_fd, follow_symlinks=False)
-        if status.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(status.st_mode):
-            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=parent_fd)  # chown has cleared them
-        return os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
 
     def _tell_made(
         self, node: Node, parent: Node, name: bytes, status: os.stat_result, target: bytes | None
@@ -184,7 +174,8 @@ class Namespace(Volume):
             self.bind(parent)
             self.bind(node)
             try:
-                disk.link(fd, parent_fd, name)
+                with disk.Acting(caller.uid, caller.gid):
+                    disk.link(fd, parent_fd, name)
             except FileExistsError:
                 if not caller.unique & wire.RESENT:
                     raise
@@ -304,7 +295,8 @@ class Namespace(Volume):
                 victim = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
                 whole = (self._whole_key(node) for node in (moved, victim) if node is not None)
                 self.before(*keys, *whole, names=(self.named(parent, old), self.named(new_parent, new)))
-                disk.rename(fd, old, new_fd, new, flags)
+                with disk.Acting(caller.uid, caller.gid):
+                    disk.rename(fd, old, new_fd, new, flags)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:
                     raise

@@ -102,6 +102,18 @@ def ast_list(text: str) -> list[str]:
     return [word.strip(" '") for word in text.strip("[]").split(",")]
 
 
+def test_group_and_setgid_come_from_the_directory(hurt: Rig) -> None:
+    code = "open('g/f', 'w'); os.mkdir('g/d'); os.mkfifo('g/p'); os.symlink('x', 'g/s')"
+
+    def act(at: Path) -> None:
+        (at / "g").mkdir()
+        os.chown(at / "g", 0, 2000)
+        os.chmod(at / "g", 0o2777)
+        as_user(code, at, 1001, 1001)
+
+    alike(hurt, act)
+
+
 # --- data ---------------------------------------------------------------------------------------------------
 
 APPEND = """

@@ -1,0 +1,110 @@
+"""Real keepers and replicators: what outlives them, and what they let a user take of a disk."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fidelity.rig import DISKS
+from tests.fidelity.test_directed import as_user, error_of
+from tests.replicator.test_keeper import Mirror
+from tests.support.disks import ext4, xfs
+from tests.support.waiting import eventually
+
+ANN = 1001
+
+
+@contextmanager
+def serving(base: Path, disk: Path) -> Iterator[Mirror]:
+    """A mirror of this node alone over `disk`/orders, that anybody may write to."""
+    tree = disk / "orders"
+    tree.mkdir()
+    tree.chmod(0o777)
+    thing = Mirror(base, tree)
+    try:
+        thing.serve()
+        yield thing
+    finally:
+        thing.end()
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[Mirror]:
+    with ext4(tmp_path / "image", tmp_path / "disk") as disk, serving(tmp_path, disk) as thing:
+        yield thing
+
+
+def kill_replicator(mirror: Mirror) -> None:
+    victim = mirror.replicator()
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: mirror.replicator() not in (0, victim), 20)
+
+
+# --- how much of a disk a user gets -------------------------------------------------------------------------
+
+FILL = """
+import errno
+f = os.open('full', os.O_CREAT | os.O_WRONLY)
+size, block = 0, bytes(65536)
+while True:
+    try:
+        size += os.pwrite(f, block[:65536 - size % 65536], size)
+    except OSError as fault:
+        why = errno.errorcode[fault.errno]
+        break
+answers = [why, size]
+for act in (
+    lambda: os.posix_fallocate(f, size, 4 << 20),
+    lambda: os.mkdir('d'),
+    lambda: os.symlink('s' * 200, 's'),
+):
+    try:
+        act()
+        answers.append('')
+    except OSError as fault:
+        answers.append(errno.errorcode[fault.errno])
+os.close(f)
+print(repr(answers))
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(DISKS))
+def test_a_full_disk_is_full_for_a_user_at_the_same_byte(tmp_path: Path, kind: str) -> None:
+    make, size = {"ext4": (ext4, "32M"), "xfs": (xfs, "300M")}[kind]
+    answers = []
+    for name in ("bare", "served"):
+        base = tmp_path / name
+        base.mkdir()
+        with ExitStack() as stack:
+            disk = stack.enter_context(make(base / "image", base / "disk", size))
+            if name == "served":
+                tree = stack.enter_context(serving(base, disk)).tree
+            else:
+                tree = disk / "orders"
+                tree.mkdir()
+                tree.chmod(0o777)
+            answers.append(eval_list(as_user(FILL, tree, ANN, ANN)))
+            if kind == "ext4":
+                # What is reserved for root is there for him, on both.
+                assert error_of((tree / "root").write_bytes, bytes(65536)) == ""
+    bare, served = answers
+    assert served[0] == bare[0] == "ENOSPC"
+    assert abs(served[1] - bare[1]) <= 256 << 10  # journals and preallocations differ by some blocks
+    assert served[2:] == bare[2:]
+
+
+def eval_list(text: str) -> list[Any]:
+    value: list[Any] = ast.literal_eval(text)
+    return value
+
+
+# --- how it is mounted --------------------------------------------------------------------------------------
