@@ -21,6 +21,7 @@ from orchestrator.replicator.settings import VolumeSettings
 from orchestrator.replicator.volume import Mode
 
 _SETTLE_S = 1.0  # how late times may reach the other node; durable points take them along at once
+_DESCRIPTORS_MAX = 10_000  # kept open beside the application's: each holds an inode in the kernel's memory
 Op = wire.Op
 
 
@@ -40,7 +41,7 @@ class Files(Contents):
         self.path = settings.path
         self._readable = readable
         # Half of what the process may open: the other half is for the application's open files and sockets.
-        descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        descriptors_max = min(_DESCRIPTORS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         table = Table(readable, settings.journal, descriptors_max)
         super().__init__(number, root, table, outlet, settings.exclude, writeback)
         self._add_root()

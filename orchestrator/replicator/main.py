@@ -401,6 +401,7 @@ def main() -> int:
     )
     os.umask(0)  # the kernel or the plain file system applies the caller's
     disk.prefer_survival()
+    disk.raise_descriptor_limit()
     disk.drop_resource_capability()
     try:
         replicator = Replicator(settings, given)

@@ -49,6 +49,25 @@ def kill_replicator(mirror: Mirror) -> None:
     eventually(lambda: mirror.replicator() not in (0, victim), 20)
 
 
+def test_an_application_may_open_more_files_than_a_service_manager_gives(tmp_path: Path) -> None:
+    with ext4(tmp_path / "image", tmp_path / "disk") as disk:
+        (disk / "orders").mkdir()
+        thing = Mirror(tmp_path, disk / "orders")
+        keeper = [sys.executable, "-m", "orchestrator.replicator.keeper", str(thing.settings)]
+        subprocess.run(["prlimit", "--nofile=1024:4096", *keeper], check=True, timeout=30)
+        try:
+            agent = thing.dial()
+            limits = Path(f"/proc/{thing.replicator()}/limits").read_text()
+            most = next(line.split()[3] for line in limits.splitlines() if line.startswith("Max open files"))
+            assert (
+                int(most) >= 4096
+            )  # more where the capability is there, that of any root outside containers
+            agent.ask("stop")
+            eventually(lambda: not thing.replicator())
+        finally:
+            thing.end()
+
+
 # --- how much of a disk a user gets -------------------------------------------------------------------------
 
 FILL = """
