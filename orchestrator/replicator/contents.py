@@ -121,7 +121,7 @@ class Contents(Namespace):
             if node.orphan and not node.opens:
                 self._remove_orphan(node)
             if node.lookups <= 0 and self.table.count_down(node, 0):
-                self._dropped(node)
+                self.dropped(node)
         return b""
 
     # --- data -------------------------------------------------------------------------------------------

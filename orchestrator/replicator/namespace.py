@@ -60,10 +60,15 @@ class Namespace(Volume):
     def _forget(self, number: int, times: int) -> None:
         with self.names:
             node = self.table.nodes.get(number)
-            if node is not None and self.table.count_down(node, times):
-                self._dropped(node)
+            if node is None:
+                return
+            if node.lookups <= times and not node.opens:
+                self.settle_if_there(node)  # nobody would know it any more when its times' turn came
+            if self.table.count_down(node, times):
+                self.dropped(node)
 
-    def _dropped(self, node: Node) -> None:
+    def dropped(self, node: Node) -> None:
+        """The kernel knows it no more. Held: the namespace lock."""
         if node.orphan:
             self._remove_orphan(node)
         if node.bound == self.outlet.binding and not node.local and self.mode is Mode.OPEN:

@@ -295,10 +295,13 @@ class Volume:
 
     def settle_all(self) -> None:
         for node in list(self._touched):
-            try:
-                self.settle(node)
-            except OSError:
-                log.debug("times of %d not sent", node.id, exc_info=True)  # it is gone meanwhile
+            self.settle_if_there(node)
+
+    def settle_if_there(self, node: Node) -> None:
+        try:
+            self.settle(node)
+        except OSError:
+            log.debug("times of %d not sent", node.id, exc_info=True)  # it is gone meanwhile
 
     # --- the caller's umask -----------------------------------------------------------------------------
 

@@ -189,6 +189,16 @@ def test_holes_stay_where_they_are(hurt: Rig) -> None:
 # --- times --------------------------------------------------------------------------------------------------
 
 
+def test_times_arrive_although_the_kernel_forgets_the_object_first(hurt: Rig) -> None:
+    with hurt.case() as (_, at):
+        os.mkdir(at / "d")
+        os.utime(at / "d", ns=(1, 1))
+        assert hurt.compare(at.name, bare=False) is None
+        (at / "d/f").write_bytes(b"changes the directory's time")
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        assert hurt.compare(at.name, bare=False) is None
+
+
 def test_reading_tells_the_other_node_nothing(hurt: Rig) -> None:
     with hurt.case() as (_, at):
         (at / "f").write_bytes(b"x")
