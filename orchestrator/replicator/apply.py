@@ -17,7 +17,7 @@ from orchestrator.mirror.differ import Key, Place, PlaceOf
 from orchestrator.model.errors import HafarmError
 from orchestrator.replicator import ops
 from orchestrator.replicator.codec import Remove, Sent
-from orchestrator.replicator.objects import Objects
+from orchestrator.replicator.objects import ABSENT, Objects
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
 
 
@@ -233,7 +233,12 @@ class Applier:
             if op.times is not None:
                 os.utime(fds[0], ns=op.times)
             for directory in op.directories:
-                fds.append(self.objects.syncer(op.volume, directory))
+                try:
+                    fds.append(self.objects.syncer(op.volume, directory))
+                except OSError as fault:
+                    if fault.errno not in (*ABSENT, errno.EBADF):
+                        raise
+                    # It was removed meanwhile, and the file moved out of it before.
         except BaseException:
             _close_all(fds)
             raise

@@ -119,7 +119,7 @@ class Contents(Namespace):
         with self.names:
             node = self.table.close_file(file.number)
             if node.orphan and not node.opens:
-                self._remove_orphan(node)
+                self.remove_orphan(node)
             if node.lookups <= 0 and self.table.count_down(node, 0):
                 self.dropped(node)
         return b""
@@ -257,7 +257,7 @@ class Contents(Namespace):
 
     def _is_bound(self, number: int) -> bool:
         node = self.table.nodes.get(number)
-        return node is not None and node.bound == self.outlet.binding
+        return node is not None and node.bound == self.outlet.binding and not node.local
 
     def _make_durable(
         self, unique: int, fd: int, node: Node, sequence: int, sync: Callable[[int], None], body: bytes
@@ -297,9 +297,7 @@ class Contents(Namespace):
             return self._attr_reply(node, os.fstat(fd))
 
     def _attr_reply(self, node: Node, status: os.stat_result) -> bytes:
-        return wire.ATTR_OUT.pack(self.cached_s, 0, 0) + wire.attr_bytes(
-            status, status.st_nlink - node.orphan
-        )
+        return wire.ATTR_OUT.pack(self.cached_s, 0, 0) + self.attributes(node, status)
 
     def _ordered(self, caller: Caller, node: Node) -> Ordered:
         return Ordered(self, caller, node)

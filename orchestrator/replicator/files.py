@@ -83,6 +83,7 @@ class Files(Contents):
             Op.LINK: self._once(self.link),
             Op.CREATE: self._once(self.create),
             Op.OPEN: self._once(self.open),
+            Op.TMPFILE: self._once(self.tmpfile),
             Op.OPENDIR: self._once(self.open_directory),
             Op.READ: self.read,
             Op.WRITE: self.write,
@@ -199,6 +200,31 @@ class Files(Contents):
             self.table.forget_journal()
 
     # --- directories ------------------------------------------------------------------------------------
+    # --- opening what is no named file ---------------------------------------------------------------------
+
+    def tmpfile(self, caller: Caller, number: int, body: memoryview) -> bytes:
+        """O_TMPFILE: a file in this directory without a name in it."""
+        flags, mode, mask, _ = wire.CREATE_IN.unpack_from(body)
+        self.apply_umask(mask)
+        how = (self._access(flags) & ~os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC
+        parent = self.node(number)
+        with self.names, parent as fd:
+            self.check_open(caller, parent)
+            try:
+                with disk.Acting(caller.uid, caller.gid):
+                    own = os.open(disk.path_of(fd), how, mode & 0o7777)
+            except OSError as fault:
+                raise self.fault(fault) from fault
+            try:
+                status = os.fstat(own)
+                node = self.table.add(disk.handle_of(own, b""), status.st_ino, stat.S_IFREG, True)
+                self.give_refuge(node, own)
+            except BaseException:
+                os.close(own)
+                raise
+            file = self.table.open_file(node, self._access(flags) | (flags & os.O_SYNC), own)
+            return self.entry(node, status) + self._open_reply(file)
+
 
     def open_directory(self, caller: Caller, number: int, body: memoryview) -> bytes:
         node = self.node(number)
@@ -267,7 +293,7 @@ class Files(Contents):
 
     def id_of(self, inode: int) -> int | None:
         node = self.table.by_inode.get(inode)
-        if node is None:
+        if node is None or node.local:
             return None
         self.bind(node)
         return node.id

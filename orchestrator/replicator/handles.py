@@ -48,7 +48,7 @@ class Node:
         self.kind = kind
         """The type bits of the mode."""
         self.local = local
-        """Excluded: never replicated."""
+        """Never replicated: excluded, or without a name."""
         self.names: set[tuple[int, bytes]] = set()
         self.fresh = False
         """Made in this process's life: its changes count as those of a FRESH object."""
@@ -142,9 +142,18 @@ class Table:
             else:
                 self._apply(kind, first, second, payload)
         for number, (node_id, flags) in reopened.items():
-            node = self.nodes[node_id]
+            if node_id in self.nodes:  # else the kernel forgot it, and its close was on the way
+                self._install(number, self.nodes[node_id], flags, self._reopen(self.nodes[node_id], flags))
+
+    @staticmethod
+    def _reopen(node: Node, flags: int) -> int:
+        try:
             with node as fd:
-                self._install(number, node, flags, disk.reopen(fd, flags))
+                return disk.reopen(fd, flags)
+        except OSError as fault:
+            if fault.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            return -1  # a directory that was removed while it was open: nothing is in it
 
     def _apply(self, kind: bytes, first: int, second: int, payload: bytes) -> None:
         if kind == b"S":
@@ -166,7 +175,9 @@ class Table:
         elif kind == b"-":
             node.names.discard((second, payload))
         elif kind == b"A":
-            node.orphan = True
+            node.orphan = not second
+        elif kind == b"R":
+            node.local = False
 
     def _rewrite(self) -> None:
         records = [_RECORD.pack(b"S", self._next, int(self.started), 0)]
@@ -298,9 +309,15 @@ class Table:
                     return Place(node.key, above.key, name)
         return Place(node.key)
 
-    def orphaned(self, node: Node) -> None:
-        node.orphan = True
-        self._note(_RECORD.pack(b"A", node.id, 0, 0))
+    def orphaned(self, node: Node, orphan: bool) -> None:
+        """It has no name, but a hidden link; or no longer."""
+        node.orphan = orphan
+        self._note(_RECORD.pack(b"A", node.id, int(not orphan), 0))
+
+    def replicated(self, node: Node) -> None:
+        """It was local to this node, and is no longer."""
+        node.local = False
+        self._note(_RECORD.pack(b"R", node.id, 0, 0))
 
     def _insert(self, node: Node) -> None:
         self.nodes[node.id] = self.by_key[node.key] = self.by_inode[node.inode] = node
@@ -364,7 +381,8 @@ class Table:
         file = self.files.pop(number)
         file.node.opens -= 1
         self._note(_RECORD.pack(b"C", number, 0, 0))
-        os.close(file.fd)
+        if file.fd >= 0:
+            os.close(file.fd)
         return file.node
 
     def forget_journal(self) -> None:

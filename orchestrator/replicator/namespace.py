@@ -12,8 +12,9 @@ from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import NO_REPLY, Caller
 from orchestrator.replicator import ops
 from orchestrator.replicator.handles import Node
-from orchestrator.replicator.ops import HIDDEN, ChangeKey
-from orchestrator.replicator.volume import Mode, Volume, refusal
+from orchestrator.replicator.ops import ChangeKey
+from orchestrator.replicator.unnamed import Unnamed
+from orchestrator.replicator.volume import Mode, refusal
 
 
 def text(body: memoryview, start: int = 0) -> bytes:
@@ -21,17 +22,8 @@ def text(body: memoryview, start: int = 0) -> bytes:
     return bytes(body[start:]).split(b"\0", 1)[0]
 
 
-class Namespace(Volume):
+class Namespace(Unnamed):
     """The operations on names."""
-
-    def orphan_directory(self) -> int:
-        """A descriptor of the hidden directory that keeps unlinked open files."""
-        for path in (HIDDEN, ops.ORPHANS):
-            try:
-                os.mkdir(path, 0o700, dir_fd=self.root_fd)
-            except FileExistsError:
-                pass
-        return disk.open_beneath(self.root_fd, ops.ORPHANS, os.O_PATH | os.O_DIRECTORY)
 
     # --- reading ----------------------------------------------------------------------------------------
 
@@ -70,7 +62,7 @@ class Namespace(Volume):
     def dropped(self, node: Node) -> None:
         """The kernel knows it no more. Held: the namespace lock."""
         if node.orphan:
-            self._remove_orphan(node)
+            self.remove_orphan(node)
         if node.bound == self.outlet.binding and not node.local and self.mode is Mode.OPEN:
             self.send(ops.Unbind(self.number, node.id))
 
@@ -172,9 +164,8 @@ class Namespace(Volume):
         )
         with self.names, parent as parent_fd, node as fd:
             self.check_open(caller, parent)
-            if node.orphan:
-                raise refusal(errno.ENOENT)
-            if self.excluded(parent, name) != node.local:
+            excluded = self.excluded(parent, name)
+            if excluded != node.local and not node.orphan:
                 raise refusal(errno.EXDEV)
             self.bind(parent)
             self.bind(node)
@@ -187,10 +178,14 @@ class Namespace(Volume):
             except OSError as fault:
                 raise self.fault(fault) from fault
             self.table.named(node, parent.id, name)
-            if not node.local:
-                self.send(ops.Link(self.number, node.id, parent.id, name))
+            if not excluded:
+                if node.orphan:  # the kernel lets only a file through here that never had a name
+                    self.tell_named(node, parent, name)
+                else:
+                    self.send(ops.Link(self.number, node.id, parent.id, name))
                 node.fresh_names.add(parent.id)
                 self.touch(parent)
+            self.take_refuge_back(node)
             return self.entry(node, os.stat(name, dir_fd=parent_fd, follow_symlinks=False))
 
     # --- removing ---------------------------------------------------------------------------------------
@@ -206,11 +201,12 @@ class Namespace(Volume):
         self.check_visible(parent, name, errno.EPERM)
         named = self.named(parent, name)
         self.before(self.key(parent, ops.NAMES), self.key(parent, ops.ATTRIBUTES), names=(named,))
+        victim, last = None, False
         with self.names, parent as fd:
             self.check_open(caller, parent)
             self.bind(parent)
             try:
-                victim = self._victim(parent, fd, name)
+                victim, last = self._victim(fd, name)
                 local = victim.local if victim is not None else self.excluded(parent, name)
                 (os.rmdir if directory else os.unlink)(name, dir_fd=fd)
             except FileNotFoundError:
@@ -218,6 +214,7 @@ class Namespace(Volume):
                     raise
                 return b""
             except OSError as fault:
+                self.take_refuge_back(victim)
                 raise self.fault(fault) from fault
             if victim is not None:
                 self.table.unnamed(victim, parent.id, name)
@@ -226,50 +223,26 @@ class Namespace(Volume):
                 operation = ops.Rmdir if directory else ops.Unlink
                 self.send(operation(self.number, parent.id, name))
                 self.touch(parent)
+            if victim is not None and last:
+                self.gone(victim)
             return b""
 
-    def _victim(self, parent: Node, fd: int, name: bytes) -> Node | None:
-        """The known node that is about to lose this name; an open file that loses its last gets a refuge."""
+    def _victim(self, fd: int, name: bytes) -> tuple[Node | None, bool]:
+        """The known node that is about to lose this name, and whether it is its last one.
+
+        An open file that loses its last name gets a refuge.
+        """
         victim = self.table.by_key.get(disk.handle_of(fd, name))
-        if victim is None or victim.is_directory or not victim.opens or victim.orphan:
-            return victim
+        if victim is None:
+            return None, False
+        if victim.is_directory:
+            return victim, True
         if os.stat(name, dir_fd=fd, follow_symlinks=False).st_nlink > 1:
-            return victim
-        if not self.bound(victim):
-            self.bind(victim)  # writes through the open file still travel, to the object without a name
-        refuge = self.orphan_directory()
-        try:
-            os.link(name, ops.orphan_name(victim.id), src_dir_fd=fd, dst_dir_fd=refuge, follow_symlinks=False)
-        except FileExistsError:
-            pass
-        finally:
-            os.close(refuge)
-        self.table.orphaned(victim)
-        return victim
-
-    def _remove_orphan(self, node: Node) -> None:
-        refuge = self.orphan_directory()
-        try:
-            os.unlink(ops.orphan_name(node.id), dir_fd=refuge)
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(refuge)
-
-    def clear_orphans(self) -> None:
-        """At the start: drop what no open file needs any more."""
-        kept = {ops.orphan_name(node.id) for node in self.table.nodes.values() if node.orphan}
-        try:
-            # Not made here: a full disk must not keep a gate from opening.
-            refuge = disk.open_beneath(self.root_fd, ops.ORPHANS, os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return
-        try:
-            for name in os.listdir(disk.path_of(refuge)):
-                if os.fsencode(name) not in kept:
-                    os.unlink(name, dir_fd=refuge)
-        finally:
-            os.close(refuge)
+            return victim, False
+        if victim.opens:
+            with victim as own:
+                self.give_refuge(victim, own)
+        return victim, True
 
     # --- renaming ---------------------------------------------------------------------------------------
 
@@ -291,13 +264,14 @@ class Namespace(Volume):
         self.check_visible(parent, old, errno.EPERM)
         self.check_visible(new_parent, new, errno.EPERM)
         keys = [self.key(up, what) for up in (parent, new_parent) for what in (ops.NAMES, ops.ATTRIBUTES)]
+        victim, last = None, False
         with self.names, parent as fd, new_parent as new_fd:
             self.check_open(caller, parent)
             self.bind(parent)
             self.bind(new_parent)
             try:
                 moved = self.find(parent, fd, old)
-                victim = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
+                victim, last = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
                 whole = (self._whole_key(node) for node in (moved, victim) if node is not None)
                 self.before(*keys, *whole, names=(self.named(parent, old), self.named(new_parent, new)))
                 with disk.Acting(caller.uid, caller.gid):
@@ -307,6 +281,7 @@ class Namespace(Volume):
                     raise
                 return b""
             except OSError as fault:
+                self.take_refuge_back(victim)
                 raise self.fault(fault) from fault
             self._rename_known(moved, victim, parent, old, new_parent, new, flags)
             if not moved.local:
@@ -315,6 +290,8 @@ class Namespace(Volume):
                 moved.fresh_names.update((parent.id, new_parent.id))
                 self.touch(parent)
                 self.touch(new_parent)
+            if victim is not None and last:
+                self.gone(victim)
             return b""
 
     def _whole_key(self, node: Node) -> ChangeKey:
@@ -323,8 +300,11 @@ class Namespace(Volume):
 
     def _check_rename(
         self, moved: Node, new_parent: Node, new_fd: int, new: bytes, flags: int, parent: Node, old: bytes
-    ) -> Node | None:
-        """Refuse to cross the border of what is replicated; the node that has the new name now, if any."""
+    ) -> tuple[Node | None, bool]:
+        """Refuse to cross the border of what is replicated.
+
+        The node that has the new name now, if any is known, and whether it loses its last name.
+        """
         if self.excluded(new_parent, new) != moved.local:
             raise refusal(errno.EXDEV)
         if moved.is_directory and not self.moves_directories:
@@ -335,13 +315,13 @@ class Namespace(Volume):
                 other.is_directory and not self.moves_directories
             ):
                 raise refusal(errno.EXDEV)
-            return other
+            return other, False
         try:
             if disk.handle_of(new_fd, new) == moved.key or flags & disk.RENAME_NOREPLACE:
-                return None  # two names of one object: rename(2) does nothing then
-            return self._victim(new_parent, new_fd, new)
+                return None, False  # two names of one object: rename(2) does nothing then
+            return self._victim(new_fd, new)
         except FileNotFoundError:
-            return None
+            return None, False
 
     def _rename_known(
         self,

@@ -156,10 +156,21 @@ class Volume:
             )
             return
         if node.id != ROOT:
-            parent, name = self._some_name(node)
+            try:
+                parent, name = self._some_name(node)
+            except OSError:
+                if not self._is_removed(node):
+                    raise
+                node.local = True
+                return
             self.bind(parent)
             self.send(ops.Bind(self.number, node.id, parent.id, name))
         node.bound = binding
+
+    @staticmethod
+    def _is_removed(node: Node) -> bool:
+        with node as fd:
+            return os.fstat(fd).st_nlink == 0
 
     def bound(self, node: Node) -> bool:
         """False when it must be bound first; asked under the object's lock."""
@@ -248,9 +259,11 @@ class Volume:
         """The reply that tells the kernel of a node. Held: the namespace lock."""
         self.table.count_up(node)
         valid = self.cached_s
-        return wire.ENTRY.pack(node.id, 0, valid, valid, 0, 0) + wire.attr_bytes(
-            status, status.st_nlink - node.orphan
-        )
+        return wire.ENTRY.pack(node.id, 0, valid, valid, 0, 0) + self.attributes(node, status)
+
+    def attributes(self, node: Node, status: os.stat_result) -> bytes:
+        """As the caller is to see them: a hidden link is no name."""
+        return wire.attr_bytes(status, 0 if node.orphan else status.st_nlink)
 
     @property
     def cached_s(self) -> int:
@@ -282,7 +295,7 @@ class Volume:
                 return
             self.bind(node)
             with self.stripe(node.inode):
-                if self.mode is not Mode.OPEN:
+                if self.mode is not Mode.OPEN or node.local:
                     return
                 if open_fd is None:
                     with node as fd:

@@ -67,6 +67,44 @@ def as_user(code: str, directory: Path, *users: int, exits: int = 0) -> str:
 # --- without a name -----------------------------------------------------------------------------------------
 
 
+def test_an_unlinked_file_stays_writable_however_many_are_made_after_it(hurt: Rig) -> None:
+    def act(at: Path) -> bytes:
+        fd = os.open(at / "gone", os.O_CREAT | os.O_RDWR)
+        os.write(fd, b"before")
+        for number in range(300):  # more than a follower keeps open for writing
+            (at / str(number)).write_bytes(b"%d" % number)
+        os.unlink(at / "gone")
+        os.write(fd, b" and after")
+        os.ftruncate(fd, 12)
+        os.fchmod(fd, 0o600)
+        os.fsync(fd)
+        (at / "last").write_bytes(b"")
+        try:
+            return os.pread(fd, 100, 0)
+        finally:
+            os.close(fd)
+
+    assert alike(hurt, act) == b"before and a"
+
+
+def test_a_removed_directory_that_is_open_can_still_be_changed(hurt: Rig) -> None:
+    def act(at: Path) -> list[object]:
+        os.mkdir(at / "d")
+        (at / "d/f").write_bytes(b"x")
+        fd = os.open(at / "d", os.O_RDONLY)
+        os.rename(at / "d/f", at / "f")
+        os.rmdir(at / "d")
+        os.fchmod(fd, 0o711)
+        os.fsync(fd)
+        (at / "d").mkdir()
+        facts = [os.listdir(fd), os.fstat(fd).st_nlink, oct(os.fstat(fd).st_mode)]
+        facts.append(error_of(lambda: os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd)))
+        os.close(fd)
+        return facts
+
+    assert alike(hurt, act) == [[], 0, "0o40711", "ENOENT"]
+
+
 def test_open_files_go_on_below_a_renamed_directory_and_under_another_name(hurt: Rig) -> None:
     def act(at: Path) -> list[object]:
         (at / "d/e").mkdir(parents=True)
@@ -84,6 +122,44 @@ def test_open_files_go_on_below_a_renamed_directory_and_under_another_name(hurt:
         return [*seen, (at / "g/e/over").read_bytes()]
 
     assert alike(hurt, act)[2:] == [0, 1, b"one  more"]
+
+
+def test_a_file_made_without_a_name_arrives_whole_once_it_has_one(hurt: Rig) -> None:
+    def act(at: Path) -> list[object]:
+        fd = os.open(at, os.O_TMPFILE | os.O_RDWR, 0o640)
+        seen: list[object] = [os.fstat(fd).st_nlink, os.listdir(at)]
+        os.write(fd, b"head")
+        os.pwrite(fd, b"data" * (6 << 18), 16 << 20)  # more than one extent and one request
+        os.ftruncate(fd, 40 << 20)
+        os.fchmod(fd, 0o604)
+        os.setxattr(fd, "user.k", b"v")
+        os.utime(fd, ns=(1, 1_234_567_890_123_456_789))
+        os.fsync(fd)
+        os.link(f"/proc/self/fd/{fd}", at / "named", src_dir_fd=fd, follow_symlinks=True)
+        seen += [os.fstat(fd).st_nlink, (at / "named").stat().st_size]
+        os.link(at / "named", at / "again")
+        os.pwrite(fd, b"tail", 40 << 20)
+        os.fsync(fd)
+        os.close(fd)
+        os.close(os.open(at, os.O_TMPFILE | os.O_WRONLY, 0o600))
+        return seen
+
+    assert alike(hurt, act) == [0, [], 1, 40 << 20]
+    orphans = Path(hurt.mirrored.plain) / ".hafarm/orphans"
+    eventually(lambda: not list(orphans.iterdir()))
+
+
+def test_a_file_made_without_a_name_for_good_gets_none(hurt: Rig) -> None:
+    def act(at: Path) -> str:
+        fd = os.open(at, os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o600)
+        try:
+            return error_of(
+                lambda: os.link(f"/proc/self/fd/{fd}", at / "n", src_dir_fd=fd, follow_symlinks=True)
+            )
+        finally:
+            os.close(fd)
+
+    assert alike(hurt, act) == "ENOENT"
 
 
 # --- rights -------------------------------------------------------------------------------------------------

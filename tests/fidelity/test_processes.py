@@ -49,6 +49,33 @@ def kill_replicator(mirror: Mirror) -> None:
     eventually(lambda: mirror.replicator() not in (0, victim), 20)
 
 
+def test_what_is_open_and_has_no_name_outlives_a_replicator(mirror: Mirror) -> None:
+    tree = mirror.tree
+    unlinked = os.open(tree / "unlinked", os.O_CREAT | os.O_RDWR)
+    os.write(unlinked, b"still")
+    os.unlink(tree / "unlinked")
+    nameless = os.open(tree, os.O_TMPFILE | os.O_RDWR, 0o600)
+    os.write(nameless, b"not yet")
+    os.mkdir(tree / "removed")
+    removed = os.open(tree / "removed", os.O_RDONLY | os.O_DIRECTORY)
+    os.rmdir(tree / "removed")
+    kill_replicator(mirror)
+    os.write(unlinked, b" here")
+    os.fsync(unlinked)
+    assert os.pread(unlinked, 20, 0) == b"still here"
+    os.write(nameless, b" named")
+    os.link(f"/proc/self/fd/{nameless}", tree / "named", src_dir_fd=nameless, follow_symlinks=True)
+    kill_replicator(mirror)
+    os.write(nameless, b", now")
+    assert (tree / "named").read_bytes() == b"not yet named, now"
+    assert os.fstat(nameless).st_nlink == 1
+    assert os.fstat(unlinked).st_nlink == 0
+    assert error_of(os.fstat, removed) == "ESTALE"  # nothing can keep a directory that is gone from the disk
+    for fd in (unlinked, nameless, removed):
+        os.close(fd)
+    assert os.listdir(tree) == ["named"]
+
+
 def test_an_application_may_open_more_files_than_a_service_manager_gives(tmp_path: Path) -> None:
     with ext4(tmp_path / "image", tmp_path / "disk") as disk:
         (disk / "orders").mkdir()

@@ -47,6 +47,7 @@ class Op(IntEnum):
     READDIRPLUS = 44
     RENAME2 = 45
     LSEEK = 46
+    TMPFILE = 51
 
 
 IN_HEADER: Final = Struct("<IIQQIIIHH")
