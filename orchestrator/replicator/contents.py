@@ -51,6 +51,7 @@ class Contents(Namespace):
     """The operations on data and attributes."""
 
     reply: Callable[[int, int, bytes], None]
+    forget_attributes: Callable[[int], None]
 
     def start_syncers(self) -> None:
         self._syncers = Workers(_SYNCERS, "sync")
@@ -140,7 +141,7 @@ class Contents(Namespace):
         data = bytes(body[40 : 40 + size])
         self.outlet.before_change(self.data_keys(node, offset, offset + size), ())
         sequence = 0
-        with self._ordered(caller, node):
+        with self.ordered(caller, node):
             # Looked at before: a write as the caller itself ends setuid, and the others must hear of it.
             loses = how & wire.WRITE_KILL_PRIVILEGES and os.fstat(file.fd).st_mode & _SPECIAL
             written = self._pwrite(file, data, offset, caller)
@@ -166,7 +167,6 @@ class Contents(Namespace):
             return self._as_caller(caller, os.pwrite, file.fd, data, offset)
         except OSError as fault:
             raise self.fault(fault) from fault
-        finally:
 
     @staticmethod
     def _as_caller(caller: Caller, act: Callable[..., T], *arguments: Any) -> T:
@@ -175,6 +175,7 @@ class Contents(Namespace):
             disk.become_for_files(caller.uid, caller.gid)
         try:
             return act(*arguments)
+        finally:
             if caller.uid:
                 disk.become_for_files(0, 0)
 
@@ -182,13 +183,17 @@ class Contents(Namespace):
         """What write(2) does for a caller without privileges: setuid and setgid end. Held: the stripe."""
         with node as fd:
             mode = os.fstat(fd).st_mode
-            kept = mode & ~stat.S_ISUID
-            if mode & stat.S_IXGRP:
-                kept &= ~stat.S_ISGID
-            if kept != mode:
-                os.chmod(disk.path_of(fd), stat.S_IMODE(kept))
+        self.strip(node, stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+    def strip(self, node: Node, bits: int) -> None:
+        with node as fd:
+            mode = os.fstat(fd).st_mode
+            kept = stat.S_IMODE(mode & ~bits)
+            if mode & bits:
+                os.chmod(disk.path_of(fd), kept)
+            self.forget_attributes(node.id)  # the kernel leaves this to us, and does not look
             if not node.local:
-                self.send(ops.SetAttr(self.number, node.id, ops.MODE, mode=stat.S_IMODE(kept)))
+                self.send(ops.SetAttr(self.number, node.id, ops.MODE, mode=kept))
 
     def allocate(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(body)
@@ -197,7 +202,8 @@ class Contents(Namespace):
         file = self.file(handle)
         node = file.node
         self.outlet.before_change(self.data_keys(node, offset, offset + length), ())
-        with self._ordered(caller, node):
+        with self.ordered(caller, node):
+            before = os.fstat(file.fd)
             try:
                 self._as_caller(caller, disk.allocate, file.fd, mode, offset, length)
             except OSError as fault:
@@ -206,6 +212,8 @@ class Contents(Namespace):
                 self.send(ops.Allocate(self.number, node.id, mode, offset, length))
                 self.touch(node)
         return b""
+            if caller.uid and before.st_mode & _SPECIAL:
+                self._strip_privileges(node)
 
     def seek(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)
@@ -224,7 +232,7 @@ class Contents(Namespace):
             return b""
         sequence = 0
         data_only = bool(flags & wire.FSYNC_DATA_ONLY)
-        with self._ordered(caller, node):
+        with self.ordered(caller, node):
             if not node.local:
                 sequence = self.send(self._sync_point(node, data_only, file.fd))
         sync = os.fdatasync if data_only else os.fsync
@@ -238,7 +246,7 @@ class Contents(Namespace):
             return b""
         self.settle(file.node, file.fd)
         sequence = 0
-        with self._ordered(caller, file.node):
+        with self.ordered(caller, file.node):
             if not file.node.local:
                 sequence = self.send(ops.SyncDirectory(self.number, file.node.id))
         self._make_durable(caller.unique, file.fd, file.node, sequence, os.fsync, b"")
@@ -299,7 +307,7 @@ class Contents(Namespace):
     def _attr_reply(self, node: Node, status: os.stat_result) -> bytes:
         return wire.ATTR_OUT.pack(self.cached_s, 0, 0) + self.attributes(node, status)
 
-    def _ordered(self, caller: Caller, node: Node) -> Ordered:
+    def ordered(self, caller: Caller, node: Node) -> Ordered:
         return Ordered(self, caller, node)
 
     def set_attributes(self, caller: Caller, number: int, body: memoryview) -> bytes:
@@ -311,7 +319,7 @@ class Contents(Namespace):
             with node as fd:
                 keys = self.data_keys(node, *sorted((size, os.fstat(fd).st_size)))
         self.outlet.before_change(keys, ())
-        with self._ordered(caller, node), node as fd:
+        with self.ordered(caller, node), node as fd:
             try:
                 which = self._set_locally(caller, node, fd, fields, valid, handle, size)
             except OSError as fault:
@@ -369,56 +377,6 @@ class Contents(Namespace):
             )
         )
 
-    # --- extended attributes ----------------------------------------------------------------------------
-
-    def get_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
-        size, _ = wire.XATTR_IN.unpack_from(body)
-        with self.node(number) as fd:
-            return _sized(disk.get_xattr(fd, text(body, 8)), size)
-
-    def list_xattrs(self, caller: Caller, number: int, body: memoryview) -> bytes:
-        size, _ = wire.XATTR_IN.unpack_from(body)
-        with self.node(number) as fd:
-            return _sized(b"".join(name + b"\0" for name in disk.list_xattrs(fd)), size)
-
-    def set_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
-        size, flags = wire.XATTR_IN.unpack_from(body)
-        name = text(body, 8)
-        value = bytes(body[9 + len(name) : 9 + len(name) + size])
-        return self._change_xattr(
-            caller,
-            number,
-            lambda fd: disk.set_xattr(fd, name, value, flags),
-            lambda node: ops.SetXattr(self.number, node.id, name, value),
-        )
-
-    def remove_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
-        name = text(body)
-        return self._change_xattr(
-            caller,
-            number,
-            lambda fd: disk.remove_xattr(fd, name),
-            lambda node: ops.RemoveXattr(self.number, node.id, name),
-        )
-
-    def _change_xattr(
-        self,
-        caller: Caller,
-        number: int,
-        act: Callable[[int], None],
-        tell: Callable[[Node], ops.SetXattr | ops.RemoveXattr],
-    ) -> bytes:
-        node = self.node(number)
-        self.before(self.key(node, ops.ATTRIBUTES))
-        with self._ordered(caller, node), node as fd:
-            try:
-                act(fd)
-            except OSError as fault:
-                raise self.fault(fault) from fault
-            if not node.local:
-                self.send(tell(node))
-        return b""
-
 
 class Ordered:
     """Bound, under the object's lock and with the gate open: what follows is in the stream's order."""
@@ -451,11 +409,3 @@ class Ordered:
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:
     signed = seconds - (1 << 64) if seconds >> 63 else seconds  # before 1970
     return signed * 10**9 + nanoseconds
-
-
-def _sized(value: bytes, size: int) -> bytes:
-    if size == 0:
-        return len(value).to_bytes(4, "little") + bytes(4)
-    if len(value) > size:
-        raise refusal(errno.ERANGE)
-    return value

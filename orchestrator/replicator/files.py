@@ -14,18 +14,18 @@ from orchestrator.host.fuse import mount, wire
 from orchestrator.host.fuse.session import Caller, Handler, Session, Wishes
 from orchestrator.mirror.differ import Place
 from orchestrator.model.errors import Unsupported
-from orchestrator.replicator.contents import Contents
 from orchestrator.replicator.handles import Node, Table
 from orchestrator.replicator.ops import HIDDEN, ROOT, Outlet
 from orchestrator.replicator.settings import VolumeSettings
 from orchestrator.replicator.volume import Mode
+from orchestrator.replicator.xattrs import ExtendedAttributes
 
 _SETTLE_S = 1.0  # how late times may reach the other node; durable points take them along at once
 _DESCRIPTORS_MAX = 10_000  # kept open beside the application's: each holds an inode in the kernel's memory
 Op = wire.Op
 
 
-class Files(Contents):
+class Files(ExtendedAttributes):
     """Serves one directory: `start`, then `open_writes`, `close_writes` or `follow`, at last `stop`."""
 
     def __init__(
@@ -51,6 +51,7 @@ class Files(Contents):
         self._device = device
         self._ended = threading.Event()
         self.reply = self._session.reply
+        self.forget_attributes = self._session.forget_attributes
 
     def _add_root(self) -> None:
         self.table.load()
@@ -82,8 +83,8 @@ class Files(Contents):
             Op.RENAME2: self._once(self.rename2),
             Op.LINK: self._once(self.link),
             Op.CREATE: self._once(self.create),
-            Op.OPEN: self._once(self.open),
             Op.TMPFILE: self._once(self.tmpfile),
+            Op.OPEN: self._once(self.open),
             Op.OPENDIR: self._once(self.open_directory),
             Op.READ: self.read,
             Op.WRITE: self.write,
@@ -199,7 +200,6 @@ class Files(Contents):
         with self.names:
             self.table.forget_journal()
 
-    # --- directories ------------------------------------------------------------------------------------
     # --- opening what is no named file ---------------------------------------------------------------------
 
     def tmpfile(self, caller: Caller, number: int, body: memoryview) -> bytes:
@@ -225,6 +225,7 @@ class Files(Contents):
             file = self.table.open_file(node, self._access(flags) | (flags & os.O_SYNC), own)
             return self.entry(node, status) + self._open_reply(file)
 
+    # --- directories ------------------------------------------------------------------------------------
 
     def open_directory(self, caller: Caller, number: int, body: memoryview) -> bytes:
         node = self.node(number)

@@ -174,8 +174,50 @@ def test_a_setuid_program_runs_as_its_owner(hurt: Rig) -> None:
     assert alike(hurt, act) == "0"
 
 
+def test_whoever_may_not_loses_setgid_by_an_acl_and_sees_no_trusted_attribute(hurt: Rig) -> None:
+    everybody = 0xFFFFFFFF
+    entries = ((1, 7, everybody), (2, 5, 1002), (4, 5, everybody), (16, 7, everybody), (32, 5, everybody))
+    code = f"os.setxattr('f', 'system.posix_acl_access', {acl(*entries)!r})\nprint(os.listxattr('f'))"
+
+    def act(at: Path) -> list[object]:
+        (at / "f").write_bytes(b"")
+        os.chown(at / "f", 1001, 2000)  # his own, of a group that he is not in
+        os.chmod(at / "f", 0o2755)
+        os.setxattr(at / "f", "trusted.t", b"x")
+        os.setxattr(at / "f", "user.u", b"x")
+        listed = sorted(ast_list(as_user(code, at, 1001, 1001)))
+        return [listed, oct((at / "f").stat().st_mode), sorted(os.listxattr(at / "f"))]
+
+    shown, mode, all_of_them = alike(hurt, act)
+    assert shown == ["system.posix_acl_access", "user.u"]
+    assert mode == "0o100775"
+    assert "trusted.t" in all_of_them
+
+
 def ast_list(text: str) -> list[str]:
     return [word.strip(" '") for word in text.strip("[]").split(",")]
+
+
+def test_whoever_may_not_ends_setuid_by_writing_and_by_allocating(hurt: Rig) -> None:
+    code = """
+f = os.open('f', os.O_RDWR)
+os.posix_fallocate(f, 0, 10000) if WHAT else os.pwrite(f, b'x', 0)
+print(oct(os.fstat(f).st_mode))
+"""
+
+    def act(at: Path) -> list[str]:
+        modes = []
+        for what in ("True", "False"):
+            (at / "f").write_bytes(b"")
+            os.chown(at / "f", 1001, 1001)
+            os.chmod(at / "f", 0o6777)
+            os.stat(at / "f")  # the kernel may believe it for a while now
+            modes.append(as_user(code.replace("WHAT", what), at, 1002, 1002))
+            modes.append(oct((at / "f").stat().st_mode))
+            os.rename(at / "f", at / what)
+        return modes
+
+    assert alike(hurt, act) == ["0o100777"] * 4
 
 
 def test_group_and_setgid_come_from_the_directory(hurt: Rig) -> None:

@@ -57,6 +57,7 @@ def negotiate(offer: memoryview, wishes: Wishes) -> bytes:
         | wire.POSIX_ACL
         | wire.MAX_PAGES
         | wire.HANDLE_KILLPRIV_V2
+        | wire.SETXATTR_EXT
         | wire.INIT_EXT
     )
     if wishes.writeback:
@@ -129,8 +130,15 @@ class Session:
 
     def forget_inode(self, node: int) -> None:
         """Drop what the kernel has cached of this object."""
+        self._invalidate(node, 0)
+
+    def forget_attributes(self, node: int) -> None:
+        """Drop what the kernel has cached of this object, except its data."""
+        self._invalidate(node, -1)
+
+    def _invalidate(self, node: int, offset: int) -> None:
         try:
-            self._notify(wire.NOTIFY_INVAL_INODE, node.to_bytes(8, "little") + bytes(16))
+            self._notify(wire.NOTIFY_INVAL_INODE, wire.INVAL_INODE_OUT.pack(node, offset, 0))
         except OSError as fault:
             if fault.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
                 raise
