@@ -207,13 +207,21 @@ class Contents(Namespace):
             try:
                 self._as_caller(caller, disk.allocate, file.fd, mode, offset, length)
             except OSError as fault:
+                self._tell_grown(node, before, file.fd)
                 raise self.fault(fault) from fault
             if not node.local:
                 self.send(ops.Allocate(self.number, node.id, mode, offset, length))
                 self.touch(node)
-        return b""
             if caller.uid and before.st_mode & _SPECIAL:
                 self._strip_privileges(node)
+        return b""
+
+    def _tell_grown(self, node: Node, before: os.stat_result, fd: int) -> None:
+        """A full disk ended it half-way: the file is longer, and the caller hears of an error only."""
+        size = os.fstat(fd).st_size
+        if size != before.st_size and not node.local:
+            self.send(ops.SetAttr(self.number, node.id, ops.SIZE, size=size))
+            self.touch(node)
 
     def seek(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)

@@ -285,6 +285,16 @@ print(seen == b'WRITTEN', os.pread(f, 5, 0) == b'first')
     assert alike(hurt, lambda at: as_user(code, at)) == "True True"
 
 
+def test_an_allocation_that_a_full_disk_ends_half_way_leaves_equal_files(hurt: Rig) -> None:
+    with hurt.case() as (_, at):
+        fd = os.open(at / "f", os.O_CREAT | os.O_RDWR)
+        os.write(fd, b"head")
+        assert _libc.fallocate(fd, 0, 0, 2 << 30) == -1
+        assert ctypes.get_errno() == errno.ENOSPC
+        os.close(fd)
+        assert hurt.compare(at.name, bare=False, holes=False) is None
+
+
 def test_holes_stay_where_they_are(hurt: Rig) -> None:
     def act(at: Path) -> list[int]:
         fd = os.open(at / "f", os.O_CREAT | os.O_RDWR)
