@@ -130,7 +130,7 @@ class Files(ExtendedAttributes):
         self.mode = mode
         self.start_syncers()
         if not resume:
-            mount.mount(self._device, self.path)
+            mount.mount(self._device, self.path, os.fstatvfs(self._readable).f_flag)
         self._session.start(resume)
         threading.Thread(target=self._settle_loop, name="settle", daemon=True).start()
 

@@ -154,3 +154,26 @@ def eval_list(text: str) -> list[Any]:
 
 
 # --- how it is mounted --------------------------------------------------------------------------------------
+
+
+def test_what_the_mount_below_forbids_is_forbidden_above(tmp_path: Path) -> None:
+    options = "noexec,nosuid,nodev"
+    with (
+        ext4(tmp_path / "image", tmp_path / "disk", options=options) as disk,
+        serving(tmp_path, disk) as mirror,
+    ):
+        (mirror.tree / "script").write_text("#!/bin/sh\n")
+        (mirror.tree / "script").chmod(0o755)
+        os.mknod(mirror.tree / "null", 0o20666, os.makedev(1, 3))
+        assert error_of(lambda: subprocess.run([mirror.tree / "script"], check=False)) == "EACCES"
+        assert error_of(lambda: os.open(mirror.tree / "null", os.O_WRONLY)) == "EACCES"
+        assert os.statvfs(mirror.tree).f_flag & os.ST_NOSUID
+
+
+def test_what_the_mount_below_allows_is_allowed_above(mirror: Mirror) -> None:
+    (mirror.tree / "script").write_text("#!/bin/sh\nexit 7\n")
+    (mirror.tree / "script").chmod(0o755)
+    os.mknod(mirror.tree / "null", 0o20666, os.makedev(1, 3))
+    assert subprocess.run([mirror.tree / "script"], check=False).returncode == 7
+    with open(mirror.tree / "null", "wb", buffering=0) as null:
+        assert null.write(b"away") == 4

@@ -14,6 +14,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _DETACH = 2  # umount2: lazily
 _UNCOVER_ATTEMPTS = 10  # one mount of ours, and one more for each death in the middle of a start
 TYPE = "fuse.hafarm"
+_INHERITED = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_SYNCHRONOUS
+"""As MS_NOSUID and so on: statvfs(3) and mount(2) give them the same numbers."""
 _READ_AHEAD_KIB = 2048  # 128 KiB, the kernel's own, costs a third of a cold sequential read
 
 
@@ -27,10 +29,13 @@ def open_device() -> int:
         ) from fault
 
 
-def mount(device: int, path: str) -> None:
-    """Cover `path` with the connection; the requests wait until a session answers them."""
+def mount(device: int, path: str, below: int = 0) -> None:
+    """Cover `path` with the connection; the requests wait until a session answers them.
+
+    `below`: how the file system below is mounted, by statvfs's flags: what it forbids is forbidden here too.
+    """
     data = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=1048576"
-    result = _libc.mount(b"hafarm", os.fsencode(path), TYPE.encode(), 0, data.encode())
+    result = _libc.mount(b"hafarm", os.fsencode(path), TYPE.encode(), below & _INHERITED, data.encode())
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
