@@ -223,6 +223,8 @@ class Rig:
         """The trees of one case: bare, below the mount, through it, on the follower."""
         # XFS reserves blocks ahead of a file's end, and which of them it keeps is a matter of time.
         holes = holes and self.kind == "ext4"
+        if self._writeback:
+            settle_pages(str(self.tree / name))  # the kernel keeps data and times for half a minute
         if why := self.mirrored.arrive():
             return Difference(None, why)
         plain, here, there = (

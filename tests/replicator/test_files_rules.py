@@ -171,6 +171,14 @@ def test_with_writeback_the_pages_travel_at_close_and_at_sync(writeback: Mounted
     assert os.stat(writeback.plain / "log").st_mtime_ns == 10**18 + 7
 
 
+def test_with_writeback_what_is_not_written_yet_is_no_hole(writeback: Mounted) -> None:
+    fd = os.open(writeback.tree / "log", os.O_CREAT | os.O_RDWR)
+    os.write(fd, b"x" * 5000)
+    assert os.lseek(fd, 0, os.SEEK_DATA) == 0
+    assert os.lseek(fd, 0, os.SEEK_HOLE) == 5000
+    os.close(fd)
+
+
 def test_a_fault_of_the_may_differ_log_refuses_the_change(mounted: Mounted) -> None:
     def broken(keys: object) -> None:
         raise OSError(errno.EIO, "the log")
