@@ -6,30 +6,18 @@ import fcntl
 import json
 import os
 import secrets
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import mount
 from orchestrator.host.realtime import become_prompt
 from orchestrator.model.config import UNFIT_FILE_SYSTEMS
 from orchestrator.model.errors import HafarmError, Unsupported
+from orchestrator.replicator import watch
 from orchestrator.replicator.settings import Settings, load
-
-STOPPED, GAVE_UP = 0, 3
-"""How a replicator ends when it is not to be started again: asked to, or it cannot take its mount back."""
-_RESTART_S = (
-    0.0,
-    0.1,
-    0.5,
-    2.0,
-)  # the first at once: it is felt; the last for ever: a replicator that cannot run
-_LONG_LIFE_S = 10.0  # a replicator that lived so long is restarted at once again
-
 
 ELSEWHERE = "replicate a directory on a local ext4 or xfs"
 
@@ -58,15 +46,28 @@ def main() -> int:
         code = f"{fault.code}: " if isinstance(fault, HafarmError) else ""
         print(f"{code}{fault}", file=sys.stderr)
         return 1
-    if os.fork():
-        return 0
+    if not os.fork():
+        _stay(path, held, lock)
+    return 0
+
+
+def _stay(path: str, held: list[list[int]], lock: int) -> NoReturn:
     os.setsid()  # no signal to the agent's group or session reaches us
     become_prompt()  # applications wait for us: we are their file system
     os.chdir("/")
     for stream in (0, 1, 2):  # the agent's pipes must end when the agent does
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
-    _watch(path, held, lock)
-    return 0
+    os.execv(sys.executable, _watching(path, held, lock))  # of this program nothing has to stay
+
+
+def _watching(path: str, held: list[list[int]], lock: int) -> list[str]:
+    """The command of the program that watches, which inherits everything that was opened."""
+    facts = os.memfd_create("gate")
+    given = {"volumes": held, "facts": facts, "life": secrets.token_hex(16), "keeper": os.getpid()}
+    for fd in (lock, facts, *(fd for volume in held for fd in volume)):
+        os.set_inheritable(fd, True)
+    words = ["orchestrator.replicator.keeper", path, json.dumps(given), str(lock)]
+    return [sys.executable, "-I", "-S", watch.__file__, *words]
 
 
 def _only_one(settings: Settings) -> int:
@@ -118,22 +119,6 @@ def _open_fit(path: str) -> tuple[int, int]:
     if os.fstatvfs(fds[0]).f_flag & os.ST_RDONLY:
         raise DirectoryUnfit(path, "its file system is mounted read-only", "mount it writable")
     return fds
-
-
-def _watch(path: str, held: list[list[int]], lock: int) -> None:
-    facts = os.memfd_create("gate")
-    given = {"volumes": held, "facts": facts, "life": secrets.token_hex(16), "keeper": os.getpid()}
-    fds = [facts, *(fd for volume in held for fd in volume)]
-    command = [sys.executable, "-m", "orchestrator.replicator.main", path, json.dumps(given)]
-    failures = 0
-    while True:
-        born = time.monotonic()
-        code = subprocess.Popen(command, pass_fds=fds).wait()
-        if code in (STOPPED, GAVE_UP):
-            break
-        failures = 1 if time.monotonic() - born > _LONG_LIFE_S else failures + 1
-        time.sleep(_RESTART_S[min(failures - 1, len(_RESTART_S) - 1)])
-    os.close(lock)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
 from orchestrator.replicator.files import Files, Trees
 from orchestrator.replicator.follower import Follower
-from orchestrator.replicator.keeper import GAVE_UP, STOPPED
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.settings import Settings, load
 from orchestrator.replicator.stream import Primary
 from orchestrator.replicator.trees import nothing_excluded
 from orchestrator.replicator.volume import Mode
+from orchestrator.replicator.watch import GAVE_UP, STOPPED
 
 log = logging.getLogger("hafarm.replicator")
 

@@ -167,3 +167,17 @@ def test_a_second_keeper_for_the_same_mirror_is_refused(mirror: Mirror) -> None:
     again = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert again.returncode == 1
     assert "already runs" in again.stderr
+
+
+def test_a_keeper_has_nothing_of_the_replicator_and_gives_away_all_but_its_lock(mirror: Mirror) -> None:
+    mirror.start()
+    maps = Path(f"/proc/{mirror.keeper}/maps").read_text()
+    assert [name for name in ("_ctypes", "_ssl", "libcrypto") if name in maps] == []
+    assert "/run/keeper.lock" in _opened(mirror.keeper)
+    assert "/run/keeper.lock" not in _opened(mirror.replicator())
+    assert "/memfd:gate" in _opened(mirror.replicator())
+
+
+def _opened(pid: int) -> str:
+    """What a process holds open, a line each."""
+    return "\n".join(os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
