@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -41,8 +41,12 @@ class AgentState(IntEnum):
 
 @lru_cache(SAID_KEPT)
 def tag(module: ModuleName | str) -> str:
-    """A module in eight letters, because one beat vouches for many."""
-    return hashlib.sha256(module.encode()).hexdigest()[:8]
+    """A module in eight letters, because one beat vouches for many.
+
+    A checksum is as good as a hash here, as beats are under lock; hashlib would bring OpenSSL into the pulse,
+    which keeps all that it has in memory.
+    """
+    return f"{zlib.crc32(module.encode()):08x}"
 
 
 @dataclass(frozen=True, slots=True)
