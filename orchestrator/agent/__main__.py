@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import difflib
 import errno
 import logging
 import os
@@ -12,7 +11,6 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from orchestrator.host.realtime import become_prompt
@@ -22,15 +20,14 @@ if __name__ == "__main__":
     # the pulse gives to an agent which restarts.
     become_prompt()
 
+import msgspec
+
 from orchestrator.agent.agent import Agent
-from orchestrator.agent.settings import AgentSettings, load
-from orchestrator.config.load import load as load_cluster
-from orchestrator.config.marks import ConfigRefused, Problem, parse
+from orchestrator.agent.settings import AgentSettings
 from orchestrator.model.codes import CODES, shown
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName
-from orchestrator.setup.bundle import check_bundle
 
 
 @dataclass(eq=False)
@@ -61,34 +58,55 @@ def main() -> int:
     )
     asked = words.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    begun = _read_apart(asked.config)
+    if isinstance(begun, int):
+        return begun
+    settings, config = begun
     try:
-        settings = load(asked.config)
-        config = load_cluster(settings.config)
-        _check_node(settings, config, asked.config)
-        check_bundle(settings.bundle, config.name, settings.node)
         _check_addresses(config, NodeName(settings.node))
         asyncio.run(serve(settings, config, asked.on_term == "leave"))
-    except HafarmError as fault:
-        print(shown(fault.code, str(fault)), file=sys.stderr)
-        return CODES[fault.code].exit
-    except OSError as fault:
-        print(shown("HF1003", f"the agent cannot begin: {fault}"), file=sys.stderr)
-        return 1
+    except (HafarmError, OSError) as fault:
+        return _refuse(fault)
     return 0
 
 
-def _check_node(settings: AgentSettings, config: ClusterConfig, file: str) -> None:
-    """ConfigRefused where the node is named: in the environment, which wins, or in the agent's file."""
-    names = [node.name for node in config.nodes]
-    if settings.node in names:
-        return
-    near = difflib.get_close_matches(settings.node, names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"these are: {', '.join(names)}"
-    text = f"no node of {settings.config} is named {settings.node}; {hint}"
-    if "HAFARM_NODE" in os.environ:
-        raise ConfigRefused("HAFARM_NODE", (Problem(1, 1, "", text),))
-    marked = parse(Path(file).read_text(encoding="utf-8"), file)
-    raise ConfigRefused(file, (marked.problem(("node",), text),))
+def _refuse(fault: HafarmError | OSError) -> int:
+    """Say why the agent does not begin; the exit code."""
+    if isinstance(fault, HafarmError):
+        print(shown(fault.code, str(fault)), file=sys.stderr)
+        return CODES[fault.code].exit
+    print(shown("HF1003", f"the agent cannot begin: {fault}"), file=sys.stderr)
+    return 1
+
+
+def _read_apart(path: str) -> tuple[AgentSettings, ClusterConfig] | int:
+    """The node's files, or the exit code where they are wrong, as told by a process that reads them.
+
+    What it takes to read and check them is 25 MiB of program, needed once in the agent's life.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        sys.exit(_tell(path, writer))
+    os.close(writer)
+    with open(reader, "rb") as file:
+        told = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        return max(code, 1)  # negative where it was killed
+    return msgspec.json.decode(told, type=tuple[AgentSettings, ClusterConfig])
+
+
+def _tell(path: str, writer: int) -> int:
+    from orchestrator.agent.files import read
+
+    with open(writer, "wb") as file:
+        try:
+            file.write(msgspec.json.encode(read(path)))
+        except (HafarmError, OSError) as fault:
+            return _refuse(fault)
+    return 0
 
 
 def _check_addresses(config: ClusterConfig, node: NodeName) -> None:

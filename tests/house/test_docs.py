@@ -7,7 +7,7 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.agent.settings import AgentSettings
+from orchestrator.agent.files import AgentFile
 from orchestrator.cli.main import COMMANDS
 from orchestrator.config import shape
 from tests.house.rules import ROOT
@@ -19,7 +19,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "run": shape.Run,
     "vip": shape.Vip,
     "checks": shape.Check,
-    "agent.yaml": AgentSettings,
+    "agent.yaml": AgentFile,
 }
 
 

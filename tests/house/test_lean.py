@@ -22,8 +22,12 @@ SERVERS = ("aiohttp", "asyncio", "email", "http", "msgspec", "pydantic", "pyrout
             "orchestrator.replicator.main",
             (*SERVERS, "cryptography", "subprocess", "orchestrator.replicator.keeper"),
         ),
+        (
+            "orchestrator.agent.__main__",
+            ("pydantic", "pydantic_settings", "yaml", "cryptography", "pyroute2", "click", "rich"),
+        ),
     ],
-    ids=["pulse", "replicator"],
+    ids=["pulse", "replicator", "agent"],
 )
 def test_a_process_imports_nothing_that_only_others_need(process: str, unused: tuple[str, ...]) -> None:
     code = (
