@@ -64,6 +64,16 @@ def test_a_warm_machine_installs_nothing(tmp_path: Path) -> None:
     assert "installing" not in done.stderr
 
 
+def test_what_was_compiled_is_kept(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    python = tree / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "${PYTHONDONTWRITEBYTECODE-may be written}"\n')
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [str(tree / "run"), "sim"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout == "may be written\n"
+
+
 def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
     tree = _copy(tmp_path)
     (tree / "requirements" / "dev.txt").write_text("# changed\n")
