@@ -74,6 +74,18 @@ def test_what_was_compiled_is_kept(tmp_path: Path) -> None:
     assert done.stdout == "may be written\n"
 
 
+def test_what_is_installed_is_compiled(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    (tree / "requirements" / "dev.txt").write_text("# changed\n")
+    seen = tmp_path / "seen"
+    for name in ("python", "uv"):
+        _script(tree / ".venv" / "bin" / name, f'echo "{name} $*" >>{seen}')
+    subprocess.run([str(tree / "run"), "sim"], check=True, capture_output=True, timeout=60)
+    did = seen.read_text().splitlines()
+    assert [line for line in did if line.startswith("uv pip sync") and "--compile-bytecode" in line]
+    assert f"python -m compileall -q {tree}/orchestrator" in did
+
+
 def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
     tree = _copy(tmp_path)
     (tree / "requirements" / "dev.txt").write_text("# changed\n")
