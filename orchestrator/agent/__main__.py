@@ -7,9 +7,11 @@ import asyncio
 import errno
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,9 +22,6 @@ if __name__ == "__main__":
     # the pulse gives to an agent which restarts.
     become_prompt()
 
-import msgspec
-
-from orchestrator.agent.agent import Agent
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.model.codes import CODES, shown
 from orchestrator.model.config import ClusterConfig
@@ -58,7 +57,12 @@ def main() -> int:
     )
     asked = words.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    begun = _read_apart(asked.config)
+    # Together, and the reader is born while there is little to be copied for it: a restart must fit into the
+    # grace that the pulse gives, on an overloaded machine too.
+    reader = Reader(asked.config)
+    import orchestrator.agent.agent  # noqa: F401
+
+    begun = reader.result()
     if isinstance(begun, int):
         return begun
     settings, config = begun
@@ -79,33 +83,44 @@ def _refuse(fault: HafarmError | OSError) -> int:
     return 1
 
 
-def _read_apart(path: str) -> tuple[AgentSettings, ClusterConfig] | int:
-    """The node's files, or the exit code where they are wrong, as told by a process that reads them.
+class Reader:
+    """A process that reads the node's files, and tells what is wrong with them.
 
     What it takes to read and check them is 25 MiB of program, needed once in the agent's life.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        sys.exit(_tell(path, writer))
-    os.close(writer)
-    with open(reader, "rb") as file:
-        told = file.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code:
-        return max(code, 1)  # negative where it was killed
-    return msgspec.json.decode(told, type=tuple[AgentSettings, ClusterConfig])
+
+    def __init__(self, path: str) -> None:
+        self._told, writer = os.pipe()
+        self._child = os.fork()
+        if not self._child:
+            os.close(self._told)
+            # Without the interpreter's farewell to every module.
+            os._exit(_tell(path, writer))
+        os.close(writer)
+
+    def result(self) -> tuple[AgentSettings, ClusterConfig] | int:
+        """What the files say, or the exit code where they are wrong."""
+        with open(self._told, "rb") as file:
+            told = file.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+        if code:
+            return max(code, 1)  # negative where it was killed
+        begun: tuple[AgentSettings, ClusterConfig] = pickle.loads(told)  # its own child's words alone
+        return begun
 
 
 def _tell(path: str, writer: int) -> int:
-    from orchestrator.agent.files import read
+    """The child's whole life; its exit code."""
+    try:
+        from orchestrator.agent.files import read
 
-    with open(writer, "wb") as file:
-        try:
-            file.write(msgspec.json.encode(read(path)))
-        except (HafarmError, OSError) as fault:
-            return _refuse(fault)
+        with open(writer, "wb") as file:
+            file.write(pickle.dumps(read(path)))
+    except (HafarmError, OSError) as fault:
+        return _refuse(fault)
+    except BaseException:
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -124,6 +139,8 @@ def _check_addresses(config: ClusterConfig, node: NodeName) -> None:
 
 async def serve(settings: AgentSettings, config: ClusterConfig, leave: bool) -> None:
     """The agent's life in one event loop."""
+    from orchestrator.agent.agent import Agent
+
     over = asyncio.Event()
     agent = Agent(settings, config)
     leaving: set[asyncio.Task[None]] = set()

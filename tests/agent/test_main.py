@@ -97,3 +97,17 @@ def test_an_agent_that_cannot_begin_says_why(tmp_path: Path, what: str) -> None:
     assert f"hafarm explain {code}" in done.stderr
     for place in ("state_dir", "run_dir", "log_dir"):
         assert not (tmp_path / place).exists()
+
+
+def test_what_another_process_read_arrives_whole(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.config.write_text(RIGHT.replace("path: /srv/orders", 'path: "/srv/b\\udcffd"'))
+    (tmp_path / "agent.yaml").write_text(json.dumps(node.settings))
+    code = (
+        "import sys\nfrom orchestrator.agent.__main__ import Reader\nbegun = Reader(sys.argv[1]).result()\n"
+        "assert 'pydantic' not in sys.modules\nfrom orchestrator.agent.files import read\n"
+        "assert begun == read(sys.argv[1]), begun"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "agent.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ SERVERS = ("aiohttp", "asyncio", "email", "http", "msgspec", "pydantic", "pyrout
             (*SERVERS, "cryptography", "subprocess", "orchestrator.replicator.keeper"),
         ),
         (
-            "orchestrator.agent.__main__",
+            "orchestrator.agent.agent",
             ("pydantic", "pydantic_settings", "yaml", "cryptography", "pyroute2", "click", "rich"),
         ),
     ],
