@@ -37,6 +37,18 @@ def test_a_process_imports_nothing_that_only_others_need(process: str, unused: t
     assert done.returncode == 0, done.stderr
 
 
+def test_of_the_netlink_library_only_what_is_spoken_is_loaded() -> None:
+    code = (
+        "import asyncio, sys\nfrom orchestrator.host.netlink import Netlink\n"
+        "async def look():\n kernel = Netlink()\n await kernel.open()\n print(sorted(await kernel.links()))\n"
+        "asyncio.run(look())\nprint([name for name in sys.modules if 'sqlite' in name or '.ndb' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    links, extra = done.stdout.splitlines()
+    assert "lo" in links
+    assert extra == "[]"
+
+
 def test_a_keeper_that_watches_imports_nothing_more() -> None:
     folder = str(Path(watch.__file__).parent)
     code = (
