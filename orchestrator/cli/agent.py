@@ -48,8 +48,10 @@ class Agent:
 
     def act(self, module: str, body: dict[str, Any]) -> dict[str, Any]:
         """Order something; the operation as it stands at once."""
+        from urllib.parse import quote  # late: who only looks needs none of it
+
         wanted = {key: value for key, value in body.items() if value not in (None, False)}
-        accepted = self.post(f"/modules/{module}/actions", wanted)
+        accepted = self.post(f"/modules/{quote(module, safe='')}/actions", wanted)
         return self.get(f"/operations/{accepted['op']}")
 
     def follow(self, operation: dict[str, Any], limit_s: float) -> dict[str, Any]:

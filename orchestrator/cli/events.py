@@ -46,12 +46,12 @@ def events_(follow: bool, module: str | None, since: str | None, wish: Wish) -> 
 
 def _since(text: str | None) -> tuple[int, float]:
     """After which event, and from which time on."""
-    from orchestrator.config.units import seconds
-
     if text is None:
         return 0, 0.0
     if text.isdecimal():
         return int(text), 0.0
+    from orchestrator.config.units import seconds
+
     try:
         return 0, time.time() - seconds(text)
     except ValueError as fault:

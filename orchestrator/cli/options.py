@@ -29,10 +29,10 @@ class Wish:
 
 
 def _duration(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
-    from orchestrator.config.units import seconds
-
     if text is None:
         return None
+    from orchestrator.config.units import seconds
+
     try:
         return seconds(text)
     except ValueError as fault:

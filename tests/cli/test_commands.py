@@ -374,15 +374,24 @@ def test_processes_take_the_place_of_the_command(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_status_imports_nothing_heavy(agent: Played) -> None:
+@pytest.mark.parametrize("words", [("status",), ("events",), ("swap", "orders")], ids=lambda words: words[0])
+def test_what_is_typed_daily_imports_nothing_heavy(agent: Played, words: tuple[str, ...]) -> None:
+    agent.give = lambda step: (_swapped(agent), ("", ""))[1]
     heavy = ("pydantic", "aiohttp", "asyncio", "cryptography", "pyroute2", "rich", "msgspec", "yaml")
+    heavy += ("http", "email", "ssl", "importlib.metadata")
     code = (
         "import sys\nfrom orchestrator.cli.main import main\n"
-        "try: main(['status'])\nexcept SystemExit as end: code = end.code\n"
+        f"try: main({list(words)!r})\nexcept SystemExit as end: code = end.code\n"
         f"sys.exit(code or [name for name in {heavy!r} if name in sys.modules] or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["my orders", "a/b", "commandé"])
+def test_any_word_for_a_module_reaches_the_agent_as_it_is(agent: Played, hafarm: Hafarm, name: str) -> None:
+    code, _, err = hafarm("stop", name)
+    assert (code, f"error HF1232: no module here is named {name}\n" in err) == (2, True)
 
 
 def test_status_answers_at_once(agent: Played) -> None:
