@@ -225,8 +225,8 @@ class Contents(Namespace):
 
     def seek(self, caller: Caller, number: int, body: memoryview) -> bytes:
         if self.writeback:
-            # The kernel asks before it writes back: what it holds would be told as a hole, and `cp` would skip
-            # it. Now it asks no more, and takes each file for data from its beginning to its end.
+            # The kernel asks before it writes back: what it holds would be told as a hole, and `cp` would
+            # skip it. Now it asks no more, and takes each file for data from its beginning to its end.
             raise refusal(errno.ENOSYS)
         handle, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)
         file = self.file(handle)

@@ -28,6 +28,9 @@ TOLD_AT_ONCE: Final = 32
 TOLD_LATER_S: Final = 0.01
 """What no request waits for is told together; the window of the stream is a hundred times longer."""
 
+EARLIER_POINTS_S: Final = 0.5
+"""How late a flush that waits for earlier points notices that its session was given up."""
+
 
 class Receiver(Protocol):
     """The copy that a session changes, and how far it is; one session after the other has it."""
@@ -256,8 +259,12 @@ class Session:
     def _flushed(self, sequence: int, obeyed: int, theirs: int) -> None:
         """All up to here is on this disk: durable in the lineage before it is told (S11)."""
         receiver = self._receiver
-        if receiver.points.done_to + 1 < sequence and not receiver.points.all_done_before(sequence):
-            return  # an earlier point is still on its way; the next flush will say it
+        with receiver.progress:
+            # Not left to the next flush: a swap waits for this one, and an idle stream sends no other.
+            while not receiver.points.all_done_before(sequence):
+                if self._failure is not None or self._abandoned or self._ended.is_set():
+                    return
+                receiver.progress.wait(EARLIER_POINTS_S)
         with receiver.keeping:
             if self._abandoned:
                 return

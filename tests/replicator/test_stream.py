@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import MemberNotReady
+from orchestrator.replicator import apply
 from orchestrator.replicator.outgoing import ADMISSION_S
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.replicator.relay import Relay
@@ -330,3 +331,43 @@ def test_a_silent_cut_of_a_stream_at_rest_is_found_by_itself(pair: Pair, relayed
     at_rest(pair)
     relayed.swallows = True
     eventually(lambda: pair.said("member_lost") != [], 20)
+
+
+def test_a_flush_that_overtakes_an_earlier_point_is_told_once_that_one_is_done(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined(pair)
+    assert pair.live is not None
+    assert pair.primary is not None
+    assert pair.follower is not None
+    gates = [threading.Event(), threading.Event()]
+    begun: list[int] = []
+    sync_all = apply._sync_all
+
+    def held(fds: list[int], data_only: bool) -> None:
+        number = len(begun)
+        begun.append(number)
+        if number < len(gates):
+            assert gates[number].wait(20)
+        sync_all(fds, data_only)
+
+    monkeypatch.setattr(apply, "_sync_all", held)
+    try:
+        pair.live.create("file")
+        pair.live.sync("file")  # holds the thread that applies, so that the next two arrive together
+        eventually(lambda: len(begun) == 1)
+        pair.live.sync("file")
+        target = pair.primary.flush()
+        flushes: list[int] = []
+        sync_volumes = pair.follower.applier.sync_all
+        monkeypatch.setattr(pair.follower.applier, "sync_all", lambda: (sync_volumes(), flushes.append(1)))
+        primary = pair.primary
+        eventually(lambda: not primary.outbox.is_behind(LYON))
+        gates[0].set()
+        eventually(lambda: len(begun) == 2 and flushes)
+        assert primary.status()["peers"][LYON]["flushed"] < target
+        gates[1].set()
+        eventually(lambda: primary.status()["peers"][LYON]["flushed"] >= target)
+    finally:
+        for gate in gates:
+            gate.set()
