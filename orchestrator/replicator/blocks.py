@@ -65,6 +65,10 @@ class Blocks:
         self._compared: set[str] = set()
         """Handles of files whose data were looked at."""
 
+    def forget(self, own: Entry) -> None:
+        """It was made anew: its data are to be sent, whatever was done before."""
+        self._compared.discard(own["handle"])
+
     def compare(self, pairs: list[Pair]) -> set[bytes]:
         """Make data and sizes of files equal; the paths of those that were not."""
         written: set[bytes] = set()

@@ -47,6 +47,8 @@ class Copier:
         self._done = done
         self._failed = failed
         self._cancelled = threading.Event()
+        self._over = threading.Event()
+        """It ended, in whatever way."""
         self._progress = Progress(peer, plan, source.tell)
         self._sender = Sender(source, peer, self._progress, self._cancelled)
         self._questions = Questions(self._asking(ask), lambda: source.outbox.last)
@@ -91,6 +93,7 @@ class Copier:
                 log.warning("copy to %s stopped: %s", self._peer, fault)
                 self._failed(str(fault))
         finally:
+            self._over.set()
             self._forget()
 
     def _unite(self) -> None:
@@ -159,12 +162,12 @@ class Copier:
 
     def _count(self, volume: int) -> None:
         """Say how much a comparison of everything has to look at, if it is still at it after a while."""
-        if self._cancelled.wait(COUNT_AFTER_S):
+        if self._over.wait(COUNT_AFTER_S):
             return
         root = self._tree.root(volume)
         files = size = 0
         for path, _, is_directory in trees.walk(root, volume, self._source.excluded):
-            if self._cancelled.is_set():
+            if self._over.is_set():
                 return
             if not is_directory:
                 status = trees.status_of(root, path)

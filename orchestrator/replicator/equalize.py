@@ -58,6 +58,8 @@ class Equalizer:
         self._blocks = Blocks(source, sender, questions, progress, volume, self._about)
         self._made: set[bytes] = set()
         """Directories that the peer did not have: all below them was made with them."""
+        self._named: set[bytes] = set()
+        """Names that the peer was given just now: it has the object, its data and attributes with them."""
         self._directories: dict[bytes, None] = {}
         """Whose own attributes come last: each name made below changes their times."""
 
@@ -87,7 +89,7 @@ class Equalizer:
         # peer does not have yet comes with its name.
         absent = self._listed(listed)
         for batch in batches(sorted(named), len, LOOKS_MAX):
-            self._files([path for path in batch if not self._is_made(path)], targets)
+            self._files(batch, targets)
         if self._listed(absent):
             self._sender.missed = True
         for path in directories:
@@ -245,7 +247,9 @@ class Equalizer:
             return Pair(child, own, there, self._full)
         if there is not None:
             self._sender.emit(Remove(self._volume, parent, name))
-        self._sender.make(self._volume, parent, child, name, own)
+        if self._sender.make(self._volume, parent, child, name, own):
+            self._blocks.forget(own)
+        self._named.add(child)
         return Pair(child, own, None, True)
 
     # --- which object it is --------------------------------------------------------------------------------
@@ -296,6 +300,7 @@ class Equalizer:
 
         Those that are no targets are looked at for who has them, if anybody.
         """
+        paths = [path for path in paths if path not in self._named and not self._is_made(path)]
         self._sender.throttle()
         theirs, own = trees.side_by_side(
             functools.partial(self._questions.look, self._volume, paths),

@@ -109,25 +109,29 @@ class ChangeLog:
 
     def hold(self, keys: Sequence[Key], place_of: PlaceOf = nowhere) -> None:
         """Return when these entries are durable; they stay until each `hold` has its `release`."""
-        self._add(keys, self.log.hold, place_of)
+        self._add(keys, self.log.hold, place_of, knows_names=True)
 
     def pin(self, keys: Sequence[Key], place_of: PlaceOf = nowhere) -> None:
         """Return when these entries are durable; they stay until `unpin`."""
-        with self._lock:
-            for key in keys:
-                self.log.names.pop(key[:2], None)  # which names, only the other log knew
-        self._add(keys, self.log.pin, place_of)
+        self._add(keys, self.log.pin, place_of, knows_names=False)
 
-    def _add(self, keys: Sequence[Key], keep: Callable[[Sequence[Key]], None], place_of: PlaceOf) -> None:
+    def _add(
+        self,
+        keys: Sequence[Key],
+        keep: Callable[[Sequence[Key]], None],
+        place_of: PlaceOf,
+        knows_names: bool,
+    ) -> None:
         with self._lock:
             self._raise_if_failed()
             missing = self.log.missing(keys)
             keep(keys)
+            if not knows_names:
+                self._forget_names(keys)
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
             if missing:
-                for key in missing:
-                    if key[2] == NAMES:
-                        self.log.names[key[:2]] = set()
+                if knows_names:
+                    self.log.names.update((key[:2], set()) for key in missing if key[2] == NAMES)
                 for volume, inode in dict.fromkeys(key[:2] for key in missing):
                     self._place(volume, inode, place_of(volume, inode))
                 self._append(differ.encode_add(missing))
@@ -156,6 +160,10 @@ class ChangeLog:
             for named in names:
                 self.log.named(*named)
             return
+        self._forget_names(keys)
+
+    def _forget_names(self, keys: Iterable[Key]) -> None:
+        """Any name in these directories may have changed."""
         for key in keys:
             if key[2] == NAMES:
                 self.log.names.pop(key[:2], None)

@@ -231,11 +231,13 @@ class Finder:
     def _is_accounted_for(
         self, mount: int, inode: int, about: About, place: Place | None, placed: bool
     ) -> bool:
-        """There is nothing to search for: it is gone, or never was."""
-        if inode in self._paths:
-            return False  # not under all its names
-        if place is None:
-            return placed and about == {(ops.FRESH, 0)}
+        """There is nothing to search for: it is gone, or was needed by no change."""
+        if place is None and placed and about == {(ops.FRESH, 0)}:
+            # If it was made lately, all its names are in directories that were read: this is an older object.
+            self._paths.pop(inode, None)
+            return True
+        if place is None or inode in self._paths:
+            return False  # an entry without a place, or not under all its names
         if disk.inode_of(place.handle) != inode:
             return False  # not this object's, or of a kind that does not tell
         try:

@@ -122,12 +122,12 @@ class Sender:
         """The peer has this object, by one of its names at least."""
         return (volume, own["handle"]) in self._first
 
-    def make(self, volume: int, parent: int, path: bytes, name: bytes, own: Entry) -> None:
-        """Say how the object at this path is made; its data follow."""
+    def make(self, volume: int, parent: int, path: bytes, name: bytes, own: Entry) -> bool:
+        """Say how the object at this path is made; True: its data follow. False: it is one more name."""
         first = self._first.get((volume, own["handle"]))
         if first is not None and own["links"] > 1 and not stat.S_ISDIR(own["mode"]):
             self.emit(ops.Link(volume, self.id_at(volume, first[0]), parent, name))
-            return
+            return False
         id = self._tree.id_of(volume, own["inode"]) or self._tree.new_id(volume)
         self._ids[volume, own["handle"]] = id
         mode, uid, gid = own["mode"], own["uid"], own["gid"]
@@ -140,6 +140,7 @@ class Sender:
         # No handle of theirs: a second name of this object is linked, whatever is there now.
         self._first[volume, own["handle"]] = (path, "")
         self._xattrs(volume, id, path, {})
+        return True
 
     def id_at(self, volume: int, path: bytes) -> int:
         """The id of an object that the peer has at this path. Held: the namespace lock."""

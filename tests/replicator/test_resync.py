@@ -47,17 +47,18 @@ def ready(pair: Pair) -> None:
 
 
 def filled(pair: Pair, dice: random.Random) -> None:
-    """Some directories in each other, and files in them, one of them with several extents."""
+    """Many directories, of which a few are changed later; files in them, one of them with several extents."""
     root = pair.trees[PARIS]
-    for path in ("a", "a/b", "a/b/c", "d", "e", "e/f"):
-        (root / path).mkdir()
-        for number in range(3):
-            (root / path / f"old{number}").write_bytes(dice.randbytes(dice.randrange(4000)))
+    for top in "abcdefgh":
+        for path in (top, f"{top}/x", f"{top}/y", f"{top}/y/z"):
+            (root / path).mkdir()
+            for number in range(3):
+                (root / path / f"old{number}").write_bytes(dice.randbytes(dice.randrange(4000)))
     with (root / "d" / "large").open("wb") as file:
         file.truncate(20 << 20)
         file.seek(9 << 20)
         file.write(dice.randbytes(2000))
-    os.link(root / "a" / "old0", root / "e" / "f" / "linked")
+    os.link(root / "a" / "old0", root / "e" / "y" / "linked")
 
 
 def changed(live: LiveTree, dice: random.Random, times: int, mark: str) -> None:
@@ -135,14 +136,41 @@ def together(pair: Pair, dice: random.Random, times: int, before: Callable[[Chan
     assert primary.verify(PARIS) == []
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_what_changed_on_either_side_is_brought_together_without_a_walk(
     pair: Pair, seed: int, walks: list[int]
 ) -> None:
     dice = random.Random(seed)
-    apart(pair, dice, 25)
+    apart(pair, dice, 8)
     walks.clear()
-    together(pair, dice, 25, lambda log: None)
+    together(pair, dice, 8, lambda log: None)
+    assert not walks
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_changed_while_one_was_away_is_brought_to_it_without_a_walk(
+    pair: Pair, seed: int, walks: list[int]
+) -> None:
+    """The other one went on, with all that it knows in its memory."""
+    dice = random.Random(50 + seed)
+    filled(pair, dice)
+    pair.start_follower(TOGETHER)
+    primary = pair.start_primary(TOGETHER)
+    ready(pair)
+    assert pair.live is not None
+    for number in range(2):
+        pair.stop_follower()
+        eventually(lambda: not primary._links[LYON].is_up, 10)
+        changed(pair.live, dice, 10, f"p{number}-")
+        walks.clear()
+        pair.told.clear()
+        pair.start_follower(TOGETHER)
+        primary.settings.ports[LYON] = pair.port  # type: ignore[index]
+        ready(pair)
+        assert not pair.said("progress")[-1]["full"], pair.said("progress")[-1]["why"]
+        assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+        assert primary.verify(LYON) == []
+        assert not walks
 
 
 def no_places(log: ChangeLog) -> None:
@@ -171,5 +199,5 @@ def test_correctness_rests_on_no_remembered_place(
     pair: Pair, seed: int, damage: Callable[[ChangeLog], None]
 ) -> None:
     dice = random.Random(100 + seed)
-    apart(pair, dice, 25)
-    together(pair, dice, 25, damage)
+    apart(pair, dice, 8)
+    together(pair, dice, 8, damage)
