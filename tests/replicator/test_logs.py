@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.mirror import differ
+from orchestrator.mirror.differ import Place
 from orchestrator.mirror.lineage import Position
 from orchestrator.model.names import NodeName
 from orchestrator.replicator.logs import ChangeLogs
-from orchestrator.replicator.ops import DATA, FRESH, FRESH_RUN
+from orchestrator.replicator.ops import DATA, FRESH, FRESH_RUN, NAMES
 
 LYON, NICE = NodeName("lyon"), NodeName("nice")
 STREAM = "0123456789abcdef" * 2
@@ -56,3 +57,79 @@ def test_entries_that_no_file_needed_go_before_those_that_one_needed(tmp_path: P
     assert {(0, 70_000 + number, FRESH, 0) for number in range(FRESH_RUN)} <= set(
         ChangeLogs(str(tmp_path), [LYON]).of[LYON].keys()
     )
+
+
+def test_a_place_outlives_a_crash_and_costs_no_wait_of_its_own(tmp_path: Path) -> None:
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    old, new = Place(b"h" * 16, b"d" * 16, b"old"), Place(b"h" * 16, b"e" * 16, b"n" * 255)
+    logs.before_change([(0, 9, DATA, 1)], 1, lambda volume, inode: old)
+    before = batches(tmp_path, LYON)
+    logs.moved(0, 9, new)
+    logs.moved(0, 10, new)  # has no entry: where it is is of no interest
+    assert batches(tmp_path, LYON) == before
+    logs.before_change([(0, 11, DATA, 1)], 1)
+    assert batches(tmp_path, LYON) == before + 1
+    log = ChangeLogs(str(tmp_path), [LYON]).of[LYON]  # of what was not closed: a process that was killed
+    assert log.places() == ({(0, 9): new}, True)
+    assert not log.unreadable
+
+
+def test_a_new_objects_place_is_durable_before_its_directorys_entry_goes(tmp_path: Path) -> None:
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    directory, place = (0, 5, NAMES, 0), Place(b"h" * 16, b"d" * 16, b"new")
+    logs.before_change([directory], 1)
+    logs.made(0, 100, 1, None)
+    logs.made(0, 101, 1, place)  # reserved with the one before: no append
+    logs.let_go(2)
+    for number in range(differ.HOT_MAX):
+        logs.before_change([(0, number, DATA, 1)], 9)
+    log = logs.of[LYON]
+    log.confirmed(Position(STREAM, 2))
+    assert directory not in set(log.keys())
+    after = ChangeLogs(str(tmp_path), [LYON]).of[LYON]
+    assert directory not in set(after.keys())
+    assert after.places()[0][0, 101] == place
+
+
+def test_a_log_without_places_says_so(tmp_path: Path) -> None:
+    """As an older version wrote it: what is not placed may be anywhere."""
+    record = differ.encode_add([(0, 9, DATA, 1)])
+    (tmp_path / f"may-differ.{LYON}").write_bytes(differ.encode_batch(0, record))
+    log = ChangeLogs(str(tmp_path), [LYON]).of[LYON]
+    assert log.keys() == [(0, 9, DATA, 1)]
+    assert log.places() == ({}, False)
+
+
+def test_a_reserved_entry_is_no_business_of_a_copy_until_it_is_used(tmp_path: Path) -> None:
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    logs.made(0, 100, 1, None)
+    assert logs.of[LYON].keys() == [(0, 100, FRESH, 0)]
+    logs.of[LYON].pin_all()
+    assert logs.of[LYON].keys() == [(0, 100, FRESH, 0)]
+
+
+def test_names_are_known_one_by_one_only_where_every_change_told_them(tmp_path: Path) -> None:
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    log = logs.of[LYON]
+    logs.before_change([(0, 5, NAMES, 0)], 1, names=[(0, 5, b"a")])
+    logs.before_change([(0, 5, NAMES, 0)], 1, names=[(0, 5, b"b")])  # held by this thread already
+    assert log.names() == {(0, 5): {b"a", b"b"}}
+    logs.before_change([(0, 5, NAMES, 0)], 1)
+    assert log.names() == {}, "one change that told no name may have been any"
+    logs.before_change([(0, 6, NAMES, 0)], 1, names=[(0, 6, b"a")])
+    log.pin([(0, 6, NAMES, 0), (0, 7, NAMES, 0)])
+    assert log.names() == {}, "what the other node changed there, only its own log knew"
+    logs.before_change([(0, 8, NAMES, 0)], 1, names=[(0, 8, b"%d" % n) for n in range(differ.NAMES_MAX + 1)])
+    assert log.names() == {}
+    assert ChangeLogs(str(tmp_path), [LYON]).of[LYON].names() == {}, "another process knows of none"
+
+
+def test_a_log_of_more_records_than_a_batch_has_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / f"may-differ.{LYON}"
+    runs = [differ.encode_run((0, 1 + start, FRESH, 0), 1 << 15) for start in range(0, 70_000, 1 << 15)]
+    path.write_bytes(differ.encode_batch(0, runs))
+    log = ChangeLogs(str(tmp_path), [LYON]).of[LYON]
+    again = differ.decode(path.read_bytes())
+    assert again.verdict == "whole"
+    assert set(again.log.stamps) == set(log.keys())
+    assert again.batches > 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.replicator import trees
+from orchestrator.replicator.summaries import summarize
 from orchestrator.replicator.trees import BLOCK_BYTES, BLOCKS_MAX
 
 
@@ -47,3 +49,77 @@ def test_blocks_are_hashed_in_order_zeros_as_nothing_and_the_last_one_short(tmp_
         assert trees.hash_blocks(fd, 4, BLOCKS_MAX) == []
     finally:
         os.close(fd)
+
+
+def test_a_hole_is_known_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(40 * BLOCK_BYTES)
+        file.seek(7 * BLOCK_BYTES)
+        file.write(b"data")
+    read: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: read.append(at) or pread(fd, size, at))
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        found = trees.hash_blocks(fd, 0, 40)
+    finally:
+        os.close(fd)
+    assert [digest != "" for digest in found] == [number == 7 for number in range(40)]
+    assert read == [7 * BLOCK_BYTES]
+
+
+def change_nothing(place: Path) -> None:
+    pass
+
+
+def rename(place: Path) -> None:
+    (place / "one").rename(place / "uno")
+
+
+def write(place: Path) -> None:
+    (place / "one").write_bytes(b"longer")
+
+
+def set_attribute(place: Path) -> None:
+    os.setxattr(place / "one", "user.a", b"2")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_nothing,
+        rename,
+        write,
+        set_attribute,
+        lambda place: (place / "two").mkdir(),
+        lambda place: (place / "one").chmod(0o600),
+        lambda place: os.chown(place / "one", 3, 4),
+        lambda place: os.utime(place / "one", ns=(0, 5)),
+        lambda place: ((place / "to").unlink(), (place / "to").symlink_to("there")),
+    ],
+)
+def test_a_directorys_digests_tell_any_difference_of_a_name(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    for side in ("here", "there"):
+        place = tmp_path / side / "folder"
+        place.mkdir(parents=True)
+        (place / "one").write_bytes(b"1")
+        os.setxattr(place / "one", "user.a", b"1")
+        (place / "to").symlink_to("here")
+        for name in ("one", "to"):
+            os.utime(place / name, ns=(7, 7), follow_symlinks=False)
+    change(tmp_path / "there" / "folder")
+    if change is not rename and (tmp_path / "there/folder/to").readlink() != Path("here"):
+        os.utime(tmp_path / "there/folder/to", ns=(7, 7), follow_symlinks=False)
+    for buckets in (1, 7):
+        found = []
+        for side in ("here", "there"):
+            root = os.open(tmp_path / side, os.O_RDONLY | os.O_DIRECTORY)
+            summary = summarize(root, 0, b"folder", buckets, trees.nothing_excluded)
+            os.close(root)
+            assert summary is not None
+            found.append(summary.digests)
+        assert (found[0] == found[1]) is (change is change_nothing)
+    assert os.getcwd() != str(tmp_path), "the working directory of nobody else changes"
