@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import io
 import logging
 import os
 import pickle
@@ -13,7 +14,7 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from orchestrator.host.realtime import become_prompt
 
@@ -101,12 +102,21 @@ class Reader:
     def result(self) -> tuple[AgentSettings, ClusterConfig] | int:
         """What the files say, or the exit code where they are wrong."""
         with open(self._told, "rb") as file:
-            told = file.read()
+            told = io.BytesIO(file.read())
         code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
         if code:
             return max(code, 1)  # negative where it was killed
-        begun: tuple[AgentSettings, ClusterConfig] = pickle.loads(told)  # its own child's words alone
+        begun: tuple[AgentSettings, ClusterConfig] = _Words(told).load()
         return begun
+
+
+class _Words(pickle.Unpickler):
+    """The reader's, who knows of no other classes than those of a configuration."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if not module.startswith("orchestrator."):
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of a configuration")
+        return super().find_class(module, name)
 
 
 def _tell(path: str, writer: int) -> int:
