@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from orchestrator.agent import api, status
+from orchestrator.agent.care import Care
 from orchestrator.agent.control import Neighbours
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
@@ -82,6 +83,8 @@ class Agent:
         self.modules = {module.name: module for module in config.modules if self.me in module.nodes}
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.loop.hands = self.hands
+        clients = {name: hands.replicator for name, hands in self.hands.items()}
+        self.care = Care(self.me, clients, self.nodes_of, self.neighbours)
         self.operations = Operations(self._states, self._give, lambda: self._changed)
         self._changed = asyncio.Event()
         self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from orchestrator.agent.care import Care
+from orchestrator.agent.care_api import CarePages
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Wish, order_from_dict
@@ -28,6 +30,7 @@ class Served(Protocol):
 
     journal: Journal
     operations: Operations
+    care: Care
 
     async def status(self) -> dict[str, Any]: ...
     async def timings(self) -> dict[str, Any]: ...
@@ -46,6 +49,7 @@ def local(agent: Served) -> web.Application:
     app.router.add_get("/api/v1/events", api.events)
     app.router.add_post("/api/v1/modules/{module}/actions", api.act)
     app.router.add_get("/api/v1/operations/{id}", api.operation)
+    api.care.add_local(app)
     return app
 
 
@@ -67,6 +71,7 @@ def neighbourly(agent: Served, cluster: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[nodes_only])
     app.router.add_post("/api/v1/modules/{module}/orders", api.order)
     app.router.add_post("/api/v1/modules/{module}/verify", api.verify)
+    api.care.add_neighbourly(app)
     return app
 
 
@@ -75,6 +80,7 @@ class _Api:
 
     def __init__(self, agent: Served) -> None:
         self._agent = agent
+        self.care = CarePages(agent, lambda request: self._module(request)[0], _body, _error)
 
     async def status(self, request: web.Request) -> web.Response:
         return web.json_response(await self._agent.status())

@@ -265,6 +265,8 @@ class Hands:
         """An event of the replicator, in the machine's words."""
         if message.get("event") == "copy_begins":
             self._journal.tell(self.module.name, "HF4006", _of_a_copy(message))
+            if message.get("set_aside"):
+                self._journal.tell(self.module.name, "HF4016", _of_two_histories(message))
         event = _translated(self.module.name, message)
         if event is not None:
             self._post(event)
@@ -306,6 +308,7 @@ class Hands:
                 addresses=held,
             )
         )
+        self._post(ev.SetAside(self.module.name, len(status.get("aside", ()))))
         for peer, known in status.get("peers", {}).items():
             if known.get("up"):
                 self._post(ev.StreamUp(self.module.name, NodeName(peer)))
@@ -410,6 +413,12 @@ def _of_a_copy(message: Mapping[str, Any]) -> str:
     return f"{message['peer']} is {how}: {message['verdict']}{why}"
 
 
+def _of_two_histories(message: Mapping[str, Any]) -> str:
+    peer = message["peer"]
+    verdict = message["verdict"]
+    return f"{peer} has what this side has not ({verdict}): what differs there is kept aside on {peer}"
+
+
 def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
     """A line of the replicator as an event; None for what is only shown."""
     match message.get("event"):
@@ -431,6 +440,8 @@ def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
             return ev.HandshakeRefused(
                 module, NodeName(message["peer"]), str(message["verdict"]), str(message.get("why", ""))
             )
+        case "aside":
+            return ev.SetAside(module, len(message["divergences"]))
         case "volume_failed":
             return ev.VolumeFailed(module, str(message["why"]))
         case _:

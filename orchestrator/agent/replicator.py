@@ -62,6 +62,8 @@ class ReplicatorClient:
         self._covering = threading.Lock()
         """Held while a keeper starts, and while what a dead one left is taken away."""
         self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
+        self.aside: list[Mapping[str, Any]] = []
+        """The divergences that are kept on this node, as its replicator told last."""
         self.progress: dict[str, Mapping[str, Any]] = {}
         """How far the copy to each peer is, while one runs."""
 
@@ -127,6 +129,7 @@ class ReplicatorClient:
                 await lines.open()
                 status = await lines.ask("status")
                 self._lines = lines
+                self.aside = list(status.get("aside", ()))
                 return status
             except ProcessUnreachable:
                 await lines.close()
@@ -190,6 +193,8 @@ class ReplicatorClient:
             self.progress[message["peer"]] = message
         elif message["event"] in ("member_ready", "member_lost", "stream_down", "stream_up"):
             self.progress.pop(message["peer"], None)
+        if message["event"] == "aside":
+            self.aside = list(message["divergences"])
         if message["event"] == "verified" and self._compared is not None:
             self._compared.put_nowait(message)
         self._on_event(message)
@@ -216,6 +221,32 @@ class ReplicatorClient:
         if self._lines is None:
             raise ProcessUnreachable("the replicator", "it is being started again")
         return await self._lines.ask(what, timeout_s, **fields)
+
+    async def ask_or_look(self, what: str, timeout_s: float, *words: str, **fields: Any) -> Any:
+        """Of what is kept aside: the replicator's word, or that of a process of its own while none runs.
+
+        Raises Refused or ProcessUnreachable.
+        """
+        if await asyncio.to_thread(self._keeper_lives):
+            return await self.ask(what, timeout_s, **fields)
+        os.makedirs(self._run, mode=0o700, exist_ok=True)
+        await asyncio.to_thread(write_durable, self._settings, json.dumps(self._make_settings()).encode())
+        looking = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "orchestrator.replicator.divergence", self._settings, *words,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(timeout_s):
+                out, err = await looking.communicate()
+        except TimeoutError as fault:
+            looking.kill()
+            raise ProcessUnreachable("the disk", f"not read within {timeout_s:g} s") from fault
+        if looking.returncode != 0:
+            raise ProcessUnreachable("the quarantine", err.decode(errors="replace").strip()[-200:])
+        answer = json.loads(out)
+        if isinstance(answer, dict) and "error" in answer:
+            raise Refused(str(answer["error"]["code"]), str(answer["error"]["text"]))
+        return answer
 
     async def verify(self, timeout_s: float) -> dict[str, list[str]]:
         """By peer: the names that differ. Raises ProcessUnreachable when one could not be compared."""

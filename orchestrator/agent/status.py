@@ -41,8 +41,18 @@ def module_status(mirror: Mirror, config: MirrorConfig, hands: Hands) -> dict[st
         "vip": vip_status(mirror, config, hands),
         "application": application_status(mirror, hands),
         "ack": config.ack,
+        "divergences": divergences(mirror, told, hands),
         "hint": hint(mirror, told),
     }
+
+
+def divergences(
+    mirror: Mirror, told: Mapping[NodeName, ModuleState | None], hands: Hands
+) -> list[dict[str, Any]]:
+    """What is kept aside until the operator releases it: in full of this node, as a count of the others."""
+    found = [{"node": mirror.me, **each} for each in hands.replicator.aside]
+    others = [(name, state) for name, state in told.items() if name != mirror.me and state is not None]
+    return found + [{"node": name, "count": state.aside} for name, state in others if state.aside]
 
 
 def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands: Hands) -> dict[str, Any]:

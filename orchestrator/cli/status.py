@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli.agent import Agent
 from orchestrator.cli.options import Wish, with_common
-from orchestrator.cli.tell import Failure, columns, say
+from orchestrator.cli.tell import Failure, columns, say, size
 from orchestrator.model.codes import DIFFERS, OK
 
 REFRESH_S = 0.5
@@ -132,6 +132,8 @@ def _module(module: Data) -> Iterator[str]:
         yield f"  epoch {record['epoch']}: primary {primary}, in sync {members} ({reason})"
     for vip in module.get("vip") or []:
         yield f"  {_vip(vip)}"
+    for kept in module.get("divergences") or []:
+        yield f"  {click.style(_divergence(module['name'], kept), fg='yellow')}"
     yield from _application(module.get("application") or {})
     if module.get("hint"):
         yield f"  next: {click.style(module['hint'], bold=True)}"
@@ -155,6 +157,15 @@ def _progress(progress: Data) -> str:
     return ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in progress.items() if value is not None
     )
+
+
+def _divergence(module: str, kept: Data) -> str:
+    """One that is open, and what to do; of another node only that there is one is known here."""
+    if "count" in kept:
+        more = f"see hafarm divergence list {module}"
+        return f"divergence: {kept['node']} keeps files of {kept['count']}; {more}"
+    what = f"{kept['files']} files, {size(kept['bytes'])} set aside on {kept['node']} ({kept['verdict']})"
+    return f"divergence: {what}; hafarm divergence show {module} {kept['id']}, then release it (HF4016)"
 
 
 def _vip(vip: Data) -> str:

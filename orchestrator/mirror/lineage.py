@@ -97,6 +97,8 @@ class Verdict(Enum):
     UNPROVEN = "in sync, unproven"
     """It is in `in_sync`, but its disk may hold a subset of the stream: a bid without it comes first."""
     TARGET = "target"
+    GIVEN_UP = "given up by order"
+    """It followed under a reign that both know, and may hold what a forced promotion of the other gave up."""
     DIVERGED = "diverged"
     ROLLED_BACK = "primary rolled back"
 
@@ -156,7 +158,7 @@ def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log
     if primary.forced is not None and primary.forced not in theirs.reigns:
         # The promoted copy may have been behind under a reign that both know: by reigns alone it holds all.
         why = "it may hold what an operator's order gave up"
-        return Ruling(Verdict.TARGET, copy=True, full=True, set_aside=True, alarm=True, why=why)
+        return Ruling(Verdict.GIVEN_UP, copy=True, full=True, set_aside=True, alarm=True, why=why)
     return Ruling(Verdict.TARGET, copy=True, full=not log_fits, why=log_why)
 
 

@@ -150,7 +150,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF1210": Code(
             "promoted by an operator",
             "A copy that was not in sync serves by order; the other side's differing files are set aside.",
-            "When the other node is back, look into .hafarm/quarantine below the replicated directory there.",
+            "When the other node is back: `hafarm divergence list`.",
         ),
         "HF1211": Code("serves already", "The node that was to be promoted is primary.", _NOTHING, REFUSED),
         "HF1212": Code(
@@ -341,7 +341,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF4004": Code(
             "copies do not fit",
             "The two copies have histories that do not follow from one another.",
-            "`hafarm status MODULE` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up "
+            "`hafarm events` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up "
             "that node's own history (differing files are set aside first).",
         ),
         "HF4005": Code(
@@ -355,6 +355,28 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "A copy is brought up to date: by the log of what may differ, or by comparing every file where "
             "that log does not say enough.",
             _NOTHING,
+        ),
+        "HF4016": Code(
+            "two histories",
+            "Two copies were both written to, each without the other: both were made to serve, by force or "
+            "from outside. One side is followed now; nothing was merged, and what the other side had "
+            "otherwise is kept aside on its disk.",
+            "`hafarm divergence list`, then `hafarm divergence show MODULE`: take what is needed from the "
+            "kept files into the module, then `hafarm divergence release MODULE`. While both sides still "
+            "serve, nothing is overwritten: `hafarm stop MODULE`, start the side to keep and "
+            "`hafarm promote MODULE --node NODE --accept-data-loss`, then start the other.",
+        ),
+        "HF4017": Code(
+            "no such divergence",
+            "No node that was asked keeps files of a divergence of this name.",
+            "`hafarm divergence list` names all; start a node that was not asked.",
+            USAGE,
+        ),
+        "HF4018": Code(
+            "divergence in use",
+            "The copy that sets these files aside is not finished, and would lose them.",
+            "Wait until the node is in sync (`hafarm status -w`), and release it then.",
+            REFUSED,
         ),
         "HF4011": Code(
             "not our stream",

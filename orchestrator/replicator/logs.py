@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,7 +15,7 @@ from orchestrator.mirror.differ import IN_USE, Key, MayDiffer
 from orchestrator.mirror.lineage import Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
-from orchestrator.model.record import Record
+from orchestrator.model.record import Record, Reign
 from orchestrator.replicator.ops import FRESH, FRESH_RUN
 
 HELD_MAX: Final = 32
@@ -30,6 +31,8 @@ class History:
         self._lock = threading.Lock()
         found = self._file.read()  # CorruptState: no role on doubt
         self.standing = Standing() if found is None else Standing.from_dict(found)
+        self._begun: dict[str, float] = dict((found or {}).get("begun", {}))
+        """When this node began under a reign, for people, and never compared."""
 
     def change(self, **fields: object) -> Standing:
         """Replace these fields durably."""
@@ -47,13 +50,26 @@ class History:
     def add_reign(self, record: Record) -> Standing:
         """This copy goes on under one more reign (G1); durable on return."""
         with self._lock:
+            if record.reign not in self.standing.reigns:
+                self._begun[_word(record.reign)] = time.time()
             return self._keep(self.standing.with_reign(record.reign, record.forced))
+
+    def parted(self, other: Standing) -> float | None:
+        """When this copy began what the other one does not contain, in seconds since the epoch, if known."""
+        own = [_word(reign) for reign in self.standing.reigns if reign not in other.reigns]
+        return min((self._begun[word] for word in own if word in self._begun), default=None)
 
     def _keep(self, standing: Standing) -> Standing:
         if standing != self.standing:
-            self._file.write(standing.as_dict())
+            known = set(map(_word, standing.reigns))
+            self._begun = {word: at for word, at in self._begun.items() if word in known}
+            self._file.write({**standing.as_dict(), "begun": self._begun})
             self.standing = standing
         return standing
+
+
+def _word(reign: Reign) -> str:
+    return f"{reign.epoch}-{reign.nonce}"
 
 
 class ChangeLog:

@@ -21,6 +21,7 @@ from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
+from orchestrator.replicator.care import Care
 from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
 from orchestrator.replicator.files import Files, Trees
@@ -69,6 +70,7 @@ class Replicator:
         self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
         roots = [files.plain for files in self.volumes]
         self._follower = Follower(links, roots, self._history, logs, self.life, self._tell)
+        self._care = Care(roots, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
 
     def start(self) -> None:
@@ -88,6 +90,7 @@ class Replicator:
             self._follower.follow(facts.record)
         self._beside(self._begin_reigns)
         self._control.start()
+        self._beside(self._care.look)
 
     def _warn_of_reach(self, path: str) -> None:
         self.reached[path] = processes_inside(path)
@@ -108,6 +111,7 @@ class Replicator:
             "compare_in_full": self.compare_in_full,
             "verify": self.verify,
             "stop": self.stop,
+            **self._care.requests(),
         }
 
     def _excluded(self, volume: int, path: bytes) -> bool:
@@ -126,6 +130,11 @@ class Replicator:
             self._volume_failed(str(event["why"]))
             return
         self._control.tell(**{**event, "module": self.settings.module})
+        if name in ("set_aside", "copy_done") and (name == "set_aside" or self._care.aside):
+            self._beside(self._care.look)
+
+    def _to_the_agent(self, event: str, **fields: Any) -> None:
+        self._control.tell(event, **fields, module=self.settings.module)
 
     def _volume_failed(self, why: str) -> None:
         """This disk costs the role at once, and no later reign of this life is begun on it."""
@@ -158,6 +167,7 @@ class Replicator:
                 for files in self.volumes
             ],
             "peers": self._peers(),
+            "aside": self._care.aside,
         }
 
     def _peers(self) -> dict[str, Any]:

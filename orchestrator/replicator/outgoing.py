@@ -225,7 +225,7 @@ class PeerLink:
         start = applied if resumes else self._prepare_copy(ruling)
         if not resumes:
             facts = {"verdict": ruling.verdict.value, "full": ruling.full, "why": ruling.why}
-            self._tell("copy_begins", **facts)
+            self._tell("copy_begins", **facts, set_aside=ruling.set_aside)
         act = "resume" if resumes else "copy"
         verdict = {"act": act, "verdict": ruling.verdict.value, "after": start}
         forward.send(frames.encode_json(Kind.VERDICT, verdict), max(self._settings.silence_s, 0.5))
@@ -352,7 +352,9 @@ class PeerLink:
         if ruling.full:
             log.forget_baseline()
         tag = f"{int(time.time())}-{primary.record.epoch}" if ruling.set_aside else ""
-        begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why}
+        begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why, "verdict": ruling.verdict.value}
+        if tag:
+            begin["reigns"] = primary.history.standing.as_dict()["reigns"]
         plan = CopyPlan(ruling.full, ruling.why)
         self._copy_target = 0
         self.flushed = 0

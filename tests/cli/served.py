@@ -11,9 +11,11 @@ from typing import Any
 from aiohttp import web
 
 from orchestrator.agent import api
+from orchestrator.agent.care import Care
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Step
+from orchestrator.model.errors import ProcessUnreachable
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.orders import Order
 from orchestrator.model.report import ModuleState, Phase, Role
@@ -60,11 +62,73 @@ STATUS: dict[str, Any] = {
 }
 
 
+ASIDE: dict[str, Any] = {
+    "id": "1780000000-3",
+    "at": 1780000000.0,
+    "verdict": "diverged",
+    "why": "diverged",
+    "lost": "lyon",
+    "kept_by": "paris",
+    "lineages": {"lyon": [[1, "a" * 32], [2, "b" * 32]], "paris": [[1, "a" * 32], [3, "c" * 32]]},
+    "files": 2,
+    "bytes": 2048,
+    "ended": True,
+}
+
+
+class PlayedCare(Care):
+    """The real way to the nodes; what their disks hold is the test's."""
+
+    def __init__(self) -> None:
+        super().__init__(PARIS, {}, lambda module: (PARIS, LYON), None)  # type: ignore[arg-type]
+        self.kept: dict[str, list[dict[str, Any]]] = {"paris": [], "lyon": [ASIDE]}
+        self.files: list[dict[str, Any]] = [
+            {
+                "path": "a/b",
+                "why": "changed here",
+                "size": 2048,
+                "kept": "000001",
+                "attributes": None,
+                "volume": 0,
+            },
+            {
+                "path": "c",
+                "why": "changed here",
+                "size": 0,
+                "kept": "",
+                "attributes": {"mode": 384},
+                "volume": 0,
+            },
+        ]
+        self.said: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def modules(self) -> list[ModuleName]:
+        return [ModuleName("orders")]
+
+    async def at(self, node: NodeName, module: ModuleName, body: Any) -> Any:
+        self.said.append((node, dict(body)))
+        if node not in self.kept:
+            raise ProcessUnreachable(f"the agent of {node}", "no route")
+        match body["do"]:
+            case "divergences":
+                return self.kept[node]
+            case "divergence":
+                at = body["after"]
+                more = at + 1 if at + 1 < len(self.files) else None
+                return {"id": body["id"], "files": self.files[at : at + 1], "next": more}
+            case "release":
+                (gone,) = [each for each in self.kept[node] if each["id"] == body["id"]]
+                self.kept[node].remove(gone)
+                return {"id": gone["id"], "files": gone["files"], "bytes": gone["bytes"]}
+
+
 class Played:
     """What `api.local` needs of an agent. `give` is how the nodes take an order."""
 
     def __init__(self, folder: Path) -> None:
         self.status_now = STATUS
+        self.care = PlayedCare()
         self.journal = Journal(str(folder / "events"), "paris")
         self.states: dict[NodeName, ModuleState | None] = {
             PARIS: ModuleState(Role.PRIM, Phase.READY, serving=True),

@@ -165,6 +165,7 @@ def test_who_was_ahead_of_a_promoted_copy_is_set_aside_though_their_reigns_look_
     promoted = Standing(reigns("a1")).with_reign(reigns("b2")[0], forced=True)
     ahead = Joiner(B, Standing(reigns("a1")), empty=False, resumes=False)
     ruling = _judged(promoted, ahead)
+    assert ruling.verdict is Verdict.GIVEN_UP
     assert (ruling.copy, ruling.full, ruling.set_aside) == (True, True, True)
     later = promoted.with_reign(reigns("b3")[0])
     assert _judged(later, ahead).set_aside
