@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from orchestrator.agent.care import Care
+from orchestrator.agent.care import Care, code_of
 from orchestrator.agent.care_api import CarePages
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
@@ -36,8 +36,8 @@ class Served(Protocol):
     async def timings(self) -> dict[str, Any]: ...
     def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None: ...
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]: ...
-    async def verify(self, module: ModuleName) -> Any: ...
-    async def verify_here(self, module: ModuleName) -> Any: ...
+    async def verify(self, module: ModuleName, budget_s: float | None) -> Any: ...
+    async def verify_here(self, module: ModuleName, budget_s: float | None) -> Any: ...
 
 
 def local(agent: Served) -> web.Application:
@@ -107,7 +107,9 @@ class _Api:
             return _error(400, "HF1223", f"not an action: {fault}", "see hafarm --help")
         if wish.action == "promote" and wish.accept_data_loss and confirm != module:
             return _error(403, "HF1215", "data loss must be confirmed", "confirm with the module's name")
-        operation = self._agent.operations.begin(module, nodes, wish, lambda: self._agent.verify(module))
+        operation = self._agent.operations.begin(
+            module, nodes, wish, lambda: self._agent.verify(module, wish.budget_s)
+        )
         if operation.state == "refused":
             assert operation.error is not None
             return _error(409, operation.error["code"], operation.error["message"])
@@ -143,10 +145,11 @@ class _Api:
 
     async def verify(self, request: web.Request) -> web.Response:
         module, _ = self._module(request)
+        budget_s = (await _body(request)).get("budget_s")
         try:
-            return web.json_response({"result": await self._agent.verify_here(module)})
+            return web.json_response({"result": await self._agent.verify_here(module, budget_s)})
         except HafarmError as fault:
-            return _error(409, fault.code, str(fault))
+            return _error(409, code_of(fault), str(fault))
 
     def _module(self, request: web.Request) -> tuple[ModuleName, tuple[NodeName, ...]]:
         module = ModuleName(request.match_info["module"])

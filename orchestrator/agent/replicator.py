@@ -28,6 +28,8 @@ STOP_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
 """SIGKILL takes milliseconds; what lives longer waits in the kernel for a device."""
 WATCH_S = 1.0
+SILENT_S = 90.0
+"""A comparison tells every second how far it is, and one question to the peer may take a minute."""
 HUNG_S = 5.0
 """A replicator that answers nothing for so long is stopped or stuck, and the application with it: its keeper
 and it are killed, and another node or a new life goes on. As long as a silent member is borne."""
@@ -195,7 +197,7 @@ class ReplicatorClient:
             self.progress.pop(message["peer"], None)
         if message["event"] == "aside":
             self.aside = list(message["divergences"])
-        if message["event"] == "verified" and self._compared is not None:
+        if message["event"] in ("verifying", "verified") and self._compared is not None:
             self._compared.put_nowait(message)
         self._on_event(message)
 
@@ -248,25 +250,26 @@ class ReplicatorClient:
             raise Refused(str(answer["error"]["code"]), str(answer["error"]["text"]))
         return answer
 
-    async def verify(self, timeout_s: float) -> dict[str, list[str]]:
-        """By peer: the names that differ. Raises ProcessUnreachable when one could not be compared."""
+    async def verify(self, budget_s: float | None) -> dict[str, Mapping[str, Any]]:
+        """By peer: the report. Raises Refused, and ProcessUnreachable when one could not be compared."""
         waiting = {name for name in self._module.nodes if name != self._me}
+        await self.ask("verify", **({} if budget_s is None else {"budget_s": budget_s}))
         self._compared = asyncio.Queue()
-        await self.ask("verify")
-        differing: dict[str, list[str]] = {}
+        reports: dict[str, Mapping[str, Any]] = {}
         try:
-            async with asyncio.timeout(timeout_s):
-                while waiting:
+            while waiting:
+                async with asyncio.timeout(SILENT_S):
                     answer = await self._compared.get()
-                    if "error" in answer:
-                        raise ProcessUnreachable(f"the copy on {answer['peer']}", str(answer["error"]))
-                    differing[str(answer["peer"])] = [str(name) for name in answer["differing"]]
+                if "error" in answer:
+                    raise ProcessUnreachable(f"the copy on {answer['peer']}", str(answer["error"]))
+                reports[str(answer["peer"])] = answer["report"]
+                if answer["event"] == "verified":
                     waiting.discard(answer["peer"])
         except TimeoutError as fault:
-            raise ProcessUnreachable("the comparison", f"not done within {timeout_s:g} s") from fault
+            raise ProcessUnreachable("the comparison", f"nothing was told for {SILENT_S:g} s") from fault
         finally:
             self._compared = None
-        return differing
+        return reports
 
     async def stop(self) -> None:
         """Unmount and end; when this returns the directory is plain files."""

@@ -9,12 +9,10 @@ import click
 from orchestrator.cli.agent import Agent, refusal
 from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.tell import Failure, columns, say
-from orchestrator.model.codes import DIFFERS, OK
+from orchestrator.model.codes import OK
 
 SETTLE_S = 5.0
 """Without --wait: a refusal is known by then; whatever still goes on is said to go on."""
-VERIFY_S = 3600.0
-"""A comparison is asked for its result; an hour reads a terabyte."""
 
 
 @click.command()
@@ -101,36 +99,11 @@ def resync_(module: str, adopt: bool, wish: Wish) -> int:
     return _order(wish, module, "resync", node=wish.node, adopt=adopt)
 
 
-@click.command()
-@click.argument("module")
-@with_common
-def verify_(module: str, wish: Wish) -> int:
-    """Compare all copies of MODULE while they are in use. 0: equal, 3: these paths differ."""
-    agent = Agent(wish)
-    limit_s = VERIFY_S if wish.wait is None else wish.wait
-    operation = agent.follow(agent.act(module, {"action": "verify"}), limit_s)
-    _ended(operation, waited=True)
-    differing = _differing(operation.get("result"))
-    names = [f"{node}: {path}" for node, path in differing]
-    table = "\n".join([f"{len(names)} paths differ", *names]) if names else f"{module}: all copies are equal"
-    data = {"module": module, "equal": not names, "differing": [{"node": n, "path": p} for n, p in differing]}
-    say(wish.form, data, table, [("node", "path"), *differing])
-    return DIFFERS if names else OK
-
-
-def _differing(result: Any) -> list[tuple[str, str]]:
-    """Node and path of all that differs, from the primary's answer: a list of paths for each other node."""
-    nodes = result.get("differing") if isinstance(result, dict) else None
-    if not isinstance(nodes, dict):
-        raise Failure("HF6008", f"the comparison ended with {result!r}")
-    return [(node, str(path)) for node, paths in sorted(nodes.items()) for path in paths]
-
-
 def _order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
     agent = Agent(wish)
     operation = agent.act(module, {"action": action, **wanted})
     operation = agent.follow(operation, SETTLE_S if wish.wait is None else wish.wait)
-    _ended(operation, waited=wish.wait is not None)
+    ended(operation, waited=wish.wait is not None)
     over = operation["state"] == "done"
     text = f"{action} {module}: " + ("done" if over else "accepted, under way; see hafarm status -w")
     steps = columns([("-", str(step)) for step in operation.get("steps", [])], "  ")
@@ -150,7 +123,7 @@ def _row(operation: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(operation.get(name) for name in ("id", "module", "action", "state"))
 
 
-def _ended(operation: dict[str, Any], waited: bool) -> None:
+def ended(operation: dict[str, Any], waited: bool) -> None:
     """Failure unless it is done, or may go on without us."""
     match operation["state"]:
         case "refused" | "failed":

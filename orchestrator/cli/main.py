@@ -25,7 +25,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "swap": ("actions", "Give the primary's role to another node, by plan"),
     "promote": ("actions", "Make a node primary after its peer was lost"),
     "resync": ("actions", "Compare a node's copy in full"),
-    "verify": ("actions", "Say whether all copies are equal"),
+    "verify": ("verify", "Say whether all copies are equal"),
     "divergence": ("divergence", "What two histories left behind: list, show, release"),
     "events": ("events", "Show what happened"),
     "timings": ("timings", "Show every time-out and the formula behind it"),

@@ -70,7 +70,7 @@ class Replicator:
         self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
         roots = [files.plain for files in self.volumes]
         self._follower = Follower(links, roots, self._history, logs, self.life, self._tell)
-        self._care = Care(roots, self._follower, self._to_the_agent)
+        self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
 
     def start(self) -> None:
@@ -109,7 +109,6 @@ class Replicator:
             "admit_reign": self.admit_reign,
             "adopt_copy": self.adopt_copy,
             "compare_in_full": self.compare_in_full,
-            "verify": self.verify,
             "stop": self.stop,
             **self._care.requests(),
         }
@@ -355,19 +354,6 @@ class Replicator:
                 self._history.change(position=None)  # the next handshake finds nothing to begin a delta from
                 self._follower.follow(record)
         return {}
-
-    def verify(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Begin to compare with every peer; each answer comes as an event `verified`."""
-        for peer in self.settings.peers:
-            self._beside(self._verify, NodeName(peer.name))
-        return {}
-
-    def _verify(self, peer: NodeName) -> None:
-        facts: dict[str, Any] = {"module": self.settings.module, "peer": peer}
-        try:
-            self._control.tell("verified", **facts, differing=self._primary.verify(peer))
-        except (OSError, HafarmError) as fault:
-            self._control.tell("verified", **facts, error=str(fault))
 
     def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Close what is open and uncover the directories; the process ends after the answer."""

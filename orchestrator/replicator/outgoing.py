@@ -386,8 +386,8 @@ class PeerLink:
             raise OSError(int(answer.get("number", errno.EIO)), str(answer["error"]))
         return answer
 
-    def verify(self) -> list[str]:
-        return Verifier(self._primary, self.ask).differing()
+    def verifier(self, tell: Tell = lambda report: None) -> Verifier:
+        return Verifier(self._primary, self.ask, tell)
 
     def tell_ready_if_complete(self) -> None:
         """For a new record: a node that streams, and has nothing left to be copied, may be in it."""

@@ -26,6 +26,7 @@ from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.outgoing import PeerLink, Tell
 from orchestrator.replicator.plan import Changes
 from orchestrator.replicator.trees import Excluded
+from orchestrator.replicator.verify import Verifier
 
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
@@ -231,9 +232,13 @@ class Primary:
 
     def verify(self, peer: NodeName) -> list[str]:
         """The names that differ on this peer, compared in place; nothing is changed."""
+        return self.verifier(peer).differing()
+
+    def verifier(self, peer: NodeName, tell: Tell = lambda report: None) -> Verifier:
+        """What compares this peer in place, whole or in parts; ConnectionLost where this is no primary."""
         if peer not in self._links:
             raise ConnectionLost("this node is not primary")
-        return self._links[peer].verify()
+        return self._links[peer].verifier(tell)
 
     def status(self) -> dict[str, Any]:
         return {

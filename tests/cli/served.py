@@ -76,6 +76,25 @@ ASIDE: dict[str, Any] = {
 }
 
 
+def verified(*differing: tuple[str, str], **more: Any) -> dict[str, Any]:
+    """What the primary answers of its comparison with lyon."""
+    report = {
+        "complete": True,
+        "differing": [{"path": path, "what": what} for path, what in differing],
+        "began": 1780000000.0,
+        "files": 120,
+        "bytes": 3 << 20,
+        "covered_files": 120,
+        "covered_bytes": 3 << 20,
+        "files_total": 120,
+        "percent": 100.0,
+        "position": "",
+        "seconds": 1.5,
+        **more,
+    }
+    return {"differing": {"lyon": [path for path, _ in differing]}, "reports": {"lyon": report}}
+
+
 class PlayedCare(Care):
     """The real way to the nodes; what their disks hold is the test's."""
 
@@ -136,7 +155,8 @@ class Played:
         }
         self.orders: list[Step] = []
         self.give: Callable[[Step], tuple[str, str]] = lambda step: ("", "")
-        self.verified: Any = {"differing": {"lyon": []}}
+        self.verified: Any = verified()
+        self.budgets: list[float | None] = []
         self.changed = asyncio.Event()
         self.operations = Operations(lambda module: self.states, self._given, lambda: self.changed)
 
@@ -157,11 +177,12 @@ class Played:
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
         return "", ""
 
-    async def verify(self, module: ModuleName) -> Any:
+    async def verify(self, module: ModuleName, budget_s: float | None) -> Any:
+        self.budgets.append(budget_s)
         return self.verified
 
-    async def verify_here(self, module: ModuleName) -> Any:
-        return self.verified
+    async def verify_here(self, module: ModuleName, budget_s: float | None) -> Any:
+        return await self.verify(module, budget_s)
 
 
 class Server:
