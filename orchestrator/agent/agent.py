@@ -85,7 +85,7 @@ class Agent:
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.loop.hands = self.hands
         clients = {name: hands.replicator for name, hands in self.hands.items()}
-        self.care = Care(self.me, clients, self.nodes_of, self.neighbours)
+        self.care = Care(self.me, clients, self.nodes_of, self._states, self.neighbours)
         self.operations = Operations(self._states, self._give, lambda: self._changed)
         self._changed = asyncio.Event()
         self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}

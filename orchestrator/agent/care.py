@@ -8,11 +8,14 @@ from typing import Any, Final
 from orchestrator.agent.control import Neighbours
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.replicator import ReplicatorClient
+from orchestrator.cluster.orders import SERVING, States
 from orchestrator.model.errors import HafarmError, ProcessUnreachable
 from orchestrator.model.names import ModuleName, NodeName
 
 LOOK_TIMEOUT_S: Final = 60.0
 """A list of a million files set aside is read in a quarter of it; longer means that the disk hangs."""
+ESTIMATE_TIMEOUT_S: Final = 600.0
+"""Ten million files are walked in a minute or two."""
 Body = Mapping[str, Any]
 
 
@@ -24,11 +27,13 @@ class Care:
         me: NodeName,
         clients: Mapping[ModuleName, ReplicatorClient],
         nodes_of: Callable[[ModuleName], tuple[NodeName, ...] | None],
+        states: Callable[[ModuleName], States],
         neighbours: Neighbours,
     ) -> None:
         self._me = me
         self._clients = clients
         self._nodes_of = nodes_of
+        self._states = states
         self._neighbours = neighbours
 
     @property
@@ -50,8 +55,33 @@ class Care:
             case "release":
                 id = _word(body, "id")
                 return await client.ask_or_look("release", LOOK_TIMEOUT_S, "release", id, id=id)
+            case "resync":
+                return await client.ask("resync")
+            case "pause_resync":
+                return await client.ask("pause_resync", paused=bool(body.get("paused")))
+            case "estimate":
+                full = bool(body.get("full"))
+                return await client.ask_at_leisure("estimate", ESTIMATE_TIMEOUT_S, full=full)
             case other:
                 raise Refused("HF1223", f"nothing to ask is named {other!r:.40}")
+
+    async def at_primary(self, module: ModuleName, body: Body) -> Any:
+        """Ask the copy that the others follow. Raises Refused where nobody serves."""
+        for node, state in self._states(module).items():
+            if state is not None and state.role in SERVING:
+                return {"module": module, "primary": node, **await self.at(node, module, body)}
+        raise Refused("HF1225", "no node serves this module now")
+
+    async def everywhere(self, module: ModuleName, body: Body) -> dict[str, Any]:
+        """Ask every node of the module: by node its answer, and of who could not be asked the reason."""
+        answers: dict[str, Any] = {}
+        unreachable: dict[str, str] = {}
+        for node in self._nodes_of(module) or ():
+            try:
+                answers[node] = await self.at(node, module, body)
+            except (Refused, ProcessUnreachable) as fault:
+                unreachable[node] = str(fault)
+        return {"answers": answers, "unreachable": unreachable}
 
     async def at(self, node: NodeName, module: ModuleName, body: Body) -> Any:
         """Ask the copy on that node."""
@@ -61,23 +91,20 @@ class Care:
         if node == self._me:
             return await self.here(module, body)
         path = f"/api/v1/modules/{module}/care"
-        answer = await self._neighbours.call(node, "POST", path, dict(body), LOOK_TIMEOUT_S + 5)
+        answer = await self._neighbours.call(node, "POST", path, dict(body), ESTIMATE_TIMEOUT_S + 5)
         if "error" in answer:
             raise Refused(str(answer["error"]["code"]), f"{node}: {answer['error']['message']}")
         return answer["result"]
 
     async def divergences(self, module: ModuleName) -> dict[str, Any]:
         """Of every node of the module; who could not be asked is named with the reason."""
-        found: list[dict[str, Any]] = []
-        unreachable: dict[str, str] = {}
-        for node in self._nodes_of(module) or ():
-            try:
-                kept = await self.at(node, module, {"do": "divergences"})
-            except (Refused, ProcessUnreachable) as fault:
-                unreachable[node] = str(fault)
-            else:
-                found += [{"module": module, "node": node, **each} for each in kept]
-        return {"divergences": found, "unreachable": unreachable}
+        asked = await self.everywhere(module, {"do": "divergences"})
+        found = [
+            {"module": module, "node": node, **each}
+            for node, kept in asked["answers"].items()
+            for each in kept
+        ]
+        return {"divergences": found, "unreachable": asked["unreachable"]}
 
 
 def _word(body: Body, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The pages of /api/v1 that speak of the copies themselves: divergences that are kept aside."""
+"""The pages of /api/v1 that speak of the copies themselves: divergences that are kept aside, resync."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ class CarePages:
         one = "/api/v1/modules/{module}/divergences/{node}/{id}"
         app.router.add_get(one, self.divergence)
         app.router.add_post(f"{one}/release", self.release)
+        app.router.add_get("/api/v1/modules/{module}/resync", self.resync)
+        app.router.add_post("/api/v1/modules/{module}/resync", self.pause)
+        app.router.add_get("/api/v1/modules/{module}/resync/estimate", self.estimate)
 
     def add_neighbourly(self, app: web.Application) -> None:
         """For the other nodes' agents: each word is checked where it is obeyed."""
@@ -69,6 +72,31 @@ class CarePages:
             return web.json_response(await self._agent.care.at(node, module, body))
         except HafarmError as fault:
             return self._failed(409, code_of(fault), str(fault))
+
+    async def resync(self, request: web.Request) -> web.Response:
+        """How far each copy is, as the primary knows it."""
+        return await self._at_primary(request, {"do": "resync"})
+
+    async def estimate(self, request: web.Request) -> web.Response:
+        full = request.query.get("full", "") == "true"
+        return await self._at_primary(request, {"do": "estimate", "full": full})
+
+    async def _at_primary(self, request: web.Request, body: dict[str, Any]) -> web.Response:
+        module = self._named(request)
+        try:
+            return web.json_response(await self._agent.care.at_primary(module, body))
+        except HafarmError as fault:
+            return self._failed(409, code_of(fault), str(fault))
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """On every node, so that it stays so whoever becomes primary."""
+        module, body = self._named(request), await self._read(request)
+        if set(body) != {"paused"} or not isinstance(body["paused"], bool):
+            return self._failed(400, "HF1223", 'the body is {"paused": true} or {"paused": false}')
+        asked = await self._agent.care.everywhere(module, {"do": "pause_resync", **body})
+        if not asked["answers"]:
+            return self._failed(409, "HF1226", "; ".join(asked["unreachable"].values()))
+        return web.json_response({"module": module, **body, "unreachable": asked["unreachable"]})
 
     async def care(self, request: web.Request) -> web.Response:
         module, body = self._named(request), await self._read(request)

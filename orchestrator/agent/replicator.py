@@ -66,6 +66,9 @@ class ReplicatorClient:
         self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
         self.aside: list[Mapping[str, Any]] = []
         """The divergences that are kept on this node, as its replicator told last."""
+        self._tickets: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        """What was asked and is answered by an event."""
+        self._ticket = 0
         self.progress: dict[str, Mapping[str, Any]] = {}
         """How far the copy to each peer is, while one runs."""
 
@@ -166,7 +169,8 @@ class ReplicatorClient:
             "cache": module.cache,
             "ack": module.ack,
             "detection_s": config.timing.detection_s,
-            "resync_bandwidth": module.resync_bandwidth,
+            "resync_rate": module.resync_rate,
+            "resync_workers": module.resync_workers,
             "log": self._log,
         }
 
@@ -197,6 +201,10 @@ class ReplicatorClient:
             self.progress.pop(message["peer"], None)
         if message["event"] == "aside":
             self.aside = list(message["divergences"])
+        if message["event"] == "cared" and (waiting := self._tickets.get(int(message["ticket"]))):
+            if not waiting.done():
+                waiting.set_result(message)
+            return
         if message["event"] in ("verifying", "verified") and self._compared is not None:
             self._compared.put_nowait(message)
         self._on_event(message)
@@ -224,13 +232,31 @@ class ReplicatorClient:
             raise ProcessUnreachable("the replicator", "it is being started again")
         return await self._lines.ask(what, timeout_s, **fields)
 
+    async def ask_at_leisure(self, what: str, timeout_s: float, **fields: Any) -> Any:
+        """One request whose answer may take long, while others are answered. Raises as `ask` does."""
+        self._ticket += 1
+        ticket = self._ticket
+        waiting: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        self._tickets[ticket] = waiting
+        try:
+            await self.ask(what, ticket=ticket, **fields)
+            async with asyncio.timeout(timeout_s):
+                told = await waiting
+        except TimeoutError as fault:
+            raise ProcessUnreachable("the replicator", f"{what}: no answer in {timeout_s:g} s") from fault
+        finally:
+            del self._tickets[ticket]
+        if "error" in told:
+            raise Refused(str(told["error"]["code"]), str(told["error"]["text"]))
+        return told["answer"]
+
     async def ask_or_look(self, what: str, timeout_s: float, *words: str, **fields: Any) -> Any:
         """Of what is kept aside: the replicator's word, or that of a process of its own while none runs.
 
         Raises Refused or ProcessUnreachable.
         """
         if await asyncio.to_thread(self._keeper_lives):
-            return await self.ask(what, timeout_s, **fields)
+            return await self.ask_at_leisure(what, timeout_s, **fields)
         os.makedirs(self._run, mode=0o700, exist_ok=True)
         await asyncio.to_thread(write_durable, self._settings, json.dumps(self._make_settings()).encode())
         looking = await asyncio.create_subprocess_exec(

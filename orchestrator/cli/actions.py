@@ -23,7 +23,7 @@ SETTLE_S = 5.0
 @with_common
 def start_(module: str, first: str | None, wish: Wish) -> int:
     """Start MODULE on all its nodes, or on --node alone."""
-    return _order(wish, module, "start", node=wish.node, first=first)
+    return order(wish, module, "start", node=wish.node, first=first)
 
 
 @click.command()
@@ -36,7 +36,7 @@ def stop_(module: str, force: bool, wish: Wish) -> int:
     """Stop MODULE everywhere, the primary first; with --node on that node alone, while the others go on."""
     if force and wish.node is None:
         raise click.UsageError("--force is for one node: add --node NODE")
-    return _order(wish, module, "stop", node=wish.node, force=force)
+    return order(wish, module, "stop", node=wish.node, force=force)
 
 
 @click.command()
@@ -44,7 +44,7 @@ def stop_(module: str, force: bool, wish: Wish) -> int:
 @with_common
 def restart_(module: str, wish: Wish) -> int:
     """Stop and start the application of MODULE where it runs."""
-    return _order(wish, module, "restart")
+    return order(wish, module, "restart")
 
 
 @click.command()
@@ -53,7 +53,7 @@ def restart_(module: str, wish: Wish) -> int:
 @with_common
 def swap_(module: str, to: str | None, wish: Wish) -> int:
     """Give the primary's role of MODULE to another node. Both must be healthy; nothing is lost."""
-    return _order(wish, module, "swap", to=to)
+    return order(wish, module, "swap", to=to)
 
 
 @click.command()
@@ -69,7 +69,7 @@ def promote_(module: str, accept_data_loss: bool, wish: Wish) -> int:
     if accept_data_loss:
         _confirm(module, wish)
     confirm = module if accept_data_loss else None
-    return _order(wish, module, "promote", node=wish.node, accept_data_loss=accept_data_loss, confirm=confirm)
+    return order(wish, module, "promote", node=wish.node, accept_data_loss=accept_data_loss, confirm=confirm)
 
 
 def _confirm(module: str, wish: Wish) -> None:
@@ -90,16 +90,7 @@ def _confirm(module: str, wish: Wish) -> None:
         raise Failure("HF6004", f"{wish.node} is not promoted: {module} was not typed")
 
 
-@click.command()
-@click.argument("module")
-@click.option("--adopt", is_flag=True, help="Also where this node's files have no known history.")
-@with_common
-def resync_(module: str, adopt: bool, wish: Wish) -> int:
-    """Compare MODULE's copy on --node (else on all that follow) with the primary in full."""
-    return _order(wish, module, "resync", node=wish.node, adopt=adopt)
-
-
-def _order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
+def order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
     agent = Agent(wish)
     operation = agent.act(module, {"action": action, **wanted})
     operation = agent.follow(operation, SETTLE_S if wish.wait is None else wish.wait)

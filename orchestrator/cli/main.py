@@ -24,7 +24,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "restart": ("actions", "Restart the application in place"),
     "swap": ("actions", "Give the primary's role to another node, by plan"),
     "promote": ("actions", "Make a node primary after its peer was lost"),
-    "resync": ("actions", "Compare a node's copy in full"),
+    "resync": ("resync", "How far the copies are; estimate, pause, compare in full"),
     "verify": ("verify", "Say whether all copies are equal"),
     "divergence": ("divergence", "What two histories left behind: list, show, release"),
     "events": ("events", "Show what happened"),

@@ -124,7 +124,7 @@ def _module(module: Data) -> Iterator[str]:
     yield from columns([_node(node) for node in module["nodes"]], "  ")
     for node in module["nodes"]:
         if node.get("resync"):
-            yield f"    resync of {node['node']}: {_progress(node['resync'])}"
+            yield f"    resync of {node['node']}: {in_words(node['resync'])}"
     record = module.get("record")
     if record:
         members = ", ".join(record["in_sync"])
@@ -153,10 +153,17 @@ def _node(node: Data) -> tuple[str, ...]:
     )
 
 
-def _progress(progress: Data) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in progress.items() if value is not None
-    )
+def in_words(progress: Data) -> str:
+    """How far a copy is: files, bytes, what differed of them, rate, time left, and the file that it is at."""
+    how = "compared in full" if progress["full"] else "by the log"
+    words = [
+        f"{progress['files']} of {progress['files_total']} files {how}",
+        f"{size(progress['bytes'])} of {size(progress['bytes_total'])}, {size(progress['sent'])} sent",
+        "paused: hafarm resync MODULE resume" if progress["paused"] else f"{size(progress['rate'])}/s",
+    ]
+    if progress["eta_s"] is not None:
+        words.append(f"{progress['eta_s']:.0f} s left")
+    return ", ".join([*words, *([f"at {progress['current']}"] if progress["current"] else [])])
 
 
 def _divergence(module: str, kept: Data) -> str:

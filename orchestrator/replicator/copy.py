@@ -47,7 +47,7 @@ class Copier:
         self._done = done
         self._failed = failed
         self._cancelled = threading.Event()
-        self._progress = Progress(peer, plan, source.tell)
+        self._progress = Progress(peer, plan, source.tell, source.throttle)
         self._sender = Sender(source, peer, self._progress, self._cancelled)
         self._wanted = Wanted(plan)
         self._passed_over = 0
@@ -65,10 +65,14 @@ class Copier:
     def cancel(self) -> None:
         """End it, begun or not; what it queued stays queued."""
         self._cancelled.set()
+        self._source.throttle.wake()
         self._forget()
 
     def progress(self) -> dict[str, Any]:
         return self._progress.as_dict()
+
+    def tell_progress(self) -> None:
+        self._progress.tell()
 
     # --- passes --------------------------------------------------------------------------------------------
 
@@ -122,6 +126,7 @@ class Copier:
                 if number == PASSES_MAX:
                     for volume in range(self._source.volumes):
                         still.enter_context(self._tree.namespace(volume))
+                    self._sender.holds_names = True
                 before = self._passed_over, touched.moves
                 self._pass()
                 self._passed_over = int(self._question("passed_over")["count"])
@@ -158,7 +163,7 @@ class Copier:
         """Compare a directory that exists on both sides, then what is below it."""
         pending = [(path, full, names_only)]
         while pending:
-            self._sender.check()
+            self._sender.wait_turn()
             directory, whole, shallow = pending.pop()
             try:
                 pending += self._visit_one(volume, directory, whole, shallow)
@@ -328,7 +333,7 @@ class Copier:
         or will be, on both sides, and a write done twice is a write done once.
         """
         for first in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES), BLOCKS_MAX):
-            self._sender.check()
+            self._sender.wait_turn()
             count = min(BLOCKS_MAX, -(-end // BLOCK_BYTES) - first)
             blocks, own = trees.side_by_side(
                 functools.partial(self._hashes, volume, path, first, count),

@@ -177,6 +177,11 @@ class ChangeLog:
         with self._lock:
             return list(self.log.stamps)
 
+    def unsettled(self) -> list[Key] | None:
+        """What a resync would look at for this log's sake; None: everything, as the log says too little."""
+        with self._lock:
+            return None if self.unreadable or self.log.baseline is None else self.log.unsettled()
+
     def in_use(self) -> list[Key]:
         """The entries whose change is not in the stream yet, for all that is known."""
         with self._lock:

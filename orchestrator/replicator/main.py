@@ -21,6 +21,7 @@ from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
+from orchestrator.replicator import trees
 from orchestrator.replicator.care import Care
 from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
@@ -58,6 +59,7 @@ class Replicator:
         self._reigns: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What a reign begins with, for a thread that is there already."""
         self._facts = FactsFile(given["facts"])
+        trees.HASHERS.bound_to(settings.resync_workers)
         os.makedirs(settings.state_directory, mode=0o700, exist_ok=True)
         self._history = History(settings.state_directory)
         logs = ChangeLogs(settings.state_directory, [NodeName(peer.name) for peer in settings.peers])
@@ -129,8 +131,7 @@ class Replicator:
             self._volume_failed(str(event["why"]))
             return
         self._control.tell(**{**event, "module": self.settings.module})
-        if name in ("set_aside", "copy_done") and (name == "set_aside" or self._care.aside):
-            self._beside(self._care.look)
+        self._care.heard(event)
 
     def _to_the_agent(self, event: str, **fields: Any) -> None:
         self._control.tell(event, **fields, module=self.settings.module)
@@ -394,7 +395,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         client=client_context(settings.bundle) if settings.peers else bare,
         silence_s=settings.detection_s,
         ack_timeout_s=settings.ack_timeout_s,
-        copy_bytes_per_s=settings.resync_bandwidth,
+        copy_bytes_per_s=settings.resync_rate,
         ack=settings.ack,
     )
 

@@ -386,6 +386,11 @@ class PeerLink:
             raise OSError(int(answer.get("number", errno.EIO)), str(answer["error"]))
         return answer
 
+    def tell_progress(self) -> None:
+        """Say now how far the copy is, if one runs."""
+        if self._copier is not None:
+            self._copier.tell_progress()
+
     def verifier(self, tell: Tell = lambda report: None) -> Verifier:
         return Verifier(self._primary, self.ask, tell)
 

@@ -25,6 +25,7 @@ from orchestrator.replicator.ops import ChangeKey, Link, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.outgoing import PeerLink, Tell
 from orchestrator.replicator.plan import Changes
+from orchestrator.replicator.throttle import Throttle
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.verify import Verifier
 
@@ -52,7 +53,7 @@ class Primary:
         self.logs = logs
         self.tell = tell
         self.excluded = excluded
-        self.copy_bytes_per_s = settings.copy_bytes_per_s
+        self.throttle = Throttle(settings.copy_bytes_per_s)
         self._watchers: list[Changes] = []
         self.stream = ""
         self.outbox = Outbox()
@@ -239,6 +240,11 @@ class Primary:
         if peer not in self._links:
             raise ConnectionLost("this node is not primary")
         return self._links[peer].verifier(tell)
+
+    def tell_progress(self) -> None:
+        """Say now how far each copy is."""
+        for link in list(self._links.values()):
+            link.tell_progress()
 
     def status(self) -> dict[str, Any]:
         return {

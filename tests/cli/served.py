@@ -95,11 +95,39 @@ def verified(*differing: tuple[str, str], **more: Any) -> dict[str, Any]:
     return {"differing": {"lyon": [path for path, _ in differing]}, "reports": {"lyon": report}}
 
 
+COPYING: dict[str, Any] = {
+    "files": 120,
+    "files_total": 400,
+    "bytes": 3 << 20,
+    "bytes_total": 9 << 20,
+    "sent": 1 << 20,
+    "rate": 2 << 20,
+    "eta_s": 3.0,
+    "current": "a/b",
+    "full": False,
+    "why": "",
+    "paused": False,
+}
+ESTIMATE: dict[str, Any] = {
+    "files": 3,
+    "bytes": 4 << 20,
+    "directories": 0,
+    "state": "away",
+    "full": False,
+    "why": "",
+    "rate": 2 << 20,
+    "rate_is_measured": True,
+    "seconds": 2.0,
+}
+
+
 class PlayedCare(Care):
     """The real way to the nodes; what their disks hold is the test's."""
 
     def __init__(self) -> None:
-        super().__init__(PARIS, {}, lambda module: (PARIS, LYON), None)  # type: ignore[arg-type]
+        serving = {PARIS: ModuleState(Role.PRIM, Phase.READY, serving=True)}
+        nodes = (PARIS, LYON)
+        super().__init__(PARIS, {}, lambda _: nodes, lambda _: serving, None)  # type: ignore[arg-type]
         self.kept: dict[str, list[dict[str, Any]]] = {"paris": [], "lyon": [ASIDE]}
         self.files: list[dict[str, Any]] = [
             {
@@ -136,6 +164,13 @@ class PlayedCare(Care):
                 at = body["after"]
                 more = at + 1 if at + 1 < len(self.files) else None
                 return {"id": body["id"], "files": self.files[at : at + 1], "next": more}
+            case "resync":
+                known = {"state": "copying", "why": "", "progress": COPYING}
+                return {"paused": False, "rate_max": 50 << 20, "workers": 6, "nodes": {"lyon": known}}
+            case "estimate":
+                return {"nodes": {"lyon": {**ESTIMATE, "full": body["full"]}}}
+            case "pause_resync":
+                return {"paused": body["paused"]}
             case "release":
                 (gone,) = [each for each in self.kept[node] if each["id"] == body["id"]]
                 self.kept[node].remove(gone)
