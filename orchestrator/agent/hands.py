@@ -308,12 +308,26 @@ class Hands:
                 addresses=held,
             )
         )
+        if status.get("failed"):
+            self._post(ev.VolumeFailed(self.module.name, str(status["failed"])))
+        if status.get("edited"):
+            self._tell_of_edits(status["edited"])
         self._post(ev.SetAside(self.module.name, len(status.get("aside", ()))))
         for peer, known in status.get("peers", {}).items():
             if known.get("up"):
                 self._post(ev.StreamUp(self.module.name, NodeName(peer)))
             if known.get("ready"):
                 self._post(ev.MemberReady(self.module.name, NodeName(peer), Nonce(str(known["ready"]))))
+
+    def _tell_of_edits(self, found: Mapping[str, Any]) -> None:
+        """Once: what the replicator does not know to be written down it says again."""
+        names = ", ".join(found["names"]) + (", ..." if found["count"] > len(found["names"]) else "")
+        if found["unknown"]:
+            text = "nothing is known of what happened to these files since: the next resync compares all"
+        else:
+            text = f"{found['count']} names changed behind hafarm's back: {names}"
+        self._journal.tell(self.module.name, "HF4020", f"{text} (hafarm divergence show {found['id']})")
+        self._start(self._get_ready("edits_told"))
 
     # --- taking back ----------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from orchestrator.model.names import NodeName, PathName
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
+SEAL_TIMEOUT_S = 300.0
+"""Ten million files; who is slower finds out by the files' times what was changed meanwhile."""
 KILL_TIMEOUT_S = 5.0
 """SIGKILL takes milliseconds; what lives longer waits in the kernel for a device."""
 WATCH_S = 1.0
@@ -133,6 +135,11 @@ class ReplicatorClient:
             try:
                 await lines.open()
                 status = await lines.ask("status")
+                while status.get(
+                    "checking"
+                ):  # as long as it takes: the application of this node waits for it
+                    await asyncio.sleep(0.02)
+                    status = await lines.ask("status")
                 self._lines = lines
                 self.aside = list(status.get("aside", ()))
                 return status
@@ -302,7 +309,8 @@ class ReplicatorClient:
         self._stopping = True
         try:
             await self.ask("stop", STOP_TIMEOUT_S)
-            deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+            # It looks through all files at its end, some hundred thousand in a second.
+            deadline = asyncio.get_running_loop().time() + SEAL_TIMEOUT_S
             while await asyncio.to_thread(self._keeper_lives):
                 if asyncio.get_running_loop().time() > deadline:
                     break

@@ -131,7 +131,7 @@ def _head(one: Data) -> list[str]:
     rows = [
         ("when", _when(one)),
         ("verdict", one["verdict"] + (f" ({one['why']})" if one["why"] not in ("", one["verdict"]) else "")),
-        ("lost", f"{one['lost']}, to {one['kept_by']}" if one["kept_by"] else one["lost"]),
+        ("lost", f"{one['lost']}, to {one['kept_by']}" if one["lost"] else "nothing so far"),
         *((f"history of {node}", _lineage(reigns)) for node, reigns in one["lineages"].items()),
         ("kept", f"{one['files']} files, {size(one['bytes'])} on {one['node']}{open_}"),
     ]

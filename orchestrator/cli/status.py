@@ -171,6 +171,9 @@ def _divergence(module: str, kept: Data) -> str:
     if "count" in kept:
         more = f"see hafarm divergence list {module}"
         return f"divergence: {kept['node']} keeps files of {kept['count']}; {more}"
+    if not kept["lost"]:
+        what = f"{kept['files']} names on {kept['node']} were changed behind hafarm's back"
+        return f"{what}; hafarm divergence show {module} {kept['id']}, then release it (HF4020)"
     what = f"{kept['files']} files, {size(kept['bytes'])} set aside on {kept['node']} ({kept['verdict']})"
     return f"divergence: {what}; hafarm divergence show {module} {kept['id']}, then release it (HF4016)"
 

@@ -90,6 +90,13 @@ COPIES: Final[Mapping[str, Code]] = {
         "A node that had caught up fell behind again before it was taken in.",
         "Nothing, if it passes; if not, look at that node's disk and at the network.",
     ),
+    "HF4020": Code(
+        "changed behind hafarm's back",
+        "Files below the mount were changed while it was not there, or are younger than the last moment at "
+        "which this node certainly watched them. On the node that serves they count and are replicated; on "
+        "one that follows they are set aside before the primary's are copied over them.",
+        "`hafarm divergence show MODULE` lists them; `hafarm divergence release MODULE` if all is well.",
+    ),
     "HF4019": Code(
         "comparison under way",
         "This module's copies are compared already; a second comparison would read every disk twice.",

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from orchestrator.host import disk
 from orchestrator.mirror.differ import Key
+from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.errors import HafarmError
 from orchestrator.replicator import ops, quarantine
 from orchestrator.replicator.codec import Remove, Sent
@@ -73,10 +74,18 @@ class Applier:
         self.end_copy()
         self.copying = True
         self.passed_over = 0
-        if set_aside:
-            set_aside = quarantine.unfinished(self.objects.root(0), about) or set_aside
-            roots = map(self.objects.root, range(self.volumes))
-            self._aside = [Quarantine(root, set_aside, about) for root in roots]
+        if not set_aside:
+            return ""
+        roots = [self.objects.root(volume) for volume in range(self.volumes)]
+        if about.get("verdict") == Verdict.EDITED.value:
+            # Only what was edited is anybody's loss: the rest is merely older than the primary's.
+            set_aside = quarantine.edits(roots[0]) or set_aside
+            only = [quarantine.edited(root, set_aside) for root in roots]
+        else:
+            set_aside = quarantine.unfinished(roots[0], about) or set_aside
+            only = [None] * len(roots)
+        pairs = zip(roots, only, strict=True)
+        self._aside = [Quarantine(root, set_aside, about, inodes) for root, inodes in pairs]
         return set_aside
 
     def end_copy(self, whole: bool = False) -> None:

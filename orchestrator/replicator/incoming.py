@@ -312,6 +312,7 @@ class Session:
             forced=source.forced,
             inconsistent=False,
             may_adopt=False,
+            edited=False,
             position=Position(receiver.stream, frame.sequence),
         )
         log = receiver.logs.of[self._record.primary]

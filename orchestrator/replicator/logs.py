@@ -77,6 +77,8 @@ class ChangeLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.before_retiring: Callable[[], None] = lambda: None
+        """Called before entries go; what they speak of was changed before."""
         self._fd = -1
         self._lock = threading.Condition()
         self._queue: list[bytes] = []
@@ -143,6 +145,8 @@ class ChangeLog:
 
     def confirmed(self, position: Position) -> None:
         """Peer and own disk hold everything up to here: cold entries that are older go (S2)."""
+        if len(self.log.stamps) > differ.HOT_MAX:
+            self.before_retiring()
         with self._lock:
             self._raise_if_failed()
             known = self.log.baseline

@@ -30,6 +30,7 @@ from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.keeper import GAVE_UP, STOPPED
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.outside import Outside
 from orchestrator.replicator.settings import Settings, load
 from orchestrator.replicator.stream import Primary
 from orchestrator.replicator.volume import Mode
@@ -72,6 +73,15 @@ class Replicator:
         self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
         roots = [files.plain for files in self.volumes]
         self._follower = Follower(links, roots, self._history, logs, self.life, self._tell)
+        self._outside = Outside(
+            settings.state_directory,
+            NodeName(settings.node),
+            roots,
+            self._excluded,
+            self._history,
+            logs,
+            self.life,
+        )
         self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
 
@@ -88,11 +98,22 @@ class Replicator:
         for files in self.volumes:
             files.start(Mode.OPEN if facts.is_open else Mode.READ_ONLY)
         self._follower.listen()
-        if facts.record is not None and facts.record.primary != self.settings.node:
-            self._follower.follow(facts.record)
         self._beside(self._begin_reigns)
         self._control.start()
-        self._beside(self._care.look)
+        self._beside(self._look_for_edits)
+
+    def _look_for_edits(self) -> None:
+        """Under the mount, where nobody can edit any more; nothing is followed or served before its end."""
+        try:
+            self._outside.check()
+        except (OSError, HafarmError) as fault:
+            self._volume_failed(f"its files could not be looked through: {fault}")
+            self._outside.checked.set()
+            return
+        record = self._facts.facts.record
+        if record is not None and record.primary != self.settings.node and not self._facts.facts.is_open:
+            self._follower.follow(record)
+        self._care.look()
 
     def _warn_of_reach(self, path: str) -> None:
         self.reached[path] = processes_inside(path)
@@ -111,6 +132,7 @@ class Replicator:
             "admit_reign": self.admit_reign,
             "adopt_copy": self.adopt_copy,
             "compare_in_full": self.compare_in_full,
+            "edits_told": self.edits_told,
             "stop": self.stop,
             **self._care.requests(),
         }
@@ -168,6 +190,8 @@ class Replicator:
             ],
             "peers": self._peers(),
             "aside": self._care.aside,
+            "checking": not self._outside.checked.is_set(),
+            "edited": self._outside.found,
         }
 
     def _peers(self) -> dict[str, Any]:
@@ -250,6 +274,7 @@ class Replicator:
 
     def _take_reign(self, record: Record, closings: int) -> None:
         """`closings`: when it was ordered. A gate that was ordered to close since opens no more."""
+        self._outside.checked.wait()
         with self._orders:
             if closings != self._closings:
                 return
@@ -283,6 +308,18 @@ class Replicator:
             self._facts.change(is_open=False)
         else:
             self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
+            if not was_open:
+                self._beside(self._settle_edits)
+
+    def _settle_edits(self) -> None:
+        """What was edited here is served now, and is in the logs towards all others."""
+        self._outside.settled()
+        self._care.look()
+
+    def edits_told(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The agent has written down what the look for edits found."""
+        self._outside.found = None
+        return {}
 
     def _refuse_writes(self) -> None:
         """Of two who change it at once, the one who closes has the last word."""
@@ -324,6 +361,7 @@ class Replicator:
     def follow(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
         assert record.primary != self.settings.node
+        self._outside.checked.wait()
         self._overtake()
         with self._orders:
             self._settled = False
@@ -363,10 +401,22 @@ class Replicator:
             self._close()
         self._primary.stop()
         self._follower.stop()
+        self._beside(self._leave)
+        return {}
+
+    def _leave(self) -> None:
+        """While the mount still covers the files: what they are now is what the next start compares with."""
+        for files in self.volumes:
+            files.refuse_writes()
+            files.barrier()
+        try:
+            if not self._failed:
+                self._outside.seal()
+        except (OSError, HafarmError) as fault:
+            log.warning("the next start looks at the times of all files: %s", fault)
         for files in self.volumes:
             files.stop()
         threading.Timer(0.05, self.ended.set).start()  # the answer leaves first
-        return {}
 
     def _begin_reigns(self) -> None:
         while True:

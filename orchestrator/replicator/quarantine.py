@@ -7,11 +7,12 @@ import os
 import shutil
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.host import disk
+from orchestrator.mirror.lineage import Verdict
 from orchestrator.replicator.ops import HIDDEN
 
 FOLDER: Final = b"quarantine"
@@ -82,7 +83,7 @@ class Quarantine:
         """`only`: what else is overwritten or removed is nobody's loss."""
         self._root = root
         self._only = only
-        self._fd = _make_folder(root, HIDDEN, FOLDER, tag.encode())
+        self._fd = make_folder(root, HIDDEN, FOLDER, tag.encode())
         self._describe(about)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._list = os.open(LIST, flags, 0o600, dir_fd=self._fd)
@@ -99,8 +100,11 @@ class Quarantine:
         disk.sync_directory(self._fd)
 
     def _describe(self, about: Mapping[str, Any]) -> None:
-        if not _exists(self._fd, ABOUT):
-            _write_file(self._fd, ABOUT, json.dumps(dict(about)).encode())
+        """What is known later is added; when it began stands."""
+        known = _read_about(self._fd)
+        described = {**known, **about, **({"at": known["at"]} if "at" in known else {})}
+        if described != known:
+            _write_file(self._fd, ABOUT, json.dumps(described).encode())
 
     def close(self) -> None:
         for fd in (self._list, self._made, self._fd):
@@ -155,7 +159,12 @@ class Quarantine:
 
     def note(self, entry: Listed) -> None:
         """Add one line to the list; durable on return."""
-        os.write(self._list, entry.as_line())
+        self.note_all((entry,))
+
+    def note_all(self, entries: Iterable[Listed]) -> None:
+        """Add these lines to the list; durable on return."""
+        for entry in entries:
+            os.write(self._list, entry.as_line())
         os.fsync(self._list)
 
     def _cares(self, inode: int) -> bool:
@@ -218,6 +227,26 @@ def unfinished(root: int, about: Mapping[str, Any]) -> str:
 
 def _lineage(about: Mapping[str, Any], node: object) -> object:
     return (about.get("lineages") or {}).get(node)
+
+
+def edits(root: int) -> str:
+    """The tag under which edits from outside are listed that nobody has overwritten yet; empty: none are."""
+    return next((tag for tag, about in every(root) if _of_edits(about) and not about["ended"]), "")
+
+
+def edited(root: int, tag: str) -> frozenset[int] | None:
+    """The inodes that this list of edits names; None: nothing is known, so everything may be one."""
+    folder = make_folder(root, HIDDEN, FOLDER, tag.encode())
+    try:
+        if _read_about(folder).get("everything"):
+            return None
+        return frozenset(entry.inode for entry in read_list(folder))
+    finally:
+        os.close(folder)
+
+
+def _of_edits(about: Mapping[str, Any]) -> bool:
+    return about.get("verdict") == Verdict.EDITED.value
 
 
 def every(root: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -309,7 +338,7 @@ def _write_file(folder: int, name: bytes, data: bytes) -> None:
     os.rename(name + _PART, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def _make_folder(root: int, *names: bytes) -> int:
+def make_folder(root: int, *names: bytes) -> int:
     """The innermost of these folders, each made durably if it is not there."""
     fd = os.open(disk.path_of(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     for name in names:

@@ -189,7 +189,7 @@ class Primary:
         """The proved record is durable in the lineage. Raises CorruptState for half a copy, StoreFailed."""
         if self.history.standing.inconsistent and not record.forced:
             raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
-        self.history.change(inconsistent=False)
+        self.history.change(inconsistent=False, edited=False)  # what was edited is this history's now
         self.history.add_reign(record)
 
     def _begin_stream(self) -> None:

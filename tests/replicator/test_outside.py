@@ -1,0 +1,482 @@
+"""Files changed behind hafarm's back: found by name, listed, set aside or replicated, never in silence."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from orchestrator.mirror.differ import MayDiffer
+from orchestrator.model.names import NodeName, Nonce
+from orchestrator.replicator import divergence, outside, quarantine, seal
+from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.ops import ATTRIBUTES, DATA, NAMES, WHOLE
+from orchestrator.replicator.outside import SLACK_S, Outside
+from tests.replicator.pair import LYON, PARIS, Pair, picture, record
+from tests.support.waiting import eventually
+
+LIFE = secrets.token_hex(16)
+ALONE = record(1, LIFE, {PARIS})
+Edit = Callable[[Path], None]
+
+
+def nothing(volume: int, path: bytes) -> bool:
+    return path == b"local"
+
+
+class Node:
+    """One node's copy, with the record of what is ours in it."""
+
+    def __init__(self, folder: Path, name: NodeName = LYON) -> None:
+        self.name = name
+        self.tree = folder / "tree"
+        self.state = folder / "state"
+        for each in (self.tree, self.state):
+            each.mkdir(parents=True, exist_ok=True)
+        self.root = os.open(self.tree, os.O_RDONLY | os.O_DIRECTORY)
+        self.outside: Outside | None = None
+
+    def starts(self, life: str = "") -> Outside:
+        """A keeper's life begins, or a replicator's in one that goes on."""
+        self.history = History(str(self.state))
+        self.logs = ChangeLogs(str(self.state), [PARIS if self.name == LYON else LYON])
+        self.outside = Outside(
+            str(self.state),
+            self.name,
+            [self.root],
+            nothing,
+            self.history,
+            self.logs,
+            Nonce(life or secrets.token_hex(16)),
+        )
+        self.outside.check()
+        return self.outside
+
+    def stops(self) -> None:
+        assert self.outside is not None
+        self.outside.seal()
+        self.logs.close()
+
+    def crashes(self) -> None:
+        assert self.outside is not None
+        self.outside._ended.set()
+        self.logs.close()
+
+    def found(self) -> dict[str, str]:
+        """What the last look found, by name."""
+        id = quarantine.edits(self.root)
+        if not id:
+            return {}
+        return {file["path"]: file["why"] for file in divergence.shown([self.root], id)["files"]}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    for name in ("a", "b", "c", "d/e", "d/f", "d/g/h", "m/n"):
+        (made.tree / name).parent.mkdir(exist_ok=True, parents=True)
+        (made.tree / name).write_text(name)
+    yield made
+    if made.outside is not None:
+        made.outside._ended.set()
+    os.close(made.root)
+
+
+def _grow(tree: Path) -> None:
+    with (tree / "a").open("a") as file:
+        file.write("more")
+
+
+def _swap_in_place(tree: Path) -> None:
+    status = (tree / "b").stat()
+    (tree / "b").write_text("B")
+    os.utime(tree / "b", ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time of change put back
+
+
+def _replace(tree: Path) -> None:
+    (tree / "new").write_text("c")
+    (tree / "new").rename(tree / "c")
+
+
+def _remove_tree(tree: Path) -> None:
+    for name in ("d/g/h", "d/e", "d/f"):
+        (tree / name).unlink()
+    (tree / "d/g").rmdir()
+    (tree / "d").rmdir()
+
+
+EDITS: dict[str, tuple[Edit, dict[str, str]]] = {
+    "it grew": (_grow, {"a": "changed here"}),
+    "same size and time": (_swap_in_place, {"b": "changed here"}),
+    "replaced": (_replace, {"c": "changed here"}),
+    "rights": (lambda tree: (tree / "a").chmod(0o600), {"a": "changed here"}),
+    "an attribute": (lambda tree: os.setxattr(tree / "a", "user.x", b"1"), {"a": "changed here"}),
+    "rights of a directory": (lambda tree: (tree / "d").chmod(0o700), {"d": "changed here"}),
+    "an attribute of a directory": (
+        lambda tree: os.setxattr(tree / "d", "user.x", b"1"),
+        {"d": "changed here"},
+    ),
+    "a new file deep down": (lambda tree: (tree / "d/g/new").write_text("x"), {"d/g/new": "only here"}),
+    "a new tree": (
+        lambda tree: (tree / "x/y").mkdir(parents=True),
+        {"x": "only here", "x/y": "only here"},
+    ),
+    "gone": (lambda tree: (tree / "d/e").unlink(), {"d/e": "deleted here"}),
+    "a tree is gone": (
+        _remove_tree,
+        dict.fromkeys(("d", "d/e", "d/f", "d/g", "d/g/h"), "deleted here"),
+    ),
+    "moved": (
+        lambda tree: (tree / "m").rename(tree / "d/m"),
+        {"m": "deleted here", "d/m": "only here"},
+    ),
+    "local": (lambda tree: (tree / "local").write_text("mine"), {}),
+    "nothing": (lambda tree: None, {}),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_after_a_clean_stop_every_edit_is_found_by_name(node: Node, what: str) -> None:
+    edit, names = EDITS[what]
+    node.starts()
+    node.stops()
+    edit(node.tree)
+    node.starts()
+    assert node.found() == names
+    assert node.history.standing.edited is bool(names)
+    found = node.outside.found  # type: ignore[union-attr]
+    assert (found is None) is (not names)
+    if found is not None:
+        assert sorted(found["names"]) == sorted(f"0:{name}" for name in names)
+
+
+def test_an_edit_enters_the_log_towards_every_other_node(node: Node) -> None:
+    node.starts()
+    node.stops()
+    (node.tree / "a").write_text("edited")
+    (node.tree / "d/e").unlink()
+    inode, above = (node.tree / "a").stat().st_ino, (node.tree / "d").stat().st_ino
+    node.starts()
+    keys = set(node.logs.of[PARIS].keys())
+    assert {(0, inode, DATA, WHOLE), (0, inode, ATTRIBUTES, 0), (0, above, NAMES, 0)} <= keys
+    node.crashes()
+    assert keys <= set(ChangeLogs(str(node.state), [PARIS]).of[PARIS].keys()), "durably"
+
+
+def marked(node: Node) -> float:
+    return (node.tree / ".hafarm" / "marker").stat().st_ctime
+
+
+def later_than(node: Node, moment: float) -> None:
+    """The file system's clock has passed this moment."""
+
+    def passed() -> bool:
+        (node.state / "probe").touch()
+        return (node.state / "probe").stat().st_ctime > moment
+
+    eventually(passed, 10)
+
+
+def test_after_a_crash_what_is_younger_than_the_mark_and_in_no_log_is_found(node: Node) -> None:
+    outside_ = node.starts()
+    ours = (node.tree / "b").stat().st_ino
+    later_than(node, marked(node))
+    node.logs.before_change([(0, ours, DATA, 0)], 0)
+    (node.tree / "b").write_text("ours, and written just before the crash")
+    node.crashes()
+    (node.tree / "a").write_text("edited")
+    node.starts()
+    assert node.found() == {"a": "changed here"}
+    assert outside_.found is None
+
+
+def test_after_a_crash_an_edit_long_after_the_mark_is_found_though_the_log_names_the_file(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outside, "SLACK_S", 0.05)
+    assert SLACK_S > outside.MARK_EVERY_S
+    node.starts()
+    node.logs.before_change([(0, (node.tree / "b").stat().st_ino, DATA, 0)], 0)
+    (node.tree / "b").write_text("ours")
+    node.crashes()
+    later_than(node, marked(node) + 0.06)
+    (node.tree / "b").write_text("edited")
+    node.starts()
+    assert node.found() == {"b": "changed here"}
+
+
+def test_after_a_power_cut_nothing_that_was_written_before_this_boot_is_called_an_edit(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.starts()
+    node.logs.before_change([(0, (node.tree / "b").stat().st_ino, DATA, 0)], 0)
+    later_than(node, marked(node))
+    (node.tree / "b").write_text("ours, long after the mark that the disk has")
+    node.crashes()
+    boot = time.time_ns()
+    later_than(node, boot / 1e9)
+    (node.tree / "c").write_text("edited after the boot")
+    monkeypatch.setattr(outside, "SLACK_S", 0.0)
+    monkeypatch.setattr(outside, "_boot_id", lambda: "another boot")
+    monkeypatch.setattr(outside, "_booted_at_ns", lambda: boot)
+    node.starts()
+    assert node.found() == {"c": "changed here"}
+
+
+def test_the_mark_moves_on_while_mounted(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "MARK_EVERY_S", 0.01)
+    node.starts()
+    first = marked(node)
+    eventually(lambda: marked(node) > first, 10)
+
+
+def test_what_a_log_lets_go_is_older_than_the_mark(node: Node) -> None:
+    node.starts()
+    first = marked(node)
+    later_than(node, first)
+    node.logs.of[PARIS].before_retiring()
+    assert marked(node) > first
+
+
+def test_a_replicator_that_restarts_beneath_its_keeper_looks_for_nothing(node: Node) -> None:
+    node.starts(life="1" * 32)
+    node.crashes()
+    (node.tree / "a").write_text("written through the mount meanwhile")
+    node.starts(life="1" * 32)
+    assert node.found() == {}
+
+
+def test_a_damaged_record_means_that_nothing_is_known(node: Node) -> None:
+    node.starts()
+    node.history.add_reign(record(1, LIFE, {LYON}, LYON))
+    node.stops()
+    data = bytearray((node.state / "seal").read_bytes())
+    data[-1] ^= 1
+    (node.state / "seal").write_bytes(data)
+    outside_ = node.starts()
+    assert outside_.found is not None
+    assert outside_.found["unknown"]
+    assert node.logs.of[PARIS].log.baseline is None
+    assert quarantine.edited(node.root, outside_.found["id"]) is None, "all of it may be an edit"
+
+
+def test_a_new_node_has_nothing_to_look_for(node: Node) -> None:
+    node.starts()
+    assert node.found() == {}
+    assert not node.history.standing.edited
+
+
+# --- the rules off: what each is for ------------------------------------------------------------------------
+
+
+def stopped_before_it_looked(node: Node) -> dict[str, str]:
+    """F4: crash, edit, the agent started and stopped at once; then a start that looks."""
+    node.starts()
+    node.crashes()
+    later_than(node, marked(node))
+    (node.tree / "a").write_text("edited")
+    with mock.patch.object(Outside, "_findings", side_effect=OSError(5, "stopped in the middle")):
+        with pytest.raises(OSError, match="middle"):
+            node.starts()
+        node.stops()
+    node.starts()
+    return node.found()
+
+
+def test_a_stop_before_the_look_was_done_takes_no_new_record(node: Node) -> None:
+    assert stopped_before_it_looked(node) == {"a": "changed here"}
+
+
+def test_without_that_rule_the_edit_becomes_the_truth(node: Node) -> None:
+    taken = Outside.seal
+
+    def always(self: Outside) -> None:
+        self.checked.set()
+        taken(self)
+
+    with mock.patch.object(Outside, "seal", always):
+        assert stopped_before_it_looked(node) == {}
+
+
+def test_findings_are_durable_before_the_record_goes(node: Node) -> None:
+    """F4: a node that dies between the look and the list finds the same again."""
+    node.starts()
+    node.stops()
+    (node.tree / "a").write_text("edited")
+    with (
+        mock.patch.object(Outside, "_list", side_effect=OSError(28, "no space")),
+        pytest.raises(OSError, match="no space"),
+    ):
+        node.starts()
+    node.crashes()
+    node.starts()
+    assert node.found() == {"a": "changed here"}
+    with mock.patch.object(Outside, "_keep"):
+        node.stops()
+        (node.tree / "b").write_text("edited, and the rule is off")
+        node.starts()
+    node.crashes()
+    node.starts()
+    assert "b" not in node.found()
+
+
+# --- two nodes ----------------------------------------------------------------------------------------------
+
+
+_retirable = MayDiffer.retirable
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """Their logs keep nothing that is equal: no entry of another change hides what an edit lacks."""
+
+    def all_that_is_equal(self: MayDiffer, flushed: int) -> Any:
+        return _retirable(self, flushed, 0)
+
+    with mock.patch.object(MayDiffer, "retirable", all_that_is_equal):
+        made = Pair(tmp_path)
+        yield made
+        made.stop()
+
+
+def look(pair: Pair, name: NodeName) -> None:
+    """A life of this node's keeper that does nothing but look, and ends in a crash."""
+    with _life(pair, name) as looking:
+        looking.check()
+
+
+def sealed(pair: Pair, name: NodeName) -> None:
+    """The clean end of a life that looked at its beginning."""
+    with _life(pair, name) as ending:
+        ending.checked.set()
+        ending.seal()
+        if name == LYON:  # what it applied was confirmed long ago
+            log = ending._logs.of[PARIS]
+            log.log.retire(log.keys())
+            log._write_anew()
+
+
+@contextmanager
+def _life(pair: Pair, name: NodeName) -> Iterator[Outside]:
+    history, logs = pair.state(name)
+    root = os.open(pair.trees[name], os.O_RDONLY | os.O_DIRECTORY)
+    pair._roots.append(root)
+    state = str(pair.folder / f"state-{name}")
+    life = Outside(state, name, [root], nothing, history, logs, Nonce(secrets.token_hex(16)))
+    yield life
+    life._ended.set()
+    logs.close()
+
+
+def both_in_sync_then_stopped(pair: Pair) -> None:
+    for name in ("kept", "edited", "older", "deleted"):
+        (pair.trees[PARIS] / name).write_text(name)
+    pair.start_follower(ALONE)
+    pair.start_primary(ALONE)
+    eventually(lambda: pair.said("member_ready") != [], 20)
+    target = pair.primary.flush()  # type: ignore[union-attr]
+    eventually(lambda: pair.follower is not None and pair.follower.flushed >= target, 10)
+    log = pair.primary.logs.of[LYON]  # type: ignore[union-attr]
+    eventually(lambda: log.keys() == [], 10)
+    pair.stop_follower()
+    sealed(pair, LYON)
+    assert pair.live is not None
+    pair.live.write("older", 0, b"OLDER")  # while lyon is away
+
+
+def lyon_returns(pair: Pair) -> None:
+    pair.told.clear()
+    assert pair.primary is not None
+    assert pair.primary.record is not None
+    pair.start_follower(pair.primary.record)
+    pair.primary.settings.ports[LYON] = pair.port  # type: ignore[index]
+    eventually(lambda: pair.said("member_ready") != [], 20)
+
+
+def edit(tree: Path) -> None:
+    (tree / "edited").write_text("by hand")
+    (tree / "extra").write_text("by hand, too")
+    (tree / "deleted").unlink()
+
+
+def test_what_was_edited_on_a_follower_is_set_aside_before_it_is_overwritten_and_nothing_else(
+    pair: Pair,
+) -> None:
+    both_in_sync_then_stopped(pair)
+    edit(pair.trees[LYON])
+    look(pair, LYON)
+    lyon_returns(pair)
+    begins = pair.said("copy_begins")[0]
+    assert (begins["verdict"], begins["full"]) == ("target with edits", False)
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+    (found,) = divergence.listed(pair._roots[-1:])
+    assert (found["verdict"], found["lost"], found["kept_by"]) == ("target with edits", LYON, PARIS)
+    files = divergence.shown(pair._roots[-1:], found["id"])["files"]
+    aside = pair.trees[LYON] / ".hafarm" / "quarantine" / found["id"]
+    kept = {file["path"]: (aside / file["kept"]).read_text() for file in files if file["kept"]}
+    assert kept == {"edited": "by hand", "extra": "by hand, too"}
+    assert {file["path"]: file["why"] for file in files} == {
+        "edited": "changed here",
+        "extra": "only here",
+        "deleted": "deleted here",
+    }
+    assert found["ended"]
+    assert not History(str(pair.folder / f"state-{LYON}")).standing.edited
+
+
+def test_without_the_look_an_edit_on_a_follower_stays_unseen(pair: Pair) -> None:
+    """F2 off: equal by every log, and different on the disk for ever."""
+    both_in_sync_then_stopped(pair)
+    edit(pair.trees[LYON])
+    with mock.patch.object(Outside, "_findings", return_value=iter(())):
+        look(pair, LYON)
+    lyon_returns(pair)
+    assert picture(pair.trees[LYON]) != picture(pair.trees[PARIS])
+    assert divergence.listed(pair._roots[-1:]) == []
+
+
+def test_without_setting_aside_an_edit_on_a_follower_is_lost(pair: Pair) -> None:
+    """F3 off, on the node that is overwritten."""
+    both_in_sync_then_stopped(pair)
+    edit(pair.trees[LYON])
+    look(pair, LYON)
+    with mock.patch.object(quarantine.Quarantine, "wants", return_value=False):
+        lyon_returns(pair)
+    (found,) = divergence.listed(pair._roots[-1:])
+    files = divergence.shown(pair._roots[-1:], found["id"])["files"]
+    assert "extra" not in {file["path"] for file in files if file["kept"]}
+    assert not (pair.trees[LYON] / "extra").exists()
+
+
+@pytest.mark.parametrize("rule", [True, False])
+def test_what_was_edited_on_the_node_that_serves_reaches_the_others(pair: Pair, rule: bool) -> None:
+    """F3 on the serving side, and with its log entries left out."""
+    both_in_sync_then_stopped(pair)
+    pair.stop_primary()
+    sealed(pair, PARIS)
+    edit(pair.trees[PARIS])
+    off: Any = mock.patch.object(Outside, "_pin") if not rule else mock.patch.object(pair, "admits", True)
+    with off:
+        look(pair, PARIS)
+    now = record(2, LIFE, {PARIS})
+    pair.told.clear()
+    pair.start_follower(now)
+    pair.start_primary(now)
+    assert pair.primary is not None
+    assert not pair.primary.history.standing.edited, "it is part of what is served now"
+    eventually(lambda: pair.said("member_ready") != [], 20)
+    assert not pair.said("progress")[-1]["full"]
+    assert (picture(pair.trees[LYON]) == picture(pair.trees[PARIS])) is rule
+
+
+def test_a_record_is_read_back_as_it_was_taken(node: Node) -> None:
+    data = seal.take([node.root], nothing)
+    assert list(seal.compare(seal.read(data), [node.root], nothing)) == []
+    assert len(seal.read(data)) == 4
