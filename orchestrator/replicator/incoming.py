@@ -45,6 +45,7 @@ class Receiver(Protocol):
     flushed: int
     applying: threading.Lock
     keeping: threading.Lock
+    busy: threading.Event
     begun: int
     ended: int
     """How many frames were begun to be obeyed, and how many of them are; over all sessions."""
@@ -187,6 +188,8 @@ class Session:
             sync = self._obey(frame)
             receiver.ended += 1
             receiver.applied = frame.sequence
+        if not receiver.busy.is_set():
+            receiver.busy.set()
         return sync
 
     def _progressed(self) -> None:

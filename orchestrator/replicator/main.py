@@ -81,7 +81,9 @@ class Replicator:
             self._history,
             logs,
             self.life,
+            os.path.join(os.path.dirname(settings.socket), "mark"),
         )
+        self._primary.busy = self._follower.busy = self._outside.busy
         self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,12 @@ from orchestrator.replicator.trees import Excluded
 
 log = logging.getLogger("hafarm.outside")
 
-MARK_EVERY_S: Final = 2.0
-"""After a crash, what was changed since the last mark has to be looked at; so little is seldom much."""
-SLACK_S: Final = 5.0
-"""So late after the mark a change may still be ours: the mark's own period, and a thread that had to wait."""
+MARK_EVERY_S: Final = 5.0
+"""While nothing changes."""
+BUSY_MARK_S: Final = 0.05
+"""After a change: what is younger than the mark when all ends is no more than what a moment brings."""
+SLACK_S: Final = 1.0
+"""So late after the mark a change may still be ours: twenty of its periods, for a thread that had to wait."""
 MARKER: Final = b"marker"
 NAMES_TOLD: Final = 20  # in an event; all of them are in the list
 KEYS_AT_A_TIME: Final = 1 << 16  # in one append to a may-differ log
@@ -51,14 +54,19 @@ class Outside:
         history: History,
         logs: ChangeLogs,
         life: Nonce,
+        note: str,
     ) -> None:
-        """`folder`: the module's state directory; `roots`: the plain directories, for reading."""
+        """`folder`: the module's state directory; `roots`: the plain directories, for reading; `note`: a file
+        in memory, for the marks that the disk may lose."""
         self._node = node
         self._roots = roots
         self._excluded = excluded
         self._history = history
         self._logs = logs
         self._life = life
+        self._note = note
+        self.busy = threading.Event()
+        """Set by whoever changed something in the trees."""
         self._trust = JsonFile(os.path.join(folder, "trust.json"))
         self._seal = os.path.join(folder, "seal")
         self._ended = threading.Event()
@@ -101,8 +109,8 @@ class Outside:
                 return
         elif state == _MOUNTED:
             marks = [self._marked_at(root) for root in self._roots]
-            if all(mark is not None for mark in marks):
-                yield from self._after_a_crash([mark for mark in marks if mark is not None], known)
+            if None not in marks:
+                yield from self._after_a_crash([mark or 0 for mark in marks], known)
                 return
         if self._history.standing.reigns:
             # Nothing is known of what happened to this copy: everything in it is in doubt.
@@ -123,18 +131,24 @@ class Outside:
 
     def _after_a_crash(self, marks: list[int], known: dict[str, Any]) -> Iterator[Finding]:
         logged = {key[:2] for each in self._logs.of.values() for key in each.log.stamps}
-        if known.get("boot") == _boot_id():
-            ends = [mark + int(SLACK_S * 1e9) for mark in marks]
-        else:
-            # Who lost power wrote nothing after that: whatever is younger than this boot is not ours.
-            ends = [_booted_at_ns()] * len(marks)
+        end = self._end_of_ours(known)
 
         def suspects(volume: int, inode: int, ctime_ns: int) -> bool:
             if ctime_ns <= marks[volume]:
                 return False
-            return ctime_ns > ends[volume] or (volume, inode) not in logged
+            return ctime_ns > end or (volume, inode) not in logged
 
         yield from seal.later(self._roots, self._excluded, suspects)
+
+    def _end_of_ours(self, known: dict[str, Any]) -> float:
+        """Whatever is younger than this, in nanoseconds, is not ours, in a log or not."""
+        if known.get("boot") != _boot_id():
+            return _booted_at_ns()  # who lost power wrote nothing after that
+        try:
+            with open(self._note, "rb") as file:
+                return int(_NOTE.unpack(file.read(_NOTE.size))[0]) + SLACK_S * 1e9
+        except (OSError, struct.error):
+            return float("inf")  # nobody knows when the last life ended: the logs alone say what is ours
 
     # --- what follows from it ------------------------------------------------------------------------------
 
@@ -205,6 +219,7 @@ class Outside:
         Not of a life that never finished its check: it would make what was edited the truth.
         """
         self._ended.set()
+        self.busy.set()
         if not self.checked.is_set():
             return
         data = seal.take(self._roots, self._excluded)
@@ -215,7 +230,12 @@ class Outside:
         self._trust.write({"state": _SEALED, "digest": _digest(data), **facts})
 
     def _mark_now_and_then(self) -> None:
-        while not self._ended.wait(MARK_EVERY_S):
+        while not self._ended.is_set():
+            if self.busy.wait(MARK_EVERY_S):
+                self._ended.wait(BUSY_MARK_S)
+                self.busy.clear()
+            if self._ended.is_set():
+                return
             try:
                 for root in self._roots:
                     self._mark(root)
@@ -236,6 +256,7 @@ class Outside:
             )
             try:
                 os.utime(fd)
+                self._take_note(os.fstat(fd).st_ctime_ns)
                 if durable:
                     os.fsync(fd)
                     os.fsync(hidden)
@@ -243,6 +264,13 @@ class Outside:
                 os.close(fd)
         finally:
             os.close(hidden)
+
+    def _take_note(self, mark_ns: int) -> None:
+        fd = os.open(self._note, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, _NOTE.pack(mark_ns), 0)
+        finally:
+            os.close(fd)
 
     def _marked_at(self, root: int) -> int | None:
         """The last time, in nanoseconds of the file system's own clock, up to which every change was ours."""
@@ -257,6 +285,7 @@ class Outside:
 
 
 _UNKNOWN: Final = "unknown"
+_NOTE: Final = struct.Struct("<q")
 
 
 def _digest(data: bytes) -> str:

@@ -54,6 +54,8 @@ class Primary:
         self.tell = tell
         self.excluded = excluded
         self.throttle = Throttle(settings.copy_bytes_per_s)
+        self.busy = threading.Event()
+        """Set with every change, for whoever notes that this node is at work."""
         self._watchers: list[Changes] = []
         self.stream = ""
         self.outbox = Outbox()
@@ -81,6 +83,8 @@ class Primary:
         if self._watchers and isinstance(operation, Rename | Link):
             for watcher in self._watchers:
                 watcher.moved()
+        if not self.busy.is_set():
+            self.busy.set()
         return self.outbox.put(Kind.OPERATION, codec.encode(operation))
 
     def before_change(self, keys: Iterable[ChangeKey]) -> None:

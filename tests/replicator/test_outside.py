@@ -18,7 +18,7 @@ from orchestrator.model.names import NodeName, Nonce
 from orchestrator.replicator import divergence, outside, quarantine, seal
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import ATTRIBUTES, DATA, NAMES, WHOLE
-from orchestrator.replicator.outside import SLACK_S, Outside
+from orchestrator.replicator.outside import BUSY_MARK_S, SLACK_S, Outside
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.support.waiting import eventually
 
@@ -55,6 +55,7 @@ class Node:
             self.history,
             self.logs,
             Nonce(life or secrets.token_hex(16)),
+            str(self.state / "note"),
         )
         self.outside.check()
         return self.outside
@@ -67,6 +68,7 @@ class Node:
     def crashes(self) -> None:
         assert self.outside is not None
         self.outside._ended.set()
+        self.outside.busy.set()
         self.logs.close()
 
     def found(self) -> dict[str, str]:
@@ -201,7 +203,7 @@ def test_after_a_crash_an_edit_long_after_the_mark_is_found_though_the_log_names
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outside, "SLACK_S", 0.05)
-    assert SLACK_S > outside.MARK_EVERY_S
+    assert SLACK_S > 10 * BUSY_MARK_S, "the thread may be late"
     node.starts()
     node.logs.before_change([(0, (node.tree / "b").stat().st_ino, DATA, 0)], 0)
     (node.tree / "b").write_text("ours")
@@ -230,11 +232,37 @@ def test_after_a_power_cut_nothing_that_was_written_before_this_boot_is_called_a
     assert node.found() == {"c": "changed here"}
 
 
-def test_the_mark_moves_on_while_mounted(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outside, "MARK_EVERY_S", 0.01)
+def test_the_mark_moves_on_while_mounted_and_soon_after_a_change(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node.starts()
     first = marked(node)
-    eventually(lambda: marked(node) > first, 10)
+    node.outside.busy.set()  # type: ignore[union-attr]
+    eventually(lambda: marked(node) > first, 4)
+    node.crashes()
+    monkeypatch.setattr(outside, "MARK_EVERY_S", 0.01)
+    node.starts()
+    second = marked(node)
+    eventually(lambda: marked(node) > second, 4)
+
+
+def test_a_disk_that_fell_back_behind_the_mark_of_this_boot_makes_no_edits(node: Node) -> None:
+    node.starts()
+    node.logs.before_change([(0, (node.tree / "b").stat().st_ino, DATA, 0)], 0)
+    before = marked(node)
+    before_ns = (node.tree / ".hafarm" / "marker").stat().st_ctime_ns
+    later_than(node, before + SLACK_S)
+    (node.tree / "b").write_text("ours")
+    node.outside.busy.set()  # type: ignore[union-attr]
+    eventually(lambda: marked(node) > before + SLACK_S, 4)
+    node.crashes()
+    with mock.patch.object(Outside, "_marked_at", return_value=before_ns):
+        node.starts()
+    assert node.found() == {}
+    (node.state / "note").unlink()
+    with mock.patch.object(Outside, "_marked_at", return_value=before_ns):
+        node.starts()
+    assert node.found() == {}, "without the note the log is believed"
 
 
 def test_what_a_log_lets_go_is_older_than_the_mark(node: Node) -> None:
@@ -369,7 +397,7 @@ def _life(pair: Pair, name: NodeName) -> Iterator[Outside]:
     root = os.open(pair.trees[name], os.O_RDONLY | os.O_DIRECTORY)
     pair._roots.append(root)
     state = str(pair.folder / f"state-{name}")
-    life = Outside(state, name, [root], nothing, history, logs, Nonce(secrets.token_hex(16)))
+    life = Outside(state, name, [root], nothing, history, logs, Nonce(secrets.token_hex(16)), f"{state}/n")
     yield life
     life._ended.set()
     logs.close()
