@@ -50,11 +50,11 @@ class Care:
             case "divergence":
                 id, after = _word(body, "id"), _count(body, "after")
                 return await client.ask_or_look(
-                    "divergence", LOOK_TIMEOUT_S, "show", id, str(after), id=id, after=after
+                    "divergence", LOOK_TIMEOUT_S, "show", id, str(after), tag=id, after=after
                 )
             case "release":
                 id = _word(body, "id")
-                return await client.ask_or_look("release", LOOK_TIMEOUT_S, "release", id, id=id)
+                return await client.ask_or_look("release", LOOK_TIMEOUT_S, "release", id, tag=id)
             case "resync":
                 return await client.ask("resync")
             case "pause_resync":

@@ -142,6 +142,8 @@ class ReplicatorClient:
                     status = await lines.ask("status")
                 self._lines = lines
                 self.aside = list(status.get("aside", ()))
+                peers = status.get("peers", {}).items()
+                self.progress = {peer: known["copy"] for peer, known in peers if known.get("copy")}
                 return status
             except ProcessUnreachable:
                 await lines.close()
@@ -286,10 +288,12 @@ class ReplicatorClient:
     async def verify(self, budget_s: float | None) -> dict[str, Mapping[str, Any]]:
         """By peer: the report. Raises Refused, and ProcessUnreachable when one could not be compared."""
         waiting = {name for name in self._module.nodes if name != self._me}
-        await self.ask("verify", **({} if budget_s is None else {"budget_s": budget_s}))
-        self._compared = asyncio.Queue()
+        if self._compared is not None:
+            raise Refused("HF4019", "a comparison of this module is under way already")
+        self._compared = asyncio.Queue()  # before it is asked: of a small tree the end comes first
         reports: dict[str, Mapping[str, Any]] = {}
         try:
+            await self.ask("verify", **({} if budget_s is None else {"budget_s": budget_s}))
             while waiting:
                 async with asyncio.timeout(SILENT_S):
                     answer = await self._compared.get()

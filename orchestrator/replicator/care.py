@@ -113,11 +113,11 @@ class Care:
         return {"divergences": self.aside}
 
     def _divergence(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return divergence.shown(self._roots, str(request["id"]), int(request["after"]))
+        return divergence.shown(self._roots, str(request["tag"]), int(request["after"]))
 
     def _release(self, request: Mapping[str, Any]) -> dict[str, Any]:
         copying = self._follower.applier.copying
-        freed = divergence.released(self._roots, str(request["id"]), copying)
+        freed = divergence.released(self._roots, str(request["tag"]), copying)
         log.warning("released by order: %s", freed)
         self.look()
         return freed

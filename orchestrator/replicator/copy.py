@@ -78,6 +78,7 @@ class Copier:
 
     def _run(self) -> None:
         try:
+            self._progress.tell()
             if not self._plan.full:
                 self._unite()
             self._passes(self._touched)

@@ -1,0 +1,168 @@
+"""What an operator does about copies, typed on a real cluster: histories, edits, parts of a comparison."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.demo.story import MODULE
+from tests.support.waiting import eventually
+from tests.whole.bare import Bare, bare
+from tests.whole.test_bad_input import PLAIN, read, told, write
+from tests.whole.test_command_line import redundant
+
+
+def asked(found: Bare, node: str, *words: str, code: int = 0) -> dict[str, Any]:
+    done = found.cluster.hafarm(node, *words, "-o", "json")
+    assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def on_disk(found: Bare, node: str, *words: str) -> str:
+    """A command on the node itself, in the replicated directory."""
+    done = found.cluster.machines[node].call("sh", "-c", f"cd {found.cluster.data} && {' '.join(words)}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def force(found: Bare, node: str, name: str) -> None:
+    """The other node is gone; this one serves by order, and writes."""
+    forced = ("promote", MODULE, "--node", node, "--accept-data-loss", "--yes", "--wait=60s")
+    eventually(lambda: found.cluster.hafarm(node, *forced).returncode == 0, 60)
+    eventually(lambda: found.role(node)[0] == "ALONE", 60)
+    assert write(found, node, "shared", f"as {node} wrote it")
+    assert write(found, node, name, f"only {node} has it")
+
+
+def test_two_forced_histories_are_told_listed_shown_and_released() -> None:
+    with bare(module=PLAIN) as found:
+        found.begin()
+        first, second = found.cluster.nodes
+        for name in ("shared", "removed", "same"):
+            assert write(found, first, name, "before")
+        found.cluster.lose(second)
+        eventually(lambda: found.role(first)[0] == "ALONE", 60)
+        assert write(found, first, "alone", "only the first has it")
+        found.cluster.lose(first)
+        found.cluster.bring_back(second)
+        force(found, second, "of-second")
+        found.cluster.lose(second)
+        found.cluster.bring_back(first)
+        force(found, first, "of-first")
+        on_disk(found, first, "rm removed")
+        found.cluster.bring_back(second)
+        eventually(lambda: redundant_with(found, first, second), 90)
+
+        (one,) = asked(found, first, "divergence", "list")["divergences"]
+        assert (one["module"], one["node"], one["lost"], one["kept_by"]) == (MODULE, second, second, first)
+        assert one["verdict"] == "diverged"
+        assert {len(reigns) > 1 for reigns in one["lineages"].values()} == {True}
+        shown = asked(found, second, "divergence", "show", MODULE)
+        assert {file["path"]: file["why"] for file in shown["files"]} == {
+            "shared": "changed here",
+            "of-second": "only here",
+            "removed": "deleted there",
+        }
+        assert one["files"] == 3
+        assert one["bytes"] == len(f"as {second} wrote it") + len(f"only {second} has it") + len("before")
+        eventually(lambda: "hafarm divergence list" in found.cluster.hafarm(first, "status").stdout, 20)
+        assert f"hafarm divergence show {MODULE}" in found.cluster.hafarm(second, "status").stdout
+        assert told(found, first, "HF4016", second, "diverged")
+        assert read(found, first, "shared") == f"as {first} wrote it"
+        assert asked(found, first, "verify", MODULE)["equal"]
+
+        # Also of a node on which the module is stopped, and from any node.
+        assert found.cluster.hafarm(first, "stop", MODULE, "--node", second, "--wait=60s").returncode == 0
+        eventually(lambda: found.role(second)[0] == "STOP", 60)
+        assert found.cluster.hafarm(first, "divergence", "release", MODULE).returncode == 6
+        freed = asked(found, first, "divergence", "release", MODULE, "--yes")
+        assert (freed["files"], freed["bytes"]) == (3, one["bytes"])
+        assert asked(found, second, "divergence", "list")["divergences"] == []
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", second, "--wait=60s").returncode == 0
+        eventually(lambda: redundant_with(found, first, second), 60)
+        assert "divergence" not in found.cluster.hafarm(second, "status").stdout
+
+
+def redundant_with(found: Bare, primary: str, second: str) -> bool:
+    return found.role(primary) == ("PRIM", "ready") and found.role(second) == ("SECOND", "ready")
+
+
+def test_what_was_edited_while_a_node_was_stopped_is_told_and_kept() -> None:
+    with bare(module=PLAIN) as found:
+        found.begin()
+        first, second = found.cluster.nodes
+        for name in ("edited", "deleted", "same"):
+            assert write(found, first, name, "before")
+        assert found.cluster.hafarm(first, "stop", MODULE, "--node", second, "--wait=60s").returncode == 0
+        eventually(lambda: found.role(second)[0] == "STOP", 60)
+        on_disk(found, second, "echo -n by hand > edited; rm deleted; echo -n new > extra")
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", second, "--wait=60s").returncode == 0
+        eventually(lambda: redundant(found), 90)
+        assert told(found, second, "HF4020", "3 names", "edited", "deleted", "extra"), found.events(second)
+        assert read(found, second, "edited") == "before"
+        shown = asked(found, first, "divergence", "show", MODULE)
+        assert shown["verdict"] == "target with edits"
+        assert {file["path"]: file["why"] for file in shown["files"]} == {
+            "edited": "changed here",
+            "deleted": "deleted here",
+            "extra": "only here",
+        }
+        assert asked(found, first, "verify", MODULE)["equal"]
+        assert asked(found, first, "divergence", "release", MODULE, "--yes")["files"] == 3
+
+        # On the node that serves next, they count, and reach the other one.
+        assert found.cluster.hafarm(first, "stop", MODULE, "--wait=60s").returncode == 0
+        eventually(lambda: {found.role(node)[0] for node in found.cluster.names} == {"STOP"}, 60)
+        on_disk(found, first, "echo -n by hand > edited")
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", first, "--wait=60s").returncode == 0
+        eventually(lambda: found.role(first)[0] == "ALONE", 60)
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", second, "--wait=60s").returncode == 0
+        eventually(lambda: redundant(found), 90)
+        assert told(found, first, "HF4020", "1 names", "edited")
+        assert read(found, second, "edited") == "by hand"
+        assert asked(found, first, "verify", MODULE)["equal"]
+        shown = asked(found, second, "divergence", "show", MODULE)
+        assert [(file["path"], file["kept"]) for file in shown["files"]] == [("edited", "")]
+
+        # A crash without an edit finds nothing.
+        before = [event for event in found.events(second) if "HF4020" in event]
+        found.cluster.lose(second)
+        eventually(lambda: found.role(first)[0] == "ALONE", 60)
+        assert write(found, first, "late", "while it was away")
+        found.cluster.bring_back(second)
+        eventually(lambda: redundant(found), 90)
+        assert [event for event in found.events(second) if "HF4020" in event] == before
+
+
+def test_resync_and_verify_say_how_far_they_are_and_wait_when_told() -> None:
+    with bare(module=PLAIN) as found:
+        found.begin()
+        first, second = found.cluster.nodes
+        for number in range(6):
+            assert write(found, first, f"f{number}", "x", 100_000)
+        part = asked(found, second, "verify", MODULE, "--budget", "20s")
+        assert (part["equal"], part["complete"]) == (True, True)
+        assert part["coverage"][second]["files"] == 6
+        nodes = asked(found, second, "resync", MODULE)["nodes"]
+        assert nodes[second]["state"] == "streaming"
+        assert asked(found, second, "resync", MODULE, "--estimate")["nodes"][second]["files"] == 0
+        whole = asked(found, first, "resync", MODULE, "--estimate", "--full")["nodes"][second]
+        assert (whole["files"], whole["bytes"]) == (6, 600_000)
+
+        assert asked(found, second, "resync", MODULE, "pause")["unreachable"] == {}
+        found.cluster.lose(second)
+        eventually(lambda: found.role(first)[0] == "ALONE", 60)
+        assert write(found, first, "f1", "y", 100_000)
+        away = asked(found, first, "resync", MODULE, "--estimate")["nodes"][second]
+        assert away["state"] == "away"
+        assert away["files"] >= 1
+        found.cluster.bring_back(second)
+        eventually(lambda: asked(found, first, "resync", MODULE)["nodes"][second]["state"] == "copying", 60)
+        assert asked(found, first, "resync", MODULE)["paused"]
+        assert "paused" in found.cluster.hafarm(first, "status").stdout
+        assert write(found, first, "live", "goes on")
+        assert found.role(first)[0] == "ALONE"
+        assert asked(found, first, "resync", MODULE, "resume")["paused"] is False
+        eventually(lambda: redundant(found), 60)
+        assert read(found, second, "f1") == "y" * 100_000
