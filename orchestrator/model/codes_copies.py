@@ -50,8 +50,9 @@ COPIES: Final[Mapping[str, Code]] = {
         "otherwise is kept aside on its disk.",
         "`hafarm divergence list`, then `hafarm divergence show MODULE`: take what is needed from the "
         "kept files into the module, then `hafarm divergence release MODULE`. While both sides still "
-        "serve, nothing is overwritten: `hafarm stop MODULE`, start the side to keep and "
-        "`hafarm promote MODULE --node NODE --accept-data-loss`, then start the other.",
+        "serve, nothing is overwritten: `hafarm stop MODULE`, `hafarm start MODULE --node NODE` for the side "
+        "to keep (unless it serves by itself, `hafarm promote MODULE --node NODE --accept-data-loss`), then "
+        "start the other.",
     ),
     "HF4017": Code(
         "no such divergence",

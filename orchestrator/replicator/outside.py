@@ -56,8 +56,8 @@ class Outside:
         life: Nonce,
         note: str,
     ) -> None:
-        """`folder`: the module's state directory; `roots`: the plain directories, for reading; `note`: a file
-        in memory, for the marks that the disk may lose."""
+        """`folder`: the module's state directory. `roots`: the plain directories, for reading. `note`: a file
+        that a boot takes away, for the marks that the disk may lose."""
         self._node = node
         self._roots = roots
         self._excluded = excluded
@@ -71,7 +71,9 @@ class Outside:
         self._seal = os.path.join(folder, "seal")
         self._ended = threading.Event()
         self.checked = threading.Event()
-        """The trees are known to be ours, or what is not is listed."""
+        """The look is over, for better or worse: whoever waits for it goes on."""
+        self._trusted = False
+        """The trees are known to be ours, or what is not is listed durably."""
         self.found: dict[str, Any] | None = None
         """What the check of this life found, until the agent has told it; None: nothing."""
         for log_of_peer in logs.of.values():
@@ -87,9 +89,10 @@ class Outside:
         known = self._known()
         if known.get("state") != _MOUNTED or known.get("life") != self._life:
             began = time.monotonic()
-            self._keep(list(self._findings(known)), known)
+            self._keep(list(self._findings(known)))
             self._believe()
             log.info("looked for edits in %.2f s", time.monotonic() - began)
+        self._trusted = True
         self.checked.set()
         threading.Thread(target=self._mark_now_and_then, name="mark", daemon=True).start()
 
@@ -152,7 +155,7 @@ class Outside:
 
     # --- what follows from it ------------------------------------------------------------------------------
 
-    def _keep(self, findings: list[Finding], known: dict[str, Any]) -> None:
+    def _keep(self, findings: list[Finding]) -> None:
         """Durably: the list, the entries towards every other node, and that this copy is not as it was."""
         if not findings:
             return
@@ -220,7 +223,7 @@ class Outside:
         """
         self._ended.set()
         self.busy.set()
-        if not self.checked.is_set():
+        if not self._trusted:
             return
         data = seal.take(self._roots, self._excluded)
         write_durable(self._seal, data)
@@ -244,7 +247,7 @@ class Outside:
 
     def _mark_durably(self) -> None:
         """What an entry that goes now speaks of was changed before this."""
-        if self.checked.is_set() and not self._ended.is_set():
+        if self._trusted and not self._ended.is_set():
             for root in self._roots:
                 self._mark(root, durable=True)
 

@@ -313,6 +313,9 @@ def stopped_before_it_looked(node: Node) -> dict[str, str]:
     with mock.patch.object(Outside, "_findings", side_effect=OSError(5, "stopped in the middle")):
         with pytest.raises(OSError, match="middle"):
             node.starts()
+        assert node.outside is not None
+        node.outside.checked.set()  # as the replicator does, for those who wait
+        node.logs.of[PARIS].before_retiring()
         node.stops()
     node.starts()
     return node.found()
@@ -326,7 +329,7 @@ def test_without_that_rule_the_edit_becomes_the_truth(node: Node) -> None:
     taken = Outside.seal
 
     def always(self: Outside) -> None:
-        self.checked.set()
+        self._trusted = True
         taken(self)
 
     with mock.patch.object(Outside, "seal", always):
@@ -383,7 +386,7 @@ def look(pair: Pair, name: NodeName) -> None:
 def sealed(pair: Pair, name: NodeName) -> None:
     """The clean end of a life that looked at its beginning."""
     with _life(pair, name) as ending:
-        ending.checked.set()
+        ending._trusted = True
         ending.seal()
         if name == LYON:  # what it applied was confirmed long ago
             log = ending._logs.of[PARIS]

@@ -84,6 +84,37 @@ def test_two_forced_histories_are_told_listed_shown_and_released() -> None:
         assert "divergence" not in found.cluster.hafarm(second, "status").stdout
 
 
+def test_two_nodes_that_both_serve_by_force_overwrite_nobody_until_one_is_named() -> None:
+    with bare(module=PLAIN) as found:
+        found.begin()
+        first, second = found.cluster.nodes
+        assert write(found, first, "shared", "before")
+        found.cluster.unplug(second)
+        eventually(lambda: found.role(first)[0] == "ALONE", 60)
+        force(found, second, "of-second")
+        assert write(found, first, "shared", f"as {first} wrote it")
+        found.cluster.plug(second)
+        for node in (first, second):
+            eventually(lambda node=node: "both serve" in found.module(node).get("headline", ""), 60)  # type: ignore[misc]
+        shown = found.cluster.hafarm(second, "status").stdout
+        assert f"next: hafarm stop {MODULE}, then start the node to keep" in shown
+        assert read(found, second, "shared") == f"as {second} wrote it"
+
+        assert found.cluster.hafarm(first, "stop", MODULE, "--wait=60s").returncode == 0
+        eventually(lambda: {found.role(node)[0] for node in found.cluster.names} == {"STOP"}, 60)
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", first, "--wait=60s").returncode == 0
+        eventually(lambda: found.role(first)[0] == "ALONE", 60)
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", second, "--wait=60s").returncode == 0
+        eventually(lambda: redundant_with(found, first, second), 90)
+        assert read(found, second, "shared") == f"as {first} wrote it"
+        shown = asked(found, first, "divergence", "show", MODULE)
+        assert (shown["verdict"], shown["lost"]) == ("diverged", second)
+        assert {file["path"]: file["why"] for file in shown["files"]} == {
+            "shared": "changed here",
+            "of-second": "only here",
+        }
+
+
 def redundant_with(found: Bare, primary: str, second: str) -> bool:
     return found.role(primary) == ("PRIM", "ready") and found.role(second) == ("SECOND", "ready")
 
