@@ -325,7 +325,8 @@ class Hands:
         if found["unknown"]:
             text = "nothing is known of what happened to these files since: the next resync compares all"
         else:
-            text = f"{found['count']} names changed behind hafarm's back: {names}"
+            count = found["count"]
+            text = f"{count} name{'s' * (count != 1)} changed behind hafarm's back: {names}"
         self._journal.tell(self.module.name, "HF4020", f"{text} (hafarm divergence show {found['id']})")
         self._start(self._get_ready("edits_told"))
 

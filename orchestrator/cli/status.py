@@ -171,11 +171,12 @@ def _divergence(module: str, kept: Data) -> str:
     if "count" in kept:
         more = f"see hafarm divergence list {module}"
         return f"divergence: {kept['node']} keeps files of {kept['count']}; {more}"
+    names = ", ".join(kept["names"]) + (", ..." if kept["files"] > len(kept["names"]) else "")
+    then = f"hafarm divergence show {module} {kept['id']}, then release it"
     if not kept["lost"]:
-        what = f"{kept['files']} names on {kept['node']} were changed behind hafarm's back"
-        return f"{what}; hafarm divergence show {module} {kept['id']}, then release it (HF4020)"
+        return f"changed behind hafarm's back on {kept['node']}: {names}; {then} (HF4020)"
     what = f"{kept['files']} files, {size(kept['bytes'])} set aside on {kept['node']} ({kept['verdict']})"
-    return f"divergence: {what}; hafarm divergence show {module} {kept['id']}, then release it (HF4016)"
+    return f"divergence: {what}: {names}; {then} (HF4016)"
 
 
 def _vip(vip: Data) -> str:

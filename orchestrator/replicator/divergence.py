@@ -18,6 +18,7 @@ from orchestrator.replicator.ops import HIDDEN
 from orchestrator.replicator.quarantine import HERE_ONLY, THERE_DELETED, Listed
 from orchestrator.replicator.settings import load
 
+NAMES_SHOWN: Final = 5  # on a screen of one line; `shown` has all
 PAGE: Final = 1_000
 """Files in one answer: some hundred kilobytes."""
 
@@ -55,11 +56,14 @@ def listed(roots: Sequence[int]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for volume, root in enumerate(roots):
         for id, about in quarantine.every(root):
-            entry = found.setdefault(id, {"id": id, **_told(about), "files": 0, "bytes": 0, "ended": True})
+            new = {"id": id, **_told(about), "files": 0, "bytes": 0, "names": [], "ended": True}
+            entry = found.setdefault(id, new)
             entry["ended"] = entry["ended"] and about["ended"]
             for file in _files(root, volume, id, about.get("since")):
                 entry["files"] += 1
                 entry["bytes"] += file["size"]
+                if len(entry["names"]) < NAMES_SHOWN:
+                    entry["names"].append(file["path"])
     return [found[id] for id in sorted(found)]
 
 

@@ -77,7 +77,7 @@ class Replicator:
             settings.state_directory,
             NodeName(settings.node),
             roots,
-            self._excluded,
+            lambda volume, directory, name: self.volumes[volume].excludes_below(directory, name),
             self._history,
             logs,
             self.life,

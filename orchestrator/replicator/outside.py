@@ -21,8 +21,7 @@ from orchestrator.replicator.divergence import readable
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.ops import HIDDEN, ChangeKey
 from orchestrator.replicator.quarantine import HERE_CHANGED, Listed, Quarantine
-from orchestrator.replicator.seal import Finding
-from orchestrator.replicator.trees import Excluded
+from orchestrator.replicator.seal import Excluded, Finding
 
 log = logging.getLogger("hafarm.outside")
 
@@ -136,12 +135,10 @@ class Outside:
         logged = {key[:2] for each in self._logs.of.values() for key in each.log.stamps}
         end = self._end_of_ours(known)
 
-        def suspects(volume: int, inode: int, ctime_ns: int) -> bool:
-            if ctime_ns <= marks[volume]:
-                return False
-            return ctime_ns > end or (volume, inode) not in logged
+        def is_ours(volume: int, inode: int, ctime_ns: int) -> bool:
+            return ctime_ns <= end and (volume, inode) in logged
 
-        yield from seal.later(self._roots, self._excluded, suspects)
+        yield from seal.later(self._roots, self._excluded, marks, is_ours)
 
     def _end_of_ours(self, known: dict[str, Any]) -> float:
         """Whatever is younger than this, in nanoseconds, is not ours, in a log or not."""

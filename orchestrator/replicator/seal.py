@@ -14,7 +14,6 @@ from orchestrator.model.errors import CorruptState
 from orchestrator.replicator import ops, trees
 from orchestrator.replicator.ops import HIDDEN, ChangeKey
 from orchestrator.replicator.quarantine import HERE_CHANGED, HERE_DELETED, HERE_ONLY
-from orchestrator.replicator.trees import Excluded
 
 _MAGIC: Final = b"hafarm seal 1\n"
 _DIRECTORY: Final = struct.Struct("<IQQ")  # volume, inode, length of what follows
@@ -52,6 +51,8 @@ class Finding:
         return [names, own, (self.volume, self.inode, ops.ATTRIBUTES, 0)]
 
 
+Excluded = Callable[[int, bytes, bytes], bool]
+"""(volume, path of a directory, name in it): local to each node. Asked of every name: it has to be quick."""
 Entry = tuple[bytes, os.stat_result]
 Directory = tuple[bytes, int, list[Entry]]
 """Path, inode, and what is in it by name."""
@@ -66,21 +67,20 @@ def scan(root: int, volume: int, excluded: Excluded) -> Iterator[Directory]:
             fd = trees.open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             continue  # taken away meanwhile: somebody edits, and the next look finds more
+        below: list[bytes] = []
         try:
-            entries = sorted(_entries(fd, path, volume, excluded), key=lambda entry: entry[0])
+            entries = []
+            with os.scandir(fd) as found:
+                for item in found:
+                    name = os.fsencode(item.name)
+                    if (path or name != HIDDEN) and not excluded(volume, path, name):
+                        entries.append((name, item.stat(follow_symlinks=False)))
+                        if item.is_dir(follow_symlinks=False):
+                            below.append(name)
             yield path, os.fstat(fd).st_ino, entries
         finally:
             os.close(fd)
-        pending += [trees.join(path, name) for name, status in entries if stat.S_ISDIR(status.st_mode)]
-
-
-def _entries(fd: int, path: bytes, volume: int, excluded: Excluded) -> Iterator[Entry]:
-    with os.scandir(fd) as found:
-        for item in found:
-            name = os.fsencode(item.name)
-            child = trees.join(path, name)
-            if child != HIDDEN and not excluded(volume, child):
-                yield name, item.stat(follow_symlinks=False)
+        pending += [trees.join(path, name) for name in below]
 
 
 def take(roots: Sequence[int], excluded: Excluded) -> bytes:
@@ -95,20 +95,15 @@ def take(roots: Sequence[int], excluded: Excluded) -> bytes:
 
 
 def _blob(entries: Sequence[Entry]) -> bytes:
-    return b"".join(
-        _ENTRY.pack(
-            status.st_ino,
-            status.st_mode,
-            status.st_uid,
-            status.st_gid,
-            # A directory's size is the file system's own affair.
-            0 if stat.S_ISDIR(status.st_mode) else status.st_size,
-            status.st_ctime_ns,
-            len(name),
-        )
-        + name
-        for name, status in entries
-    )
+    parts: list[bytes] = []
+    for name, status in sorted(entries):
+        mode = status.st_mode
+        # A directory's size is the file system's own affair.
+        size = 0 if stat.S_ISDIR(mode) else status.st_size
+        uid, gid, ctime = status.st_uid, status.st_gid, status.st_ctime_ns
+        parts.append(_ENTRY.pack(status.st_ino, mode, uid, gid, size, ctime, len(name)))
+        parts.append(name)
+    return b"".join(parts)
 
 
 def read(data: bytes) -> Blobs:
@@ -189,15 +184,17 @@ def _unpacked(blob: bytes) -> dict[bytes, Fields]:
 
 
 def later(
-    roots: Sequence[int], excluded: Excluded, suspects: Callable[[int, int, int], bool]
+    roots: Sequence[int], excluded: Excluded, marks: Sequence[int], is_ours: Callable[[int, int, int], bool]
 ) -> Iterator[Finding]:
-    """After a crash: what `suspects(volume, inode, ctime in ns)`, of every name and every root."""
-    for volume, root in enumerate(roots):
+    """After a crash: each name younger than its volume's mark, in ns, that is not ours by what
+    `is_ours(volume, inode, ctime in ns)` says; also the roots themselves."""
+    for volume, (root, mark) in enumerate(zip(roots, marks, strict=True)):
         for path, inode, entries in scan(root, volume, excluded):
-            if not path and suspects(volume, inode, os.fstat(root).st_ctime_ns):
+            if not path and (at := os.fstat(root).st_ctime_ns) > mark and not is_ours(volume, inode, at):
                 yield Finding(volume, path, HERE_CHANGED, inode, inode, True)
             for name, status in entries:
-                if suspects(volume, status.st_ino, status.st_ctime_ns):
+                at = status.st_ctime_ns
+                if at > mark and not is_ours(volume, status.st_ino, at):
                     is_directory = stat.S_ISDIR(status.st_mode)
                     child = trees.join(path, name)
                     yield Finding(volume, child, HERE_CHANGED, inode, status.st_ino, is_directory)

@@ -72,6 +72,7 @@ ASIDE: dict[str, Any] = {
     "lineages": {"lyon": [[1, "a" * 32], [2, "b" * 32]], "paris": [[1, "a" * 32], [3, "c" * 32]]},
     "files": 2,
     "bytes": 2048,
+    "names": ["a/b", "c"],
     "ended": True,
 }
 

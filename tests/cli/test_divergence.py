@@ -78,6 +78,8 @@ def test_status_tells_of_an_open_divergence_and_what_to_do(agent: Played, hafarm
     module = agent.status_now["modules"][0]
     module["divergences"] = [{"node": "paris", **ASIDE}, {"node": "lyon", "count": 2}]
     out = hafarm("status")[1]
-    assert "2 files, 2.0 KiB set aside on paris (diverged); hafarm divergence show orders 1780000000-3" in out
+    assert "2 files, 2.0 KiB set aside on paris (diverged): a/b, c; hafarm divergence show orders" in out
+    module["divergences"] = [{"node": "paris", **ASIDE, "lost": "", "files": 9}]
+    assert "changed behind hafarm's back on paris: a/b, c, ...; hafarm divergence" in hafarm("status")[1]
     assert "lyon keeps files of 2; see hafarm divergence list orders" in out
     assert "hafarm divergence release MODULE" in hafarm("explain", "HF4016")[1]

@@ -27,8 +27,8 @@ ALONE = record(1, LIFE, {PARIS})
 Edit = Callable[[Path], None]
 
 
-def nothing(volume: int, path: bytes) -> bool:
-    return path == b"local"
+def nothing(volume: int, directory: bytes, name: bytes) -> bool:
+    return (directory, name) == (b"", b"local")
 
 
 class Node:

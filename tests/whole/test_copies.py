@@ -150,7 +150,7 @@ def test_what_was_edited_while_a_node_was_stopped_is_told_and_kept() -> None:
         eventually(lambda: found.role(first)[0] == "ALONE", 60)
         assert found.cluster.hafarm(first, "start", MODULE, "--node", second, "--wait=60s").returncode == 0
         eventually(lambda: redundant(found), 90)
-        assert told(found, first, "HF4020", "1 names", "edited")
+        assert told(found, first, "HF4020", "1 name changed", "edited")
         assert read(found, second, "edited") == "by hand"
         assert asked(found, first, "verify", MODULE)["equal"]
         shown = asked(found, second, "divergence", "show", MODULE)
