@@ -27,10 +27,10 @@ log = logging.getLogger("hafarm.outside")
 
 MARK_EVERY_S: Final = 5.0
 """While nothing changes."""
-BUSY_MARK_S: Final = 0.05
+BUSY_MARK_S: Final = 0.2
 """After a change: what is younger than the mark when all ends is no more than what a moment brings."""
 SLACK_S: Final = 1.0
-"""So late after the mark a change may still be ours: twenty of its periods, for a thread that had to wait."""
+"""So late after the mark a change may still be ours: five of its periods, for a thread that had to wait."""
 MARKER: Final = b"marker"
 NAMES_TOLD: Final = 20  # in an event; all of them are in the list
 KEYS_AT_A_TIME: Final = 1 << 16  # in one append to a may-differ log
