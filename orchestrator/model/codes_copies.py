@@ -62,8 +62,8 @@ COPIES: Final[Mapping[str, Code]] = {
     ),
     "HF4018": Code(
         "divergence in use",
-        "The copy that sets these files aside is not finished, and would lose them.",
-        "Wait until the node is in sync (`hafarm status -w`), and release it then.",
+        "Not all that it names is set aside yet; a copy would overwrite the rest unseen.",
+        "Wait until the node serves or is in sync (`hafarm status -w`), and release it then.",
         REFUSED,
     ),
     "HF4011": Code(

@@ -79,8 +79,10 @@ class Applier:
         roots = [self.objects.root(volume) for volume in range(self.volumes)]
         if about.get("verdict") == Verdict.EDITED.value:
             # Only what was edited is anybody's loss: the rest is merely older than the primary's.
-            set_aside = quarantine.edits(roots[0]) or set_aside
-            only = [quarantine.edited(root, set_aside) for root in roots]
+            listed = quarantine.edits(roots[0])
+            # Without a list nobody knows what was edited: whatever differs is kept.
+            only = [quarantine.edited(root, listed) if listed else None for root in roots]
+            set_aside = listed or set_aside
         else:
             set_aside = quarantine.unfinished(roots[0], about) or set_aside
             only = [None] * len(roots)

@@ -43,7 +43,7 @@ class DivergenceInUse(HafarmError):
     id: str
 
     def __str__(self) -> str:
-        return f"the copy that sets {self.id} aside is not finished: release it when the node is in sync"
+        return f"what {self.id} lists is not all set aside yet: release it when the node serves or is in sync"
 
 
 def readable(path: bytes) -> str:
@@ -94,7 +94,8 @@ def shown(roots: Sequence[int], id: str, after: int = 0) -> dict[str, Any]:
 def released(roots: Sequence[int], id: str, copying: bool) -> dict[str, Any]:
     """Take it away for ever; how many files and bytes that freed. DivergenceInUse while it still grows."""
     about = _about(roots, id)
-    if copying and not about["ended"]:
+    # A list of edits says what to set aside when the node follows again: without it they are overwritten.
+    if not about["ended"] and (copying or quarantine.is_of_edits(about)):
         raise DivergenceInUse(id)
     files = list(_all_files(roots, id, about.get("since")))
     for root in roots:
@@ -144,7 +145,7 @@ def _files(root: int, volume: int, id: str, since: float | None) -> Iterator[dic
         seen: set[bytes] = set()
         entries = list(quarantine.read_list(folder))
         # One of which bytes were kept speaks for the line that only its attributes differed, too.
-        for entry in sorted(entries, key=lambda entry: not entry.kept):
+        for entry in sorted(entries, key=lambda entry: (not entry.kept, entry.facts is None)):
             if entry.was not in seen and (found := list(_files_of(folder, entry, since))):
                 seen.add(entry.was)
                 yield from ({"volume": volume, **file} for file in found)

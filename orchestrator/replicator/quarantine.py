@@ -91,7 +91,7 @@ class Quarantine:
         listed = list(read_list(self._fd))
         self._count = max((int(each.kept) for each in listed if each.kept), default=0)
         self._paths = {each.was for each in listed if each.kept and _exists(self._fd, each.kept)}
-        self._marked = {each.inode for each in listed if not each.kept}
+        self._marked = {each.inode for each in listed if each.facts is not None}
         # Not synced: what a power cut takes of it costs one copy too many, and nothing is lost.
         made = os.pread(self._made, os.fstat(self._made).st_size, 0)
         self._kept = {
@@ -231,7 +231,7 @@ def _lineage(about: Mapping[str, Any], node: object) -> object:
 
 def edits(root: int) -> str:
     """The tag under which edits from outside are listed that nobody has overwritten yet; empty: none are."""
-    return next((tag for tag, about in every(root) if _of_edits(about) and not about["ended"]), "")
+    return next((tag for tag, about in every(root) if is_of_edits(about) and not about["ended"]), "")
 
 
 def edited(root: int, tag: str) -> frozenset[int] | None:
@@ -245,7 +245,8 @@ def edited(root: int, tag: str) -> frozenset[int] | None:
         os.close(folder)
 
 
-def _of_edits(about: Mapping[str, Any]) -> bool:
+def is_of_edits(about: Mapping[str, Any]) -> bool:
+    """It lists what was changed from outside, and not what two histories made."""
     return about.get("verdict") == Verdict.EDITED.value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,7 @@ def lyon_returns(pair: Pair) -> None:
 
 
 def edit(tree: Path) -> None:
+    (tree / "kept").chmod(0o600)
     (tree / "edited").write_text("by hand")
     (tree / "extra").write_text("by hand, too")
     (tree / "deleted").unlink()
@@ -116,12 +118,31 @@ def test_what_was_edited_on_a_follower_is_set_aside_before_it_is_overwritten_and
     kept = {file["path"]: (aside / file["kept"]).read_text() for file in files if file["kept"]}
     assert kept == {"edited": "by hand", "extra": "by hand, too"}
     assert {file["path"]: file["why"] for file in files} == {
+        "kept": "changed here",
         "edited": "changed here",
         "extra": "only here",
         "deleted": "deleted here",
     }
+    (rights,) = [file["attributes"] for file in files if file["path"] == "kept"]
+    assert rights["mode"] == 0o600
     assert found["ended"]
     assert not History(str(pair.folder / f"state-{LYON}")).standing.edited
+
+
+def test_a_list_of_edits_is_not_released_before_what_it_names_is_safe(pair: Pair) -> None:
+    both_in_sync_then_stopped(pair)
+    edit(pair.trees[LYON])
+    look(pair, LYON)
+    (found,) = divergence.listed(pair._roots[-1:])
+    with pytest.raises(divergence.DivergenceInUse):
+        divergence.released(pair._roots[-1:], found["id"], copying=False)
+    aside = pair.trees[LYON] / ".hafarm" / "quarantine" / found["id"]
+    shutil.rmtree(aside)  # by somebody who knew better
+    lyon_returns(pair)
+    (found,) = divergence.listed(pair._roots[-1:])
+    files = divergence.shown(pair._roots[-1:], found["id"])["files"]
+    assert {"edited", "extra"} <= {file["path"] for file in files if file["kept"]}
+    assert divergence.released(pair._roots[-1:], found["id"], copying=False)["files"] == len(files)
 
 
 def test_without_the_look_an_edit_on_a_follower_stays_unseen(pair: Pair) -> None:
