@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from orchestrator.demo.story import MODULE
@@ -197,3 +198,41 @@ def test_resync_and_verify_say_how_far_they_are_and_wait_when_told() -> None:
         assert asked(found, first, "resync", MODULE, "resume")["paused"] is False
         eventually(lambda: redundant(found), 60)
         assert read(found, second, "f1") == "y" * 100_000
+
+
+def test_a_node_filled_from_a_backup_joins_by_order_and_its_copy_keeps_the_rate() -> None:
+    rate, late = 2 << 20, 6 << 20
+    with bare(module={**PLAIN, "resync": {"rate": "2MiB/s", "workers": 2}}) as found:
+        first, second = found.cluster.nodes
+        for node in (first, second):
+            on_disk(found, node, "head -c 40000000 /dev/zero | tr '\\0' x > same; echo -n old > changed")
+        on_disk(found, first, f"echo -n new > changed; head -c {late} /dev/urandom > late")
+        eventually(found.cluster.all_hear, 40)
+        assert found.cluster.hafarm(first, "start", MODULE, "--first", first).returncode == 0
+        eventually(lambda: told(found, first, "HF4004", "unknown files"), 60)
+        assert on_disk(found, second, "cat changed") == "old", "nothing is touched without the order"
+        adopt = ("resync", MODULE, "--adopt", "--node", second, "--wait=60s")
+        assert found.cluster.hafarm(first, *adopt).returncode == 0
+
+        progress: list[dict[str, Any]] = []
+
+        def joined() -> bool:
+            known = asked(found, second, "resync", MODULE)
+            assert (known["rate_max"], known["workers"]) == (rate, 2)
+            if known["nodes"][second]["progress"]:
+                progress.append({**known["nodes"][second]["progress"], "at": time.monotonic()})
+            return redundant_with(found, first, second)
+
+        eventually(joined, 120)
+        sending = [each for each in progress if 256 << 10 < each["sent"] < late]
+        took_s = sending[-1]["at"] - sending[0]["at"]
+        assert took_s > 1, progress
+        measured = (sending[-1]["sent"] - sending[0]["sent"]) / took_s
+        # What is looked at is up to a block and a moment old at either end.
+        assert measured < 1.1 * rate + (512 << 10) / took_s
+        assert measured > 0.7 * rate
+        assert progress[-1]["sent"] < late + (1 << 20), "what the backup had was not sent"
+        assert read(found, second, "changed") == "new"
+        assert asked(found, first, "verify", MODULE)["equal"]
+        shown = asked(found, first, "divergence", "show", MODULE)
+        assert [(file["path"], file["why"]) for file in shown["files"]] == [("changed", "changed here")]
