@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from orchestrator.agent import api, status
+from orchestrator.agent.care import Care
 from orchestrator.agent.control import Neighbours
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
@@ -28,7 +29,7 @@ from orchestrator.host.process import LAUNCHER
 from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import server_context
 from orchestrator.model.config import ClusterConfig, MirrorConfig
-from orchestrator.model.errors import CorruptState, HafarmError, ProcessUnreachable
+from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.events import ModuleLoaded, OperatorAsked
 from orchestrator.model.names import NEVER, Epoch, ModuleName, NodeName, RequestId
 from orchestrator.model.orders import Order
@@ -42,7 +43,8 @@ LOCK_TIMEOUT_S = 5.0
 """An agent that was killed lets go of its lock at once; longer means that two agents run."""
 ANSWER_TIMEOUT_S = 15.0
 """An order is answered at once, or after one read of the register; longer means that its disk hangs."""
-VERIFY_TIMEOUT_S = 600.0
+VERIFY_TIMEOUT_S = 24 * 3600.0
+"""Whoever waits for a comparison on another node sees its end, or his own patience's; a day reads 20 TB."""
 
 
 @dataclass(eq=False)
@@ -82,6 +84,8 @@ class Agent:
         self.modules = {module.name: module for module in config.modules if self.me in module.nodes}
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.loop.hands = self.hands
+        clients = {name: hands.replicator for name, hands in self.hands.items()}
+        self.care = Care(self.me, clients, self.nodes_of, self._states, self.neighbours)
         self.operations = Operations(self._states, self._give, lambda: self._changed)
         self._changed = asyncio.Event()
         self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}
@@ -280,22 +284,26 @@ class Agent:
         if waiting is not None and not waiting.done():
             waiting.set_result((code, text))
 
-    async def verify(self, module: ModuleName) -> Any:
-        """Compare both sides, at the primary."""
+    async def verify(self, module: ModuleName, budget_s: float | None) -> Any:
+        """Compare both sides, at the primary; with a budget in seconds a part of it."""
         mirror = self.loop.node.mirrors[module]
         for name, state in status.states(mirror).items():
             if state is not None and state.role in status.SERVING:
                 if name == self.me:
-                    return await self.verify_here(module)
-                path = f"/api/v1/modules/{module}/verify"
-                answer = await self.neighbours.call(name, "POST", path, {}, VERIFY_TIMEOUT_S + 5)
+                    return await self.verify_here(module, budget_s)
+                path, body = f"/api/v1/modules/{module}/verify", {"budget_s": budget_s}
+                answer = await self.neighbours.call(name, "POST", path, body, VERIFY_TIMEOUT_S)
                 if "error" in answer:
-                    raise ProcessUnreachable(f"the comparison on {name}", str(answer["error"]["message"]))
+                    raise Refused(str(answer["error"]["code"]), f"{name}: {answer['error']['message']}")
                 return answer["result"]
         raise Refused("HF1225", "no node serves this module now")
 
-    async def verify_here(self, module: ModuleName) -> Any:
-        return {"differing": await self.hands[module].replicator.verify(VERIFY_TIMEOUT_S)}
+    async def verify_here(self, module: ModuleName, budget_s: float | None) -> Any:
+        if budget_s is not None and (not isinstance(budget_s, int | float) or not 0 < budget_s < 1e9):
+            raise Refused("HF1223", f"a budget of {budget_s!r:.40} is no number of seconds")
+        reports = await self.hands[module].replicator.verify(budget_s)
+        differing = {peer: [each["path"] for each in report["differing"]] for peer, report in reports.items()}
+        return {"differing": differing, "reports": reports}
 
     # --- telling --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from orchestrator.agent.care import Care, code_of
+from orchestrator.agent.care_api import CarePages
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Wish, order_from_dict
@@ -28,13 +30,14 @@ class Served(Protocol):
 
     journal: Journal
     operations: Operations
+    care: Care
 
     async def status(self) -> dict[str, Any]: ...
     async def timings(self) -> dict[str, Any]: ...
     def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None: ...
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]: ...
-    async def verify(self, module: ModuleName) -> Any: ...
-    async def verify_here(self, module: ModuleName) -> Any: ...
+    async def verify(self, module: ModuleName, budget_s: float | None) -> Any: ...
+    async def verify_here(self, module: ModuleName, budget_s: float | None) -> Any: ...
 
 
 def local(agent: Served) -> web.Application:
@@ -46,6 +49,7 @@ def local(agent: Served) -> web.Application:
     app.router.add_get("/api/v1/events", api.events)
     app.router.add_post("/api/v1/modules/{module}/actions", api.act)
     app.router.add_get("/api/v1/operations/{id}", api.operation)
+    api.care.add_local(app)
     return app
 
 
@@ -67,6 +71,7 @@ def neighbourly(agent: Served, cluster: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[nodes_only])
     app.router.add_post("/api/v1/modules/{module}/orders", api.order)
     app.router.add_post("/api/v1/modules/{module}/verify", api.verify)
+    api.care.add_neighbourly(app)
     return app
 
 
@@ -75,6 +80,7 @@ class _Api:
 
     def __init__(self, agent: Served) -> None:
         self._agent = agent
+        self.care = CarePages(agent, lambda request: self._module(request)[0], _body, _error)
 
     async def status(self, request: web.Request) -> web.Response:
         return web.json_response(await self._agent.status())
@@ -101,7 +107,9 @@ class _Api:
             return _error(400, "HF1223", f"not an action: {fault}", "see hafarm --help")
         if wish.action == "promote" and wish.accept_data_loss and confirm != module:
             return _error(403, "HF1215", "data loss must be confirmed", "confirm with the module's name")
-        operation = self._agent.operations.begin(module, nodes, wish, lambda: self._agent.verify(module))
+        operation = self._agent.operations.begin(
+            module, nodes, wish, lambda: self._agent.verify(module, wish.budget_s)
+        )
         if operation.state == "refused":
             assert operation.error is not None
             return _error(409, operation.error["code"], operation.error["message"])
@@ -137,10 +145,11 @@ class _Api:
 
     async def verify(self, request: web.Request) -> web.Response:
         module, _ = self._module(request)
+        budget_s = (await _body(request)).get("budget_s")
         try:
-            return web.json_response({"result": await self._agent.verify_here(module)})
+            return web.json_response({"result": await self._agent.verify_here(module, budget_s)})
         except HafarmError as fault:
-            return _error(409, fault.code, str(fault))
+            return _error(409, code_of(fault), str(fault))
 
     def _module(self, request: web.Request) -> tuple[ModuleName, tuple[NodeName, ...]]:
         module = ModuleName(request.match_info["module"])

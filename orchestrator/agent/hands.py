@@ -127,9 +127,10 @@ class Hands:
             if isinstance(effect, do.StoreModule)
         )
 
-    async def _expect_reign(self) -> None:
+    async def _let_know(self, what: str) -> None:
+        """Ask the replicator for what nobody waits for."""
         with contextlib.suppress(ProcessUnreachable, Refused):
-            await self.replicator.ask("expect_reign")
+            await self.replicator.ask(what)
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(deed)
@@ -145,7 +146,7 @@ class Hands:
                 self._start(self._read())
             case do.Bid(_, expected, record):
                 if record.primary == self.me:
-                    self._start(self._expect_reign())
+                    self._start(self._let_know("expect_reign"))
                 self._start(self._bid(expected, record))
                 if record.primary == self.me:
                     self._start(self.application.prepare(record.epoch))
@@ -294,6 +295,8 @@ class Hands:
         """An event of the replicator, in the machine's words."""
         if message.get("event") == "copy_begins":
             self._journal.tell(self.module.name, "HF4006", _of_a_copy(message))
+            if message.get("set_aside"):
+                self._journal.tell(self.module.name, "HF4016", _of_two_histories(message))
         event = _translated(self.module.name, message)
         if event is not None:
             self._post(event)
@@ -335,11 +338,27 @@ class Hands:
                 addresses=held,
             )
         )
+        if status.get("failed"):
+            self._post(ev.VolumeFailed(self.module.name, str(status["failed"])))
+        if status.get("edited"):
+            self._tell_of_edits(status["edited"])
+        self._post(ev.SetAside(self.module.name, len(status.get("aside", ()))))
         for peer, known in status.get("peers", {}).items():
             if known.get("up"):
                 self._post(ev.StreamUp(self.module.name, NodeName(peer)))
             if known.get("ready"):
                 self._post(ev.MemberReady(self.module.name, NodeName(peer), Nonce(str(known["ready"]))))
+
+    def _tell_of_edits(self, found: Mapping[str, Any]) -> None:
+        """Once: what the replicator does not know to be written down it says again."""
+        names = ", ".join(found["names"]) + (", ..." if found["count"] > len(found["names"]) else "")
+        if found["unknown"]:
+            text = "nothing is known of what happened to these files since: the next resync compares all"
+        else:
+            count = found["count"]
+            text = f"{count} name{'s' * (count != 1)} changed behind hafarm's back: {names}"
+        self._journal.tell(self.module.name, "HF4020", f"{text} (hafarm divergence show {found['id']})")
+        self._start(self._let_know("edits_told"))
 
     # --- taking back ----------------------------------------------------------------------------------------
 
@@ -439,6 +458,12 @@ def _of_a_copy(message: Mapping[str, Any]) -> str:
     return f"{message['peer']} is {how}: {message['verdict']}{why}"
 
 
+def _of_two_histories(message: Mapping[str, Any]) -> str:
+    peer = message["peer"]
+    verdict = message["verdict"]
+    return f"{peer} has what this side has not ({verdict}): what differs there is kept aside on {peer}"
+
+
 def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
     """A line of the replicator as an event; None for what is only shown."""
     match message.get("event"):
@@ -460,6 +485,8 @@ def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
             return ev.HandshakeRefused(
                 module, NodeName(message["peer"]), str(message["verdict"]), str(message.get("why", ""))
             )
+        case "aside":
+            return ev.SetAside(module, len(message["divergences"]))
         case "volume_failed":
             return ev.VolumeFailed(module, str(message["why"]))
         case _:

@@ -25,8 +25,12 @@ from orchestrator.model.names import NodeName, PathName
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
+SEAL_TIMEOUT_S = 300.0
+"""Ten million files; who is slower finds out by the files' times what was changed meanwhile."""
 KILL_TIMEOUT_S = 5.0
 """SIGKILL takes milliseconds; what lives longer waits in the kernel for a device."""
+SILENT_S = 90.0
+"""A comparison tells every second how far it is, and one question to the peer may take a minute."""
 HUNG_S = 5.0
 """A replicator that answers nothing for so long is stopped or stuck, and the application with it: its keeper
 and it are killed, and another node or a new life goes on. As long as a silent member is borne."""
@@ -62,6 +66,11 @@ class ReplicatorClient:
         self._covering = threading.Lock()
         """Held while a keeper starts, and while what a dead one left is taken away."""
         self._compared: asyncio.Queue[Mapping[str, Any]] | None = None
+        self.aside: list[Mapping[str, Any]] = []
+        """The divergences that are kept on this node, as its replicator told last."""
+        self._tickets: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        """What was asked and is answered by an event."""
+        self._ticket = 0
         self.progress: dict[str, Mapping[str, Any]] = {}
         """How far the copy to each peer is, while one runs."""
 
@@ -127,7 +136,15 @@ class ReplicatorClient:
             try:
                 await lines.open()
                 status = await lines.ask("status")
+                while status.get(
+                    "checking"
+                ):  # as long as it takes: the application of this node waits for it
+                    await asyncio.sleep(0.02)
+                    status = await lines.ask("status")
                 self._lines = lines
+                self.aside = list(status.get("aside", ()))
+                peers = status.get("peers", {}).items()
+                self.progress = {peer: known["copy"] for peer, known in peers if known.get("copy")}
                 return status
             except ProcessUnreachable:
                 await lines.close()
@@ -162,7 +179,8 @@ class ReplicatorClient:
             "cache": module.cache,
             "ack": module.ack,
             "detection_s": config.timing.detection_s,
-            "resync_bandwidth": module.resync_bandwidth,
+            "resync_rate": module.resync_rate,
+            "resync_workers": module.resync_workers,
             "log": self._log,
         }
 
@@ -191,7 +209,13 @@ class ReplicatorClient:
             self.progress[message["peer"]] = message
         elif message["event"] in ("member_ready", "member_lost", "stream_down", "stream_up"):
             self.progress.pop(message["peer"], None)
-        if message["event"] == "verified" and self._compared is not None:
+        if message["event"] == "aside":
+            self.aside = list(message["divergences"])
+        if message["event"] == "cared" and (waiting := self._tickets.get(int(message["ticket"]))):
+            if not waiting.done():
+                waiting.set_result(message)
+            return
+        if message["event"] in ("verifying", "verified") and self._compared is not None:
             self._compared.put_nowait(message)
         self._on_event(message)
 
@@ -218,32 +242,80 @@ class ReplicatorClient:
             raise ProcessUnreachable("the replicator", "it is being started again")
         return await self._lines.ask(what, timeout_s, **fields)
 
-    async def verify(self, timeout_s: float) -> dict[str, list[str]]:
-        """By peer: the names that differ. Raises ProcessUnreachable when one could not be compared."""
-        waiting = {name for name in self._module.nodes if name != self._me}
-        self._compared = asyncio.Queue()
-        await self.ask("verify")
-        differing: dict[str, list[str]] = {}
+    async def ask_at_leisure(self, what: str, timeout_s: float, **fields: Any) -> Any:
+        """One request whose answer may take long, while others are answered. Raises as `ask` does."""
+        self._ticket += 1
+        ticket = self._ticket
+        waiting: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+        self._tickets[ticket] = waiting
+        try:
+            await self.ask(what, ticket=ticket, **fields)
+            async with asyncio.timeout(timeout_s):
+                told = await waiting
+        except TimeoutError as fault:
+            raise ProcessUnreachable("the replicator", f"{what}: no answer in {timeout_s:g} s") from fault
+        finally:
+            del self._tickets[ticket]
+        if "error" in told:
+            raise Refused(str(told["error"]["code"]), str(told["error"]["text"]))
+        return told["answer"]
+
+    async def ask_or_look(self, what: str, timeout_s: float, *words: str, **fields: Any) -> Any:
+        """Of what is kept aside: the replicator's word, or that of a process of its own while none runs.
+
+        Raises Refused or ProcessUnreachable.
+        """
+        if await asyncio.to_thread(self._keeper_lives):
+            return await self.ask_at_leisure(what, timeout_s, **fields)
+        os.makedirs(self._run, mode=0o700, exist_ok=True)
+        await asyncio.to_thread(write_durable, self._settings, json.dumps(self._make_settings()).encode())
+        looking = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "orchestrator.replicator.divergence", self._settings, *words,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         try:
             async with asyncio.timeout(timeout_s):
-                while waiting:
+                out, err = await looking.communicate()
+        except TimeoutError as fault:
+            looking.kill()
+            raise ProcessUnreachable("the disk", f"not read within {timeout_s:g} s") from fault
+        if looking.returncode != 0:
+            raise ProcessUnreachable("the quarantine", err.decode(errors="replace").strip()[-200:])
+        answer = json.loads(out)
+        if isinstance(answer, dict) and "error" in answer:
+            raise Refused(str(answer["error"]["code"]), str(answer["error"]["text"]))
+        return answer
+
+    async def verify(self, budget_s: float | None) -> dict[str, Mapping[str, Any]]:
+        """By peer: the report. Raises Refused, and ProcessUnreachable when one could not be compared."""
+        waiting = {name for name in self._module.nodes if name != self._me}
+        if self._compared is not None:
+            raise Refused("HF4019", "a comparison of this module is under way already")
+        self._compared = asyncio.Queue()  # before it is asked: of a small tree the end comes first
+        reports: dict[str, Mapping[str, Any]] = {}
+        try:
+            await self.ask("verify", **({} if budget_s is None else {"budget_s": budget_s}))
+            while waiting:
+                async with asyncio.timeout(SILENT_S):
                     answer = await self._compared.get()
-                    if "error" in answer:
-                        raise ProcessUnreachable(f"the copy on {answer['peer']}", str(answer["error"]))
-                    differing[str(answer["peer"])] = [str(name) for name in answer["differing"]]
+                if "error" in answer:
+                    raise ProcessUnreachable(f"the copy on {answer['peer']}", str(answer["error"]))
+                reports[str(answer["peer"])] = answer["report"]
+                if answer["event"] == "verified":
                     waiting.discard(answer["peer"])
         except TimeoutError as fault:
-            raise ProcessUnreachable("the comparison", f"not done within {timeout_s:g} s") from fault
+            raise ProcessUnreachable("the comparison", f"nothing was told for {SILENT_S:g} s") from fault
         finally:
             self._compared = None
-        return differing
+        return reports
 
     async def stop(self) -> None:
         """Unmount and end; when this returns the directory is plain files."""
         self._stopping = True
         try:
             await self.ask("stop", STOP_TIMEOUT_S)
-            deadline = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+            # It looks through all files at its end, some hundred thousand in a second.
+            deadline = asyncio.get_running_loop().time() + SEAL_TIMEOUT_S
             while await asyncio.to_thread(self._keeper_lives):
                 if asyncio.get_running_loop().time() > deadline:
                     break

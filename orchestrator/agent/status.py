@@ -41,8 +41,18 @@ def module_status(mirror: Mirror, config: MirrorConfig, hands: Hands) -> dict[st
         "vip": vip_status(mirror, config, hands),
         "application": application_status(mirror, hands),
         "ack": config.ack,
+        "divergences": divergences(mirror, told, hands),
         "hint": hint(mirror, told),
     }
+
+
+def divergences(
+    mirror: Mirror, told: Mapping[NodeName, ModuleState | None], hands: Hands
+) -> list[dict[str, Any]]:
+    """What is kept aside until the operator releases it: in full of this node, as a count of the others."""
+    found = [{"node": mirror.me, **each} for each in hands.replicator.aside]
+    others = [(name, state) for name, state in told.items() if name != mirror.me and state is not None]
+    return found + [{"node": name, "count": state.aside} for name, state in others if state.aside]
 
 
 def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands: Hands) -> dict[str, Any]:
@@ -113,6 +123,11 @@ def hint(mirror: Mirror, told: Mapping[NodeName, ModuleState | None]) -> str:
     """What to type next, where something has to be typed."""
     if mirror.loaded and mirror.epoch == NEVER and mirror.record is None:
         return f"hafarm start {mirror.module} --first NODE   (NODE holds the files to begin with)"
+    if _rivals(told):
+        return (
+            f"hafarm stop {mirror.module}, then start the node to keep with --node (and, unless it serves by "
+            "itself, promote it with --accept-data-loss), then the other: what only that one has is set aside"
+        )
     if not mirror.wanted:
         return f"hafarm start {mirror.module}"
     if mirror.failed:
@@ -130,8 +145,20 @@ def hint(mirror: Mirror, told: Mapping[NodeName, ModuleState | None]) -> str:
     return ""
 
 
+def _rivals(told: Mapping[NodeName, ModuleState | None]) -> list[NodeName]:
+    """More than one node serves, one of them by order without the register: nothing mends itself."""
+    serving = {
+        name: state for name, state in told.items() if state and state.serving and state.role in SERVING
+    }
+    if len(serving) < 2 or not any(state.forced for state in serving.values()):
+        return []
+    return sorted(serving)
+
+
 def headline(mirror: Mirror, told: Mapping[NodeName, ModuleState | None]) -> str:
     """One sentence: what is, and what a failure now would mean."""
+    if rivals := _rivals(told):
+        return f"{' and '.join(rivals)} both serve: two histories, and neither is overwritten (HF4016)"
     primary = next(
         (name for name, state in told.items() if state is not None and state.role in SERVING), None
     )

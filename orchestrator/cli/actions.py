@@ -9,12 +9,10 @@ import click
 from orchestrator.cli.agent import Agent, refusal
 from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.tell import Failure, columns, say
-from orchestrator.model.codes import DIFFERS, OK
+from orchestrator.model.codes import OK
 
 SETTLE_S = 5.0
 """Without --wait: a refusal is known by then; whatever still goes on is said to go on."""
-VERIFY_S = 3600.0
-"""A comparison is asked for its result; an hour reads a terabyte."""
 
 
 @click.command()
@@ -25,7 +23,7 @@ VERIFY_S = 3600.0
 @with_common
 def start_(module: str, first: str | None, wish: Wish) -> int:
     """Start MODULE on all its nodes, or on --node alone."""
-    return _order(wish, module, "start", node=wish.node, first=first)
+    return order(wish, module, "start", node=wish.node, first=first)
 
 
 @click.command()
@@ -38,7 +36,7 @@ def stop_(module: str, force: bool, wish: Wish) -> int:
     """Stop MODULE everywhere, the primary first; with --node on that node alone, while the others go on."""
     if force and wish.node is None:
         raise click.UsageError("--force is for one node: add --node NODE")
-    return _order(wish, module, "stop", node=wish.node, force=force)
+    return order(wish, module, "stop", node=wish.node, force=force)
 
 
 @click.command()
@@ -46,7 +44,7 @@ def stop_(module: str, force: bool, wish: Wish) -> int:
 @with_common
 def restart_(module: str, wish: Wish) -> int:
     """Stop and start the application of MODULE where it runs."""
-    return _order(wish, module, "restart")
+    return order(wish, module, "restart")
 
 
 @click.command()
@@ -55,7 +53,7 @@ def restart_(module: str, wish: Wish) -> int:
 @with_common
 def swap_(module: str, to: str | None, wish: Wish) -> int:
     """Give the primary's role of MODULE to another node. Both must be healthy; nothing is lost."""
-    return _order(wish, module, "swap", to=to)
+    return order(wish, module, "swap", to=to)
 
 
 @click.command()
@@ -71,7 +69,7 @@ def promote_(module: str, accept_data_loss: bool, wish: Wish) -> int:
     if accept_data_loss:
         _confirm(module, wish)
     confirm = module if accept_data_loss else None
-    return _order(wish, module, "promote", node=wish.node, accept_data_loss=accept_data_loss, confirm=confirm)
+    return order(wish, module, "promote", node=wish.node, accept_data_loss=accept_data_loss, confirm=confirm)
 
 
 def _confirm(module: str, wish: Wish) -> None:
@@ -92,45 +90,11 @@ def _confirm(module: str, wish: Wish) -> None:
         raise Failure("HF6004", f"{wish.node} is not promoted: {module} was not typed")
 
 
-@click.command()
-@click.argument("module")
-@click.option("--adopt", is_flag=True, help="Also where this node's files have no known history.")
-@with_common
-def resync_(module: str, adopt: bool, wish: Wish) -> int:
-    """Compare MODULE's copy on --node (else on all that follow) with the primary in full."""
-    return _order(wish, module, "resync", node=wish.node, adopt=adopt)
-
-
-@click.command()
-@click.argument("module")
-@with_common
-def verify_(module: str, wish: Wish) -> int:
-    """Compare all copies of MODULE while they are in use. 0: equal, 3: these paths differ."""
-    agent = Agent(wish)
-    limit_s = VERIFY_S if wish.wait is None else wish.wait
-    operation = agent.follow(agent.act(module, {"action": "verify"}), limit_s)
-    _ended(operation, waited=True)
-    differing = _differing(operation.get("result"))
-    names = [f"{node}: {path}" for node, path in differing]
-    table = "\n".join([f"{len(names)} paths differ", *names]) if names else f"{module}: all copies are equal"
-    data = {"module": module, "equal": not names, "differing": [{"node": n, "path": p} for n, p in differing]}
-    say(wish.form, data, table, [("node", "path"), *differing])
-    return DIFFERS if names else OK
-
-
-def _differing(result: Any) -> list[tuple[str, str]]:
-    """Node and path of all that differs, from the primary's answer: a list of paths for each other node."""
-    nodes = result.get("differing") if isinstance(result, dict) else None
-    if not isinstance(nodes, dict):
-        raise Failure("HF6008", f"the comparison ended with {result!r}")
-    return [(node, str(path)) for node, paths in sorted(nodes.items()) for path in paths]
-
-
-def _order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
+def order(wish: Wish, module: str, action: str, **wanted: Any) -> int:
     agent = Agent(wish)
     operation = agent.act(module, {"action": action, **wanted})
     operation = agent.follow(operation, SETTLE_S if wish.wait is None else wish.wait)
-    _ended(operation, waited=wish.wait is not None)
+    ended(operation, waited=wish.wait is not None)
     over = operation["state"] == "done"
     text = f"{action} {module}: " + ("done" if over else "accepted, under way; see hafarm status -w")
     steps = columns([("-", str(step)) for step in operation.get("steps", [])], "  ")
@@ -150,7 +114,7 @@ def _row(operation: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(operation.get(name) for name in ("id", "module", "action", "state"))
 
 
-def _ended(operation: dict[str, Any], waited: bool) -> None:
+def ended(operation: dict[str, Any], waited: bool) -> None:
     """Failure unless it is done, or may go on without us."""
     match operation["state"]:
         case "refused" | "failed":

@@ -28,7 +28,8 @@ class Wish:
         return self.output or "table"
 
 
-def _duration(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
+def duration(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """A time as people write it, in seconds."""
     if text is None:
         return None
     from orchestrator.config.units import seconds
@@ -44,7 +45,7 @@ _OPTIONS = [
     click.option("--socket", metavar="PATH", envvar="HAFARM_SOCKET", help=f"The agent's; {SOCKET}."),
     click.option("--cluster", metavar="NAME", help="Refuse unless the agent belongs to this cluster."),
     click.option("--node", metavar="NODE", help="The node that is meant."),
-    click.option("--wait", metavar="[=TIME]", callback=_duration, help="Until it is done; 5 when it is not."),
+    click.option("--wait", metavar="[=TIME]", callback=duration, help="Until it is done; 5 when it is not."),
     click.option("--yes", is_flag=True, default=None, help="Ask nothing."),
 ]
 

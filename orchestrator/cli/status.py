@@ -10,7 +10,7 @@ import click
 
 from orchestrator.cli.agent import Agent
 from orchestrator.cli.options import Wish, with_common
-from orchestrator.cli.tell import Failure, columns, say
+from orchestrator.cli.tell import Failure, columns, say, size
 from orchestrator.model.codes import DIFFERS, OK
 
 REFRESH_S = 0.5
@@ -124,7 +124,7 @@ def _module(module: Data) -> Iterator[str]:
     yield from columns([_node(node) for node in module["nodes"]], "  ")
     for node in module["nodes"]:
         if node.get("resync"):
-            yield f"    resync of {node['node']}: {_progress(node['resync'])}"
+            yield f"    resync of {node['node']}: {in_words(node['resync'])}"
     record = module.get("record")
     if record:
         members = ", ".join(record["in_sync"])
@@ -132,6 +132,8 @@ def _module(module: Data) -> Iterator[str]:
         yield f"  epoch {record['epoch']}: primary {primary}, in sync {members} ({reason})"
     for vip in module.get("vip") or []:
         yield f"  {_vip(vip)}"
+    for kept in module.get("divergences") or []:
+        yield f"  {click.style(_divergence(module['name'], kept), fg='yellow')}"
     yield from _application(module.get("application") or {})
     if module.get("hint"):
         yield f"  next: {click.style(module['hint'], bold=True)}"
@@ -151,10 +153,30 @@ def _node(node: Data) -> tuple[str, ...]:
     )
 
 
-def _progress(progress: Data) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in progress.items() if value is not None
-    )
+def in_words(progress: Data) -> str:
+    """How far a copy is: files, bytes, what differed of them, rate, time left, and the file that it is at."""
+    how = "compared in full" if progress["full"] else "by the log"
+    words = [
+        f"{progress['files']} of {progress['files_total']} files {how}",
+        f"{size(progress['bytes'])} of {size(progress['bytes_total'])}, {size(progress['sent'])} sent",
+        "paused: hafarm resync MODULE resume" if progress["paused"] else f"{size(progress['rate'])}/s",
+    ]
+    if progress["eta_s"] is not None:
+        words.append(f"{progress['eta_s']:.0f} s left")
+    return ", ".join([*words, *([f"at {progress['current']}"] if progress["current"] else [])])
+
+
+def _divergence(module: str, kept: Data) -> str:
+    """One that is open, and what to do; of another node only that there is one is known here."""
+    if "count" in kept:
+        more = f"see hafarm divergence list {module}"
+        return f"divergence: {kept['node']} keeps files of {kept['count']}; {more}"
+    names = ", ".join(kept["names"]) + (", ..." if kept["files"] > len(kept["names"]) else "")
+    then = f"hafarm divergence show {module} {kept['id']}, then release it"
+    if not kept["lost"]:
+        return f"changed behind hafarm's back on {kept['node']}: {names}; {then} (HF4020)"
+    what = f"{kept['files']} files, {size(kept['bytes'])} set aside on {kept['node']} ({kept['verdict']})"
+    return f"divergence: {what}: {names}; {then} (HF4016)"
 
 
 def _vip(vip: Data) -> str:

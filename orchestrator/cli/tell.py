@@ -55,6 +55,15 @@ def _cell(value: Any) -> str:
     return str(value).replace("\t", " ").replace("\n", " ")
 
 
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     """Lines with the cells of each column below one another; colours do not count as width."""
     if not rows:

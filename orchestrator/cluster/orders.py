@@ -22,6 +22,8 @@ class Wish:
     accept_data_loss: bool = False
     adopt: bool = False
     force: bool = False
+    budget_s: float | None = None
+    """Of a comparison: how long it may take now; it goes on there the next time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,8 @@ def _mirror(module: shape.Module, index: int) -> MirrorConfig:
         cache=module.cache,
         restarts_max=module.restarts.max,
         restarts_window_s=module.restarts.window,
-        resync_bandwidth=module.resync.bandwidth,
+        resync_rate=module.resync.rate,
+        resync_workers=module.resync.workers,
     )
 
 

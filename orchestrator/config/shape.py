@@ -207,7 +207,8 @@ class Restarts(Shape):
 
 
 class Resync(Shape):
-    bandwidth: Rate = 0
+    workers: Annotated[int, Field(ge=1, le=64, strict=True)] = 6
+    rate: Rate = 0
 
 
 class Module(Shape):

@@ -115,6 +115,23 @@ def sync_filesystem(fd: int) -> None:
     _check(_libc.syncfs(fd))
 
 
+_STATX_BTIME: Final = 0x800
+_STATX_BYTES: Final = 256
+_BTIME_AT: Final = 0x50  # of stx_btime in struct statx: seconds (64 bits), nanoseconds (32)
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+
+
+def birth_time(directory: int, name: bytes) -> float | None:
+    """When this object was made on this disk, in seconds since the epoch; None where that is not kept."""
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    flags = AT_EMPTY_PATH | _AT_SYMLINK_NOFOLLOW
+    _check(_libc.statx(directory, name, flags, _STATX_BTIME, buffer))
+    if not struct.unpack_from("<I", buffer)[0] & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("<qI", buffer, _BTIME_AT)
+    return float(seconds + nanoseconds / 1e9) or None  # some file systems answer 0 for what they do not know
+
+
 def sync_directory(fd: int) -> None:
     """Make the names in the directory behind an O_PATH descriptor durable."""
     real = reopen(fd, os.O_RDONLY | os.O_DIRECTORY)

@@ -83,6 +83,11 @@ class MayDiffer:
         """Those of these keys that must become durable before the change."""
         return [key for key in keys if key not in self.stamps]
 
+    def unsettled(self) -> list[Key]:
+        """The entries of which the peer's disk may lack a change; the others are kept as they are hot."""
+        confirmed = self.baseline.sequence if self.baseline is not None else -1
+        return [key for key, stamp in self.stamps.items() if stamp > confirmed]
+
     def hold(self, keys: Iterable[Key]) -> None:
         """One more change uses these entries; each stays until as many released it as hold it."""
         for key in keys:

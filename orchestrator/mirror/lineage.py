@@ -50,6 +50,8 @@ class Standing:
     position: Position | None = None
     may_adopt: bool = False
     """The operator ordered that files of unknown history here may be set aside and overwritten."""
+    edited: bool = False
+    """Files here were changed behind hafarm's back: what differs of them is set aside before a copy."""
     forced: Reign | None = None
     """The last reign that began by an order accepting data loss: who lacks it may hold what was given up."""
 
@@ -70,6 +72,7 @@ class Standing:
             "inconsistent": self.inconsistent,
             "position": self.position.as_list() if self.position else None,
             "may_adopt": self.may_adopt,
+            "edited": self.edited,
             "forced": self.forced.as_list() if self.forced else None,
         }
 
@@ -81,12 +84,12 @@ class Standing:
             forced = None if data["forced"] is None else _reign(data["forced"])
             where = data["position"]
             position = None if where is None else Position.from_list(where)
-            flags = data["inconsistent"], data["may_adopt"]
+            flags = data["inconsistent"], data["may_adopt"], data["edited"]
         except (KeyError, TypeError, ValueError, IndexError) as fault:
             raise CorruptState("a lineage", f"{type(fault).__name__}: {fault}") from fault
         if len(reigns) > REIGNS_MAX or not all(isinstance(flag, bool) for flag in flags):
             raise CorruptState("a lineage", "its fields are not what we write")
-        return cls(reigns, flags[0], position, flags[1], forced)
+        return cls(reigns, flags[0], position, flags[1], flags[2], forced)
 
 
 class Verdict(Enum):
@@ -99,6 +102,10 @@ class Verdict(Enum):
     UNPROVEN = "in sync, unproven"
     """It is in `in_sync`, but its disk may hold a subset of the stream: a bid without it comes first."""
     TARGET = "target"
+    EDITED = "target with edits"
+    """It follows from the primary's history, and was changed behind hafarm's back (F2)."""
+    GIVEN_UP = "given up by order"
+    """It followed under a reign that both know, and may hold what a forced promotion of the other gave up."""
     DIVERGED = "diverged"
     ROLLED_BACK = "primary rolled back"
 
@@ -158,7 +165,10 @@ def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log
     if primary.forced is not None and primary.forced not in theirs.reigns:
         # The promoted copy may have been behind under a reign that both know: by reigns alone it holds all.
         why = "it may hold what an operator's order gave up"
-        return Ruling(Verdict.TARGET, copy=True, full=True, set_aside=True, alarm=True, why=why)
+        return Ruling(Verdict.GIVEN_UP, copy=True, full=True, set_aside=True, alarm=True, why=why)
+    if theirs.edited:
+        why = "changed behind hafarm's back" + (f"; {log_why}" if log_why else "")
+        return Ruling(Verdict.EDITED, copy=True, full=not log_fits, set_aside=True, alarm=True, why=why)
     return Ruling(Verdict.TARGET, copy=True, full=not log_fits, why=log_why)
 
 

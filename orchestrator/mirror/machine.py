@@ -50,6 +50,7 @@ from orchestrator.model.events import (
     ReplicatorLost,
     ReplicatorStopped,
     ReplicatorUp,
+    SetAside,
     StreamDown,
     StreamUp,
     TimePassed,
@@ -234,6 +235,8 @@ def _learn_from_the_replicator(turn: Turn, event: Event) -> None:
             turn.peer(peer, ready=life, broken=False)
         case HandshakeRefused(_, peer, verdict, why):
             _tell_of_refusal(turn, peer, verdict, why)
+        case SetAside(_, count):
+            turn.set(aside=count)
         case VolumeFailed(_, why):
             serving.volume_failed(turn, why)
         case _:

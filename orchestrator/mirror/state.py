@@ -176,6 +176,8 @@ class Mirror:
     widening: frozenset[NodeName] = frozenset()
     """Members that `required` takes in for a bid that is on its way; the gate may still refuse them."""
     following: Record | None = None
+    aside: int = 0
+    """How many divergences this node keeps files of; told to the others and to people."""
     failed: str = ""
     """Why this node's volume cannot serve; cleared by the operator's start."""
     trouble: str = ""
@@ -307,6 +309,7 @@ class Mirror:
             leaving=self.leaving,
             forced=self.offline,
             fit=self.fit,
+            aside=self.aside,
         )
 
     def deadline(self) -> Instant | None:

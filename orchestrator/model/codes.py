@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-OK, FAILED, USAGE, DIFFERS, FORBIDDEN, TIMED_OUT, REFUSED, CONFLICT, UNREACHABLE = range(9)
-"""What `hafarm` exits with; scripts rely on these numbers."""
+from orchestrator.model.code import (
+    CONFLICT,
+    DIFFERS,
+    FAILED,
+    FORBIDDEN,
+    OK,
+    REFUSED,
+    TIMED_OUT,
+    UNREACHABLE,
+    USAGE,
+    Code,
+)
+from orchestrator.model.codes_copies import COPIES
 
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """One code. `exit`: what the command line ends with when an order fails with it."""
-
-    title: str
-    meaning: str
-    remedy: str
-    exit: int = FAILED
-
+__all__ = [
+    "CODES",
+    "CONFLICT",
+    "DIFFERS",
+    "FAILED",
+    "FORBIDDEN",
+    "OK",
+    "REFUSED",
+    "TIMED_OUT",
+    "UNREACHABLE",
+    "USAGE",
+    "Code",
+    "shown",
+]
 
 _NOTHING: Final = "Nothing: this is told so that the log is complete."
 
@@ -150,7 +164,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF1210": Code(
             "promoted by an operator",
             "A copy that was not in sync serves by order; the other side's differing files are set aside.",
-            "When the other node is back, look into .hafarm/quarantine below the replicated directory there.",
+            "When the other node is back: `hafarm divergence list`.",
         ),
         "HF1211": Code("serves already", "The node that was to be promoted is primary.", _NOTHING, REFUSED),
         "HF1212": Code(
@@ -321,67 +335,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "The kernel did not take our nftables rules, without which addresses have no lease.",
             "A kernel with nf_tables, and the package nftables, are needed.",
         ),
-        # HF40: volumes and replication
-        "HF4001": Code(
-            "volume failed",
-            "The replicated directory cannot be served here: the disk failed or is full, or the mount is "
-            "gone.",
-            "Repair the disk, then `hafarm start MODULE --node NODE`.",
-        ),
-        "HF4002": Code(
-            "replicator is gone",
-            "The module's replicator ended; its keeper starts it again.",
-            "If it comes back again and again: its log says why.",
-        ),
-        "HF4003": Code(
-            "member given up",
-            "A node of the in-sync set did not keep up, and the primary goes on without it.",
-            "It comes back by itself with a resync; if not, look at its disk and at the network.",
-        ),
-        "HF4004": Code(
-            "copies do not fit",
-            "The two copies have histories that do not follow from one another.",
-            "`hafarm status MODULE` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up "
-            "that node's own history (differing files are set aside first).",
-        ),
-        "HF4005": Code(
-            "directory cannot be replicated",
-            "The directory is missing, or its file system cannot keep what a mirror promises: tmpfs forgets "
-            "everything with the current, others give no lasting handle to a file.",
-            "Name a real directory on a local ext4 or xfs, then `hafarm start MODULE`; nothing was changed.",
-        ),
-        "HF4006": Code(
-            "resync begins",
-            "A copy is brought up to date: by the log of what may differ, or by comparing every file where "
-            "that log does not say enough.",
-            _NOTHING,
-        ),
-        "HF4011": Code(
-            "not our stream",
-            "What arrived on a replication connection is nothing that hafarm sends.",
-            "Check that all nodes run the same version, and what else dials this port.",
-        ),
-        "HF4012": Code(
-            "replicator turned away",
-            "The other side's replicator is not the one that this node may talk to.",
-            "The word beside it says why: version, foreign, clone, epoch or not-following.",
-        ),
-        "HF4013": Code(
-            "write not applied here",
-            "This node's disk did not take what the primary's disk took; the primary goes on without this "
-            "node.",
-            "Free space or repair the disk; the node comes back by itself with a resync.",
-        ),
-        "HF4014": Code(
-            "replication connection ended",
-            "The network between the replicators broke, or the other side was silent too long.",
-            "Nothing, if it passes: it is dialled again.",
-        ),
-        "HF4015": Code(
-            "joiner is not ready any more",
-            "A node that had caught up fell behind again before it was taken in.",
-            "Nothing, if it passes; if not, look at that node's disk and at the network.",
-        ),
+        **COPIES,
         # HF50: who may talk to whom
         "HF5001": Code(
             "not who it must be",

@@ -132,8 +132,10 @@ class MirrorConfig:
     restarts_max: int = 3
     restarts_window_s: float = 86400.0
     """3 in 24 h: SafeKit's default, and as good as any; then the other node gets its chance."""
-    resync_bandwidth: int = 0
+    resync_rate: int = 0
     """Bytes per second for copying; 0: no cap."""
+    resync_workers: int = 6
+    """Blocks that a node reads and hashes at a time for a copy or a comparison; 6 is SafeKit's number too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,14 @@ class HandshakeRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """This node keeps files of so many divergences, until an operator releases them."""
+
+    module: ModuleName
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeFailed:
     """This node's disk failed under the tree: EIO, EROFS, a dead file system. It costs the role at once."""
 
@@ -321,6 +329,7 @@ ModuleEvent = (
     | MemberLost
     | MemberReady
     | HandshakeRefused
+    | SetAside
     | VolumeFailed
     | AddressesClaimed
     | AddressesRefused

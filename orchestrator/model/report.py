@@ -56,6 +56,8 @@ class ModuleState:
     """The sender serves by an operator's order that accepted data loss, without the register's grant."""
     fit: bool = True
     """The sender would serve well: restarts left, disk good, links up."""
+    aside: int = 0
+    """How many divergences the sender keeps files of until an operator releases them."""
 
     def as_list(self) -> list[Any]:
         """Short, because eight modules share one datagram."""
@@ -73,6 +75,7 @@ class ModuleState:
             int(self.leaving),
             int(self.forced),
             int(self.fit),
+            self.aside,
         ]
 
     @classmethod
@@ -93,6 +96,7 @@ class ModuleState:
                 leaving,
                 forced,
                 fit,
+                aside,
             ) = data
             return cls(
                 role=Role(role),
@@ -108,6 +112,7 @@ class ModuleState:
                 leaving=bool(leaving),
                 forced=bool(forced),
                 fit=bool(fit),
+                aside=int(aside),
             )
         except (TypeError, ValueError) as fault:
             raise CorruptState(what="a module state", why=str(fault)) from fault

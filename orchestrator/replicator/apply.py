@@ -8,14 +8,16 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol
 
 from orchestrator.host import disk
 from orchestrator.mirror.differ import Key, Place, PlaceOf
+from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.errors import HafarmError
-from orchestrator.replicator import ops
+from orchestrator.replicator import ops, quarantine
 from orchestrator.replicator.codec import Remove, Sent
 from orchestrator.replicator.objects import ABSENT, Objects
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
@@ -67,17 +69,36 @@ class Applier:
         self.end_copy()
         self.objects.close()
 
-    def begin_copy(self, set_aside: str) -> None:
-        """From now on the tree is made equal; `set_aside` names the folder for what is lost, or is ''."""
+    def begin_copy(self, set_aside: str, about: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """From now on the tree is made equal; `set_aside` names the folder for what is lost, or is ''.
+
+        The name of the folder: that of an earlier one that was left unfinished, if there is one.
+        """
         self.end_copy()
         self.copying = True
         self.passed_over = 0
-        if set_aside:
-            self._aside = [Quarantine(self.objects.root(volume), set_aside) for volume in range(self.volumes)]
+        if not set_aside:
+            return ""
+        roots = [self.objects.root(volume) for volume in range(self.volumes)]
+        if about.get("verdict") == Verdict.EDITED.value:
+            # Only what was edited is anybody's loss: the rest is merely older than the primary's.
+            listed = quarantine.edits(roots[0])
+            # Without a list nobody knows what was edited: whatever differs is kept.
+            only = [quarantine.edited(root, listed) if listed else None for root in roots]
+            set_aside = listed or set_aside
+        else:
+            set_aside = quarantine.unfinished(roots[0], about) or set_aside
+            only = [None] * len(roots)
+        pairs = zip(roots, only, strict=True)
+        self._aside = [Quarantine(root, set_aside, about, inodes) for root, inodes in pairs]
+        return set_aside
 
-    def end_copy(self) -> None:
+    def end_copy(self, whole: bool = False) -> None:
+        """`whole`: the copy came to its end; one that did not may be gone on with."""
         self.copying = False
         for aside in self._aside:
+            if whole:
+                aside.end()
             aside.close()
         self._aside = []
 
@@ -207,6 +228,8 @@ class Applier:
             if self._aside:
                 self._aside[op.volume].preserve(writer)
             os.ftruncate(writer, op.size)
+        if self._aside:
+            self._mark_attributes(op, fd)
         if op.which & (ops.UID | ops.GID):
             disk.chown(fd, op.uid if op.which & ops.UID else -1, op.gid if op.which & ops.GID else -1)
         if op.which & ops.MODE:
@@ -215,6 +238,13 @@ class Applier:
             atime = op.atime_ns if op.which & ops.ATIME else None
             disk.set_times(fd, atime, op.mtime_ns if op.which & ops.MTIME else None)
 
+    def _mark_attributes(self, op: ops.SetAttr, fd: int) -> None:
+        status = os.stat(fd)
+        was = {"mode": stat.S_IMODE(status.st_mode), "uid": status.st_uid, "gid": status.st_gid}
+        told = {"mode": (ops.MODE, stat.S_IMODE(op.mode)), "uid": (ops.UID, op.uid), "gid": (ops.GID, op.gid)}
+        if any(op.which & bit and was[name] != value for name, (bit, value) in told.items()):
+            self._aside[op.volume].mark(fd, was)
+
     def _allocate(self, op: ops.Allocate) -> None:
         writer = self.objects.writer(op.volume, op.id)
         if self._aside:
@@ -222,10 +252,20 @@ class Applier:
         disk.allocate(writer, op.mode, op.offset, op.length)
 
     def _set_xattr(self, op: ops.SetXattr) -> None:
-        disk.set_xattr(self.objects.get(op.volume, op.id), op.name, op.value)
+        fd = self.objects.get(op.volume, op.id)
+        if self._aside:
+            self._mark_xattrs(op.volume, fd)
+        disk.set_xattr(fd, op.name, op.value)
 
     def _remove_xattr(self, op: ops.RemoveXattr) -> None:
-        disk.remove_xattr(self.objects.get(op.volume, op.id), op.name)
+        fd = self.objects.get(op.volume, op.id)
+        if self._aside:
+            self._mark_xattrs(op.volume, fd)
+        disk.remove_xattr(fd, op.name)
+
+    def _mark_xattrs(self, volume: int, fd: int) -> None:
+        was = {os.fsdecode(name): disk.get_xattr(fd, name).hex() for name in disk.list_xattrs(fd)}
+        self._aside[volume].mark(fd, {"xattrs": was})
 
     def _sync(self, op: ops.Sync) -> Callable[[], None]:
         fds = [self.objects.syncer(op.volume, op.id)]
@@ -271,8 +311,7 @@ class Applier:
             pass  # the name is free
 
     def _put_away(self, volume: int, parent: int, name: bytes) -> None:
-        if self._aside:
-            os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if self._aside and self._aside[volume].wants(parent, name):
             self._aside[volume].move(parent, name)
         else:
             remove_tree(parent, name)

@@ -81,6 +81,7 @@ class Blocks:
                     continue
                 if pair.theirs is None:
                     self._sender.send_all(self._volume, pair.path, reader, pair.own)
+                    self._progress.files += 1
                     written.add(pair.path)
                     continue
                 if pair.own["size"] != pair.theirs["size"]:
@@ -140,7 +141,7 @@ class Blocks:
         """Data of files (path, size) whose names and attributes are equal; those that were not, put right."""
         wanted = [(path, *part) for path, size in files for part in _parts_of(size)]
         for batch in _bounded(wanted):
-            self._sender.check()
+            self._sender.wait_turn()
             theirs, here = trees.side_by_side(
                 functools.partial(self._questions.hashes, self._volume, batch),
                 functools.partial(_hash_all, self._root, batch),
@@ -174,7 +175,7 @@ class Blocks:
         """
         written: set[bytes] = set()
         for part in _bounded([(one, one.first, one.count) for one in ranges]):
-            self._sender.check()
+            self._sender.wait_turn()
             theirs, own = trees.side_by_side(
                 functools.partial(
                     self._questions.hashes,

@@ -49,7 +49,7 @@ class Copier:
         self._cancelled = threading.Event()
         self._over = threading.Event()
         """It ended, in whatever way."""
-        self._progress = Progress(peer, plan, source.tell)
+        self._progress = Progress(peer, plan, source.tell, source.throttle)
         self._sender = Sender(source, peer, self._progress, self._cancelled)
         self._questions = Questions(self._asking(ask), lambda: source.outbox.last)
         self._passed_over = 0
@@ -65,10 +65,14 @@ class Copier:
     def cancel(self) -> None:
         """End it, begun or not; what it queued stays queued."""
         self._cancelled.set()
+        self._source.throttle.wake()
         self._forget()
 
     def progress(self) -> dict[str, Any]:
         return self._progress.as_dict()
+
+    def tell_progress(self) -> None:
+        self._progress.tell()
 
     def _asking(self, ask: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         def checked(request: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +85,7 @@ class Copier:
 
     def _run(self) -> None:
         try:
+            self._progress.tell()
             if not self._plan.full:
                 self._unite()
             self._passes(self._touched)
@@ -134,6 +139,7 @@ class Copier:
                 if number == PASSES_MAX:
                     for volume in range(self._source.volumes):
                         still.enter_context(self._tree.namespace(volume))
+                    self._sender.holds_names = True
                 before = self._passed_over, touched.moves
                 self._pass(keys)
                 self._passed_over = self._questions.passed_over()

@@ -134,15 +134,16 @@ class Equalizer:
         while pending:
             batch, pending = pending[-DIRECTORIES_AT_ONCE:], pending[:-DIRECTORIES_AT_ONCE]
             for path, own, theirs in self._summaries(batch):
+                before = self._progress.files
                 looked_at = self._directory(path, own, theirs)
                 if own is None:
                     continue
-                self._equal_files(path, own, looked_at)
+                self._equal_files(path, own, looked_at, self._progress.files - before)
                 pending += [trees.join(path, name) for name in reversed(own.directories)]
         self._full = False
 
     def _summaries(self, paths: list[bytes]) -> list[tuple[bytes, Summary | None, Summary | None]]:
-        self._sender.check()
+        self._sender.wait_turn()
         wanted = [(path, summaries.buckets_for(self._root, path)) for path in paths]
         excluded = self._source.excluded
         theirs, own = trees.side_by_side(
@@ -335,7 +336,8 @@ class Equalizer:
             if stat.S_ISDIR(pair.own["mode"]):
                 self._directories[pair.path] = None
                 continue
-            self._progress.files += 1
+            # One that was sent as a whole, which may have taken its time, is counted already.
+            self._progress.files += pair.theirs is not None or pair.path not in written
             self._progress.at(pair.path)
             theirs: dict[str, Any] = pair.theirs or dict.fromkeys(TOLD) | {"xattrs": pair.own.get("xattrs")}
             if pair.path in written:
@@ -343,9 +345,12 @@ class Equalizer:
             # Without an entry of theirs it was made just now; its times are what is left to say.
             self._sender.attributes(self._volume, pair.path, pair.own, theirs)
 
-    def _equal_files(self, path: bytes, own: Summary, looked_at: set[bytes]) -> None:
-        """Of files whose names and attributes are equal, the data; of most this is all there is to do."""
-        self._progress.files += own.count - len(own.directories) - len(looked_at)
+    def _equal_files(self, path: bytes, own: Summary, looked_at: set[bytes], counted: int) -> None:
+        """Of files whose names and attributes are equal, the data; of most this is all there is to do.
+
+        `counted`: how many files were among the names that were looked at one by one.
+        """
+        self._progress.files += own.count - len(own.directories) - counted
         files = [(trees.join(path, name), size) for name, size in own.filled if name not in looked_at]
         for pair in self._blocks.compare_equal(files):
             self._sender.attributes(self._volume, pair.path, pair.own, pair.own | {"mtime_ns": None})

@@ -80,6 +80,8 @@ class Follower:
         self.applier = Applier(roots, logs)
         self.syncers = Workers(SYNC_THREADS, "sync")
         self.progress = threading.Condition()
+        self.busy = threading.Event()
+        """Set with every change, for whoever notes that this node is at work."""
         self.stream = ""
         self.applied = 0
         self.points = Points()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -49,6 +50,7 @@ class Receiver(Protocol):
     flushed: int
     applying: threading.Lock
     keeping: threading.Lock
+    busy: threading.Event
     begun: int
     ended: int
     """How many frames were begun to be obeyed, and how many of them are; over all sessions."""
@@ -194,6 +196,8 @@ class Session:
             sync = self._obey(frame)
             receiver.ended += 1
             receiver.applied = frame.sequence
+        if not receiver.busy.is_set():
+            receiver.busy.set()
         return sync
 
     def _progressed(self) -> None:
@@ -293,7 +297,27 @@ class Session:
         tag = str(facts.get("set_aside", ""))
         if not all(letter.isdigit() or letter == "-" for letter in tag):
             raise WireFault("a set-aside with a strange name")
-        self._receiver.applier.begin_copy(tag)
+        about = self._about(facts) if tag else {}
+        id = self._receiver.applier.begin_copy(tag, about)
+        if tag:
+            self._receiver.tell({"event": "set_aside", "id": id, **about})
+
+    def _about(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What a person will want to know of what is set aside now; the time in seconds since the epoch."""
+        me, primary = self._receiver.settings.node, self._record.primary
+        theirs = Standing.from_dict(Standing().as_dict() | {"reigns": facts.get("reigns")})
+        return {
+            "at": time.time(),
+            "verdict": str(facts.get("verdict")),
+            "why": str(facts.get("why")),
+            "lost": me,
+            "kept_by": primary,
+            "lineages": {
+                me: self._receiver.history.standing.as_dict()["reigns"],
+                primary: theirs.as_dict()["reigns"],
+            },
+            "since": self._receiver.history.parted(theirs),
+        }
 
     def _copy_done(self, frame: Frame) -> None:
         receiver = self._receiver
@@ -311,14 +335,16 @@ class Session:
             forced=source.forced,
             inconsistent=False,
             may_adopt=False,
+            edited=False,
             position=Position(receiver.stream, frame.sequence),
         )
         log = receiver.logs.of[self._record.primary]
         log.unpin(frame.sequence)
         log.confirmed(Position(receiver.stream, flushed))
         log.unreadable = False
-        receiver.applier.end_copy()
+        receiver.applier.end_copy(whole=True)
         receiver.flushed = frame.sequence
+        receiver.tell({"event": "copy_done", "peer": self._record.primary})
 
     def _acknowledge(self) -> None:
         """Tell what nobody waits for a moment later, a failure, and life while something is applied."""

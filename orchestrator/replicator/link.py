@@ -38,6 +38,7 @@ class LinkSettings:
     """T: a stream without a life sign for so long is dead."""
     ack_timeout_s: float = 5.0
     copy_bytes_per_s: int = 0
+    """The most that all copies together may send; 0: no bound. Live changes do not count."""
     ack: str = "disk"
     """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
     ports: Mapping[NodeName, int] = field(default_factory=dict)

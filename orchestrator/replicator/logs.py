@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,7 +15,7 @@ from orchestrator.mirror.differ import IN_USE, Key, MayDiffer, Place, PlaceOf, n
 from orchestrator.mirror.lineage import LINEAGE, Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
-from orchestrator.model.record import Record
+from orchestrator.model.record import Record, Reign
 from orchestrator.replicator.ops import FRESH, FRESH_RUN, NAMES, Named
 
 HELD_MAX: Final = 32
@@ -32,6 +33,8 @@ class History:
         self._lock = threading.Lock()
         found = self._file.read()  # CorruptState: no role on doubt
         self.standing = Standing() if found is None else Standing.from_dict(found)
+        self._begun: dict[str, float] = dict((found or {}).get("begun", {}))
+        """When this node began under a reign, for people, and never compared."""
 
     def change(self, **fields: object) -> Standing:
         """Replace these fields durably."""
@@ -49,13 +52,26 @@ class History:
     def add_reign(self, record: Record) -> Standing:
         """This copy goes on under one more reign (G1); durable on return."""
         with self._lock:
+            if record.reign not in self.standing.reigns:
+                self._begun[_word(record.reign)] = time.time()
             return self._keep(self.standing.with_reign(record.reign, record.forced))
+
+    def parted(self, other: Standing) -> float | None:
+        """When this copy began what the other one does not contain, in seconds since the epoch, if known."""
+        own = [_word(reign) for reign in self.standing.reigns if reign not in other.reigns]
+        return min((self._begun[word] for word in own if word in self._begun), default=None)
 
     def _keep(self, standing: Standing) -> Standing:
         if standing != self.standing:
-            self._file.write(standing.as_dict())
+            known = set(map(_word, standing.reigns))
+            self._begun = {word: at for word, at in self._begun.items() if word in known}
+            self._file.write({**standing.as_dict(), "begun": self._begun})
             self.standing = standing
         return standing
+
+
+def _word(reign: Reign) -> str:
+    return f"{reign.epoch}-{reign.nonce}"
 
 
 class ChangeLog:
@@ -63,6 +79,8 @@ class ChangeLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.before_retiring: Callable[[], None] = lambda: None
+        """Called before entries go; what they speak of was changed before."""
         self._fd = -1
         self._lock = threading.Condition()
         self._queue: list[bytes] = []
@@ -187,6 +205,8 @@ class ChangeLog:
 
     def confirmed(self, position: Position) -> None:
         """Peer and own disk hold everything up to here: cold entries that are older go (S2)."""
+        if len(self.log.stamps) > differ.HOT_MAX:
+            self.before_retiring()
         with self._lock:
             self._raise_if_failed()
             known = self.log.baseline
@@ -233,6 +253,11 @@ class ChangeLog:
         """Where the entries' objects were, and whether an entry without a place was needed by none."""
         with self._lock:
             return self.log.places.copy(), self.log.placed
+
+    def unsettled(self) -> list[Key] | None:
+        """What a resync would look at for this log's sake; None: everything, as the log says too little."""
+        with self._lock:
+            return None if self.unreadable or self.log.baseline is None else self.log.unsettled()
 
     def in_use(self) -> list[Key]:
         """The entries whose change is not in the stream yet, for all that is known."""

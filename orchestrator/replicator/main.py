@@ -20,12 +20,15 @@ from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
+from orchestrator.replicator import trees
+from orchestrator.replicator.care import Care
 from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
 from orchestrator.replicator.files import Files, Trees
 from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.outside import Outside
 from orchestrator.replicator.settings import Settings, load
 from orchestrator.replicator.stream import Primary
 from orchestrator.replicator.trees import nothing_excluded
@@ -57,6 +60,7 @@ class Replicator:
         self._reigns: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What a reign begins with, for a thread that is there already."""
         self._facts = FactsFile(given["facts"])
+        trees.HASHERS.bound_to(settings.resync_workers)
         os.makedirs(settings.state_directory, mode=0o700, exist_ok=True)
         self._history = History(settings.state_directory)
         logs = ChangeLogs(settings.state_directory, [NodeName(peer.name) for peer in settings.peers])
@@ -71,6 +75,18 @@ class Replicator:
         self._primary.serve_tree(Trees(self.volumes), len(self.volumes))
         roots = [files.plain for files in self.volumes]
         self._follower = Follower(links, roots, self._history, logs, self.life, self._tell, excluded)
+        self._outside = Outside(
+            settings.state_directory,
+            NodeName(settings.node),
+            roots,
+            lambda volume, directory, name: self.volumes[volume].excludes_below(directory, name),
+            self._history,
+            logs,
+            self.life,
+            os.path.join(os.path.dirname(settings.socket), "mark"),
+        )
+        self._primary.busy = self._follower.busy = self._outside.busy
+        self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
 
     def start(self) -> None:
@@ -86,10 +102,22 @@ class Replicator:
         for files in self.volumes:
             files.start(Mode.OPEN if facts.is_open else Mode.READ_ONLY)
         self._follower.listen()
-        if facts.record is not None and facts.record.primary != self.settings.node:
-            self._follower.follow(facts.record)
         self._beside(self._begin_reigns)
         self._control.start()
+        self._beside(self._look_for_edits)
+
+    def _look_for_edits(self) -> None:
+        """Under the mount, where nobody can edit any more; nothing is followed or served before its end."""
+        try:
+            self._outside.check()
+        except (OSError, HafarmError) as fault:
+            self._volume_failed(f"its files could not be looked through: {fault}")
+            self._outside.checked.set()
+            return
+        record = self._facts.facts.record
+        if record is not None and record.primary != self.settings.node and not self._facts.facts.is_open:
+            self._follower.follow(record)
+        self._care.look()
 
     def _warn_of_reach(self, path: str) -> None:
         self.reached[path] = processes_inside(path)
@@ -107,8 +135,9 @@ class Replicator:
             "admit_reign": self.admit_reign,
             "adopt_copy": self.adopt_copy,
             "compare_in_full": self.compare_in_full,
-            "verify": self.verify,
+            "edits_told": self.edits_told,
             "stop": self.stop,
+            **self._care.requests(),
         }
 
     def _excluded(self, volume: int, path: bytes) -> bool:
@@ -127,6 +156,10 @@ class Replicator:
             self._volume_failed(str(event["why"]))
             return
         self._control.tell(**{**event, "module": self.settings.module})
+        self._care.heard(event)
+
+    def _to_the_agent(self, event: str, **fields: Any) -> None:
+        self._control.tell(event, **fields, module=self.settings.module)
 
     def _volume_failed(self, why: str) -> None:
         """This disk costs the role at once, and no later reign of this life is begun on it."""
@@ -159,6 +192,9 @@ class Replicator:
                 for files in self.volumes
             ],
             "peers": self._peers(),
+            "aside": self._care.aside,
+            "checking": not self._outside.checked.is_set(),
+            "edited": self._outside.found,
         }
 
     def _peers(self) -> dict[str, Any]:
@@ -224,6 +260,7 @@ class Replicator:
 
     def _take_reign(self, record: Record, closings: int) -> None:
         """`closings`: when it was ordered. A gate that was ordered to close since opens no more."""
+        self._outside.checked.wait()
         with self._orders:
             if closings != self._closings:
                 return
@@ -258,6 +295,18 @@ class Replicator:
         if overtaken:
             self._primary.close_gate()
             self._facts.change(is_open=False)
+        elif not was_open:
+            self._beside(self._settle_edits)
+
+    def _settle_edits(self) -> None:
+        """What was edited here is served now, and is in the logs towards all others."""
+        self._outside.settled()
+        self._care.look()
+
+    def edits_told(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The agent has written down what the look for edits found."""
+        self._outside.found = None
+        return {}
 
     def _refuse_writes(self) -> None:
         """Of two who change it at once, the one who closes has the last word."""
@@ -299,6 +348,7 @@ class Replicator:
     def follow(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])
         assert record.primary != self.settings.node
+        self._outside.checked.wait()
         self._overtake()
         with self._orders:
             self._settled = False
@@ -331,19 +381,6 @@ class Replicator:
                 self._follower.follow(record)
         return {}
 
-    def verify(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Begin to compare with every peer; each answer comes as an event `verified`."""
-        for peer in self.settings.peers:
-            self._beside(self._verify, NodeName(peer.name))
-        return {}
-
-    def _verify(self, peer: NodeName) -> None:
-        facts: dict[str, Any] = {"module": self.settings.module, "peer": peer}
-        try:
-            self._control.tell("verified", **facts, differing=self._primary.verify(peer))
-        except (OSError, HafarmError) as fault:
-            self._control.tell("verified", **facts, error=str(fault))
-
     def stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Close what is open and uncover the directories; the process ends after the answer."""
         self._overtake()
@@ -351,10 +388,22 @@ class Replicator:
             self._close()
         self._primary.stop()
         self._follower.stop()
+        self._beside(self._leave)
+        return {}
+
+    def _leave(self) -> None:
+        """While the mount still covers the files: what they are now is what the next start compares with."""
+        for files in self.volumes:
+            files.refuse_writes()
+            files.barrier()
+        try:
+            if not self._failed:
+                self._outside.seal()
+        except (OSError, HafarmError) as fault:
+            log.warning("the next start looks at the times of all files: %s", fault)
         for files in self.volumes:
             files.stop()
         threading.Timer(0.05, self.ended.set).start()  # the answer leaves first
-        return {}
 
     def _begin_reigns(self) -> None:
         while True:
@@ -383,7 +432,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         client=client_context(settings.bundle) if settings.peers else bare,
         silence_s=settings.detection_s,
         ack_timeout_s=settings.ack_timeout_s,
-        copy_bytes_per_s=settings.resync_bandwidth,
+        copy_bytes_per_s=settings.resync_rate,
         ack=settings.ack,
     )
 

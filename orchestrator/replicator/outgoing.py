@@ -235,7 +235,7 @@ class PeerLink:
         start = applied if resumes else self._prepare_copy(ruling)
         if not resumes:
             facts = {"verdict": ruling.verdict.value, "full": ruling.full, "why": ruling.why}
-            self._tell("copy_begins", **facts)
+            self._tell("copy_begins", **facts, set_aside=ruling.set_aside)
         act = "resume" if resumes else "copy"
         verdict = {"act": act, "verdict": ruling.verdict.value, "after": start}
         forward.send(frames.encode_json(Kind.VERDICT, verdict), max(self._settings.silence_s, 0.5))
@@ -392,7 +392,9 @@ class PeerLink:
         if ruling.full:
             log.forget_baseline()
         tag = f"{int(time.time())}-{primary.record.epoch}" if ruling.set_aside else ""
-        begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why}
+        begin = {"full": ruling.full, "set_aside": tag, "why": ruling.why, "verdict": ruling.verdict.value}
+        if tag:
+            begin["reigns"] = primary.history.standing.as_dict()["reigns"]
         plan = CopyPlan(ruling.full, ruling.why)
         self._copy_target = 0
         self.flushed = 0
@@ -426,8 +428,13 @@ class PeerLink:
             raise OSError(int(answer.get("number", errno.EIO)), str(answer["error"]))
         return answer
 
-    def verify(self) -> list[str]:
-        return Verifier(self._primary, self.ask).differing()
+    def tell_progress(self) -> None:
+        """Say now how far the copy is, if one runs."""
+        if self._copier is not None:
+            self._copier.tell_progress()
+
+    def verifier(self, tell: Tell = lambda report: None) -> Verifier:
+        return Verifier(self._primary, self.ask, tell)
 
     def tell_ready_if_complete(self) -> None:
         """For a new record: a node that streams, and has nothing left to be copied, may be in it."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.mirror.differ import Key
 from orchestrator.model.names import NodeName
+from orchestrator.replicator.throttle import Throttle
 
 PROGRESS_EVERY_S: Final = 1.0
+RATE_OVER: Final = 10  # tellings, seconds mostly: short enough to follow, long enough to read
 
 
 class Changes:
@@ -49,10 +52,19 @@ class CopyPlan:
 class Progress:
     """How far a copy is, for people; told at most once a second."""
 
-    def __init__(self, peer: NodeName, plan: CopyPlan, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        peer: NodeName,
+        plan: CopyPlan,
+        tell: Callable[[dict[str, Any]], None],
+        throttle: Throttle,
+    ) -> None:
         self._peer = peer
         self._plan = plan
         self._tell = tell
+        self._throttle = throttle
+        self._marks: deque[tuple[float, int]] = deque(maxlen=RATE_OVER)
+        """When it was told, and how much had been looked at."""
         self._told = 0.0
         self._began = time.monotonic()
         self._current = ""
@@ -85,10 +97,11 @@ class Progress:
     def tell(self) -> None:
         """Say it now."""
         self._told = time.monotonic()
+        self._marks.append((self._told, self.compared))
         self._tell({"event": "progress", "peer": self._peer, **self.as_dict()})
 
     def as_dict(self) -> dict[str, Any]:
-        rate = self.compared / max(self.elapsed_s, 1e-3)
+        rate = 0.0 if self._throttle.paused else self._rate()
         left = max(self.bytes_total - self.compared, 0)
         return {
             "files": self.files,
@@ -101,4 +114,13 @@ class Progress:
             "current": self._current,
             "full": self._plan.full,
             "why": self._plan.why,
+            "paused": self._throttle.paused,
         }
+
+    def _rate(self) -> float:
+        """Bytes looked at in a second, over the last moments: what was before a pause says nothing of now."""
+        since, had = self._marks[0] if self._marks else (self._began, 0)
+        now = time.monotonic()
+        if now - since < PROGRESS_EVERY_S:
+            since, had = self._began, 0
+        return (self.compared - had) / max(now - since, 1e-3)

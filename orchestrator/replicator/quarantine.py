@@ -6,36 +6,134 @@ import json
 import os
 import shutil
 import stat
-from typing import Final
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from orchestrator.host import disk
+from orchestrator.mirror.lineage import Verdict
 from orchestrator.replicator.ops import HIDDEN
 
 FOLDER: Final = b"quarantine"
+LIST: Final = b"LIST"
+ABOUT: Final = b"ABOUT"
+MADE: Final = b"MADE"
+ENDED: Final = b"ENDED"
+"""Names in the folder of one divergence: what was where, why it is here, which objects are the copy's own,
+and that nothing more comes."""
+HERE_CHANGED: Final = "changed here"
+HERE_ONLY: Final = "only here"
+THERE_DELETED: Final = "deleted there"
+HERE_DELETED: Final = "deleted here"
+_PART: Final = b".part"
+_INODE: Final = struct.Struct("<Q")
+_CHUNK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of a LIST: a name that is kept aside, or that only its attributes differ at."""
+
+    was: bytes
+    """The path below the volume's root."""
+    why: str
+    kept: bytes = b""
+    """The name in the quarantine; empty: nothing had to be kept."""
+    inode: int = 0
+    facts: Mapping[str, Any] | None = None
+    """What was lost without a byte of data: owner, mode, extended attributes."""
+
+    def as_line(self) -> bytes:
+        line = {
+            "kept": self.kept.decode(),
+            "was": os.fsdecode(self.was),
+            "why": self.why,
+            "inode": self.inode,
+            "facts": self.facts,
+        }
+        return json.dumps(line).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Listed | None:
+        """None for a torn or damaged line: the others stand."""
+        try:
+            data = json.loads(line)
+            return cls(
+                os.fsencode(data["was"]),
+                str(data["why"]),
+                str(data["kept"]).encode(),
+                int(data["inode"]),
+                data["facts"],
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 class Quarantine:
-    """One set-aside of one volume: `.hafarm/quarantine/TAG/`, with a LIST of what was where."""
+    """One set-aside of one volume: `.hafarm/quarantine/TAG/`, with a LIST of what was where.
 
-    def __init__(self, root: int, tag: str) -> None:
+    One that a broken connection left unfinished is gone on with: what it has already is not taken twice, as
+    what has that name by then is the copy's.
+    """
+
+    def __init__(
+        self, root: int, tag: str, about: Mapping[str, Any], only: frozenset[int] | None = None
+    ) -> None:
+        """`only`: what else is overwritten or removed is nobody's loss."""
         self._root = root
-        self._fd = _folder(_folder(_folder(root, HIDDEN), FOLDER), tag.encode())
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._list = os.open(b"LIST", flags, 0o600, dir_fd=self._fd)
-        self._count = len([name for name in os.listdir(self._fd) if name.isdigit()])
-        self._kept: set[int] = set()
+        self._only = only
+        self._fd = make_folder(root, HIDDEN, FOLDER, tag.encode())
+        self._describe(about)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._list = os.open(LIST, flags, 0o600, dir_fd=self._fd)
+        self._made = os.open(MADE, flags, 0o600, dir_fd=self._fd)
+        listed = list(read_list(self._fd))
+        self._count = max((int(each.kept) for each in listed if each.kept), default=0)
+        self._paths = {each.was for each in listed if each.kept and _exists(self._fd, each.kept)}
+        self._marked = {each.inode for each in listed if each.facts is not None}
+        # Not synced: what a power cut takes of it costs one copy too many, and nothing is lost.
+        made = os.pread(self._made, os.fstat(self._made).st_size, 0)
+        self._kept = {
+            inode for (inode,) in _INODE.iter_unpack(made[: len(made) // _INODE.size * _INODE.size])
+        }
+        disk.sync_directory(self._fd)
+
+    def _describe(self, about: Mapping[str, Any]) -> None:
+        """What is known later is added; when it began stands."""
+        known = _read_about(self._fd)
+        described = {**known, **about, **({"at": known["at"]} if "at" in known else {})}
+        if described != known:
+            _write_file(self._fd, ABOUT, json.dumps(described).encode())
 
     def close(self) -> None:
-        os.close(self._list)
-        os.close(self._fd)
+        for fd in (self._list, self._made, self._fd):
+            os.close(fd)
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        _write_file(self._fd, ENDED, b"")
+        os.fsync(self._fd)
 
     def made_here(self, inode: int) -> None:
         """This object is of the copy itself: nothing in it is worth keeping."""
         self._kept.add(inode)
+        os.write(self._made, _INODE.pack(inode))
+
+    def wants(self, parent: int, name: bytes) -> bool:
+        """What has this name, or something below it, is to be kept when the name goes."""
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if status.st_ino not in self._kept and self._cares(status.st_ino):
+            return True
+        if not stat.S_ISDIR(status.st_mode):
+            return False
+        return any(inode not in self._kept and self._cares(inode) for inode in _inodes(parent, name))
 
     def move(self, parent: int, name: bytes) -> None:
         """Take the name away, durably, with everything below it."""
-        kept = self._next(os.path.join(os.fsencode(os.readlink(disk.path_of(parent))), name))
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        path = self._path(os.path.join(os.fsencode(os.readlink(disk.path_of(parent))), name))
+        kept = self._next(path, HERE_ONLY, status.st_ino)
         disk.rename(parent, name, self._fd, kept, disk.RENAME_NOREPLACE)
         os.fsync(self._fd)
         disk.sync_directory(parent)
@@ -43,38 +141,144 @@ class Quarantine:
     def preserve(self, fd: int) -> None:
         """Keep a copy of this file before its first byte changes; durable on return. Once for each file."""
         status = os.stat(fd)
-        if status.st_ino in self._kept:
+        if status.st_ino in self._kept or not self._cares(status.st_ino):
             return
-        if stat.S_ISREG(status.st_mode):
-            self._copy(fd, status)
+        path = self._path(os.fsencode(os.readlink(disk.path_of(fd))))
+        if stat.S_ISREG(status.st_mode) and path not in self._paths:
+            self._copy(fd, status, path)
         self._kept.add(status.st_ino)
 
-    def _copy(self, fd: int, status: os.stat_result) -> None:
-        kept = self._next(os.fsencode(os.readlink(disk.path_of(fd))))
+    def mark(self, fd: int, facts: Mapping[str, Any]) -> None:
+        """List what is lost of this object without its data; durable on return. Once for each object."""
+        inode = os.stat(fd).st_ino
+        if inode in self._kept or inode in self._marked or not self._cares(inode):
+            return
+        self._marked.add(inode)
+        path = self._path(os.fsencode(os.readlink(disk.path_of(fd))))
+        self.note(Listed(path, HERE_CHANGED, b"", inode, facts))
+
+    def note(self, entry: Listed) -> None:
+        """Add one line to the list; durable on return."""
+        self.note_all((entry,))
+
+    def note_all(self, entries: Iterable[Listed]) -> None:
+        """Add these lines to the list; durable on return."""
+        for entry in entries:
+            os.write(self._list, entry.as_line())
+        os.fsync(self._list)
+
+    def _cares(self, inode: int) -> bool:
+        return self._only is None or inode in self._only
+
+    def _copy(self, fd: int, status: os.stat_result, path: bytes) -> None:
+        kept = self._next(path, HERE_CHANGED, status.st_ino)
         source = disk.reopen(fd, os.O_RDONLY)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            target = os.open(kept, flags, 0o600, dir_fd=self._fd)
-            with open(source, "rb", closefd=False) as reader, open(target, "wb") as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
-                writer.flush()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            target = os.open(kept + _PART, flags, 0o600, dir_fd=self._fd)
+            try:
+                _copy_data(source, target, status.st_size)
+                _copy_xattrs(source, target)
                 os.chown(target, status.st_uid, status.st_gid)
                 os.chmod(target, stat.S_IMODE(status.st_mode))
                 os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
                 os.fsync(target)
+            finally:
+                os.close(target)
         finally:
             os.close(source)
+        # Under its own name only when it is whole: a crash before leaves a line that nothing stands behind.
+        os.rename(kept + _PART, kept, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
 
-    def _next(self, path: bytes) -> bytes:
+    def _path(self, path: bytes) -> bytes:
+        return os.path.relpath(path, os.fsencode(os.readlink(disk.path_of(self._root))))
+
+    def _next(self, path: bytes, why: str, inode: int) -> bytes:
         """A name for what was at `path`; the list tells it, durably, before it is used."""
         self._count += 1
         kept = b"%06d" % self._count
-        root = os.fsencode(os.readlink(disk.path_of(self._root)))
-        line = {"kept": kept.decode(), "was": os.fsdecode(os.path.relpath(path, root))}
-        os.write(self._list, json.dumps(line).encode() + b"\n")
-        os.fsync(self._list)
+        self.note(Listed(path, why, kept, inode))
         return kept
+
+
+def read_list(folder: int) -> Iterator[Listed]:
+    """The lines of one divergence's list; none where there is no list."""
+    try:
+        fd = os.open(LIST, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    with open(fd, "rb") as file:
+        for line in file:
+            entry = Listed.from_line(line)
+            if entry is not None:
+                yield entry
+
+
+def unfinished(root: int, about: Mapping[str, Any]) -> str:
+    """The tag of a set-aside of this very history that did not end; empty: there is none."""
+    for tag, known in every(root):
+        same = all(known.get(what) == about.get(what) for what in ("verdict", "lost", "kept_by"))
+        mine = about.get("lost")
+        if same and _lineage(known, mine) == _lineage(about, mine) and not known["ended"]:
+            return tag
+    return ""
+
+
+def _lineage(about: Mapping[str, Any], node: object) -> object:
+    return (about.get("lineages") or {}).get(node)
+
+
+def edits(root: int) -> str:
+    """The tag under which edits from outside are listed that nobody has overwritten yet; empty: none are."""
+    return next((tag for tag, about in every(root) if is_of_edits(about) and not about["ended"]), "")
+
+
+def edited(root: int, tag: str) -> frozenset[int] | None:
+    """The inodes that this list of edits names; None: nothing is known, so everything may be one."""
+    folder = make_folder(root, HIDDEN, FOLDER, tag.encode())
+    try:
+        if _read_about(folder).get("everything"):
+            return None
+        return frozenset(entry.inode for entry in read_list(folder))
+    finally:
+        os.close(folder)
+
+
+def is_of_edits(about: Mapping[str, Any]) -> bool:
+    """It lists what was changed from outside, and not what two histories made."""
+    return about.get("verdict") == Verdict.EDITED.value
+
+
+def every(root: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Tag and ABOUT of each set-aside in this volume, the oldest first."""
+    try:
+        quarantine = disk.open_beneath(root, HIDDEN + b"/" + FOLDER, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        for name in sorted(map(os.fsencode, os.listdir(quarantine))):
+            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=quarantine)
+            try:
+                about = _read_about(folder)
+                yield name.decode(), {**about, "ended": _exists(folder, ENDED)}
+            finally:
+                os.close(folder)
+    finally:
+        os.close(quarantine)
+
+
+def _read_about(folder: int) -> dict[str, Any]:
+    try:
+        fd = os.open(ABOUT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return {}
+    with open(fd, "rb") as file:
+        try:
+            about = json.load(file)
+        except ValueError:
+            return {}  # the list stands all the same
+    return about if isinstance(about, dict) else {}
 
 
 def remove_tree(parent: int, name: bytes) -> None:
@@ -88,10 +292,64 @@ def remove_tree(parent: int, name: bytes) -> None:
     shutil.rmtree(os.fsdecode(name), dir_fd=parent)
 
 
-def _folder(parent: int, name: bytes) -> int:
+def _inodes(parent: int, name: bytes) -> Iterator[int]:
+    for _, directories, files, fd in os.fwalk(os.fsdecode(name), dir_fd=parent, follow_symlinks=False):
+        for each in (*directories, *files):
+            yield os.stat(each, dir_fd=fd, follow_symlinks=False).st_ino
+
+
+def _copy_data(source: int, target: int, size: int) -> None:
+    """The data regions alone: a sparse file stays one."""
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError:
+            break  # ENXIO: nothing but a hole from here on
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        while at < end and (data := os.pread(source, min(_CHUNK_BYTES, end - at), at)):
+            view = memoryview(data)
+            while view:
+                written = os.pwrite(target, view, at)
+                view, at = view[written:], at + written
+    os.ftruncate(target, size)
+
+
+def _copy_xattrs(source: int, target: int) -> None:
+    for name in os.listxattr(source):
+        os.setxattr(target, name, os.getxattr(source, name))
+
+
+def _exists(folder: int, name: bytes) -> bool:
     try:
-        os.mkdir(name, 0o700, dir_fd=parent)
-        disk.sync_directory(parent)
-    except FileExistsError:
-        pass  # made by an earlier life
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_file(folder: int, name: bytes, data: bytes) -> None:
+    """A small file, durable but for its name."""
+    fd = os.open(name + _PART, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(name + _PART, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def make_folder(root: int, *names: bytes) -> int:
+    """The innermost of these folders, each made durably if it is not there."""
+    fd = os.open(disk.path_of(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for name in names:
+        try:
+            os.mkdir(name, 0o700, dir_fd=fd)
+            os.fsync(fd)
+        except FileExistsError:
+            pass  # made by an earlier life
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        inner = os.open(name, flags, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    return fd

@@ -17,6 +17,7 @@ from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import Tree
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.plan import Changes, Progress
+from orchestrator.replicator.throttle import Throttle
 from orchestrator.replicator.trees import BLOCK_BYTES, Entry, Excluded
 
 BEHIND_MAX: Final = 64
@@ -33,7 +34,7 @@ class Source(Protocol):
     tree: Tree
     volumes: int
     excluded: Excluded
-    copy_bytes_per_s: int
+    throttle: Throttle
     tell: Callable[[dict[str, Any]], None]
 
     def watch_changes(self, into: Changes) -> Callable[[], None]: ...
@@ -54,6 +55,8 @@ class Sender:
         self._peer = peer
         self._progress = progress
         self._cancelled = cancelled
+        self.holds_names = False
+        """This pass keeps the live names still until it is done."""
         self.missed = False
         """Something had moved away before it could be said: another pass finds it."""
         self._ids: dict[tuple[int, str], int] = {}
@@ -72,22 +75,30 @@ class Sender:
         if self._cancelled.is_set():
             raise Cancelled
 
+    def wait_turn(self) -> None:
+        """Wait while the copies are paused, or have sent more than their rate.
+
+        Not while names are held still: the application would wait with us.
+        """
+        if not self.holds_names:
+            self._source.throttle.wait(self._cancelled.is_set)
+        self.check()
+
     # --- the stream ---------------------------------------------------------------------------------------
 
     def emit(self, operation: Sent) -> None:
         """Queue one operation for this peer alone."""
         self.check()
+        data = codec.encode(operation)
         # Under a lock of the live changes no full window is waited for: the copy's share is bounded before.
-        self._source.outbox.put(Kind.OPERATION, codec.encode(operation), self._peer, wait=False)
+        self._source.outbox.put(Kind.OPERATION, data, self._peer, wait=False)
+        self._source.throttle.spent(len(data))
 
     def throttle(self) -> None:
         """Wait until the receiver has room for more of a copy, and the configured rate allows it."""
         if not self._source.outbox.wait_applied(self._peer, BEHIND_MAX, lambda: not self._cancelled.is_set()):
             raise Cancelled
-        rate = self._source.copy_bytes_per_s
-        if rate:
-            ahead_s = self._progress.sent / rate - self._progress.elapsed_s
-            self._cancelled.wait(max(ahead_s, 0.0))
+        self.wait_turn()
 
     # --- names ----------------------------------------------------------------------------------------------
 

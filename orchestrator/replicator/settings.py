@@ -45,7 +45,10 @@ class Settings:
     ack: str = "disk"
     detection_s: float = 0.5
     ack_timeout_s: float = 5.0
-    resync_bandwidth: int = 0
+    resync_rate: int = 0
+    """Bytes a second that copies may send; 0: no bound."""
+    resync_workers: int = 6
+    """Blocks that are read and hashed at a time."""
     log: str = ""
 
     @property

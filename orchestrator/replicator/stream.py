@@ -26,7 +26,9 @@ from orchestrator.replicator.ops import FRESH, ChangeKey, Link, Named, Operation
 from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.outgoing import PeerLink, Tell
 from orchestrator.replicator.plan import Changes
+from orchestrator.replicator.throttle import Throttle
 from orchestrator.replicator.trees import Excluded, nothing_excluded
+from orchestrator.replicator.verify import Verifier
 
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
@@ -52,7 +54,9 @@ class Primary:
         self.logs = logs
         self.tell = tell
         self.excluded = excluded
-        self.copy_bytes_per_s = settings.copy_bytes_per_s
+        self.throttle = Throttle(settings.copy_bytes_per_s)
+        self.busy = threading.Event()
+        """Set with every change, for whoever notes that this node is at work."""
         self._watchers: list[Changes] = []
         self.stream = ""
         self.outbox = Outbox()
@@ -80,6 +84,8 @@ class Primary:
         if self._watchers and isinstance(operation, Rename | Link):
             for watcher in self._watchers:
                 watcher.moved()
+        if not self.busy.is_set():
+            self.busy.set()
         return self.outbox.put(Kind.OPERATION, codec.encode(operation))
 
     def before_change(self, keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
@@ -172,7 +178,7 @@ class Primary:
         assert record.primary == self.settings.node
         if self.history.standing.inconsistent and not record.forced:
             raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
-        self.history.change(inconsistent=False)
+        self.history.change(inconsistent=False, edited=False)  # what was edited is this history's now
         self.history.add_reign(record)
         first = not self._links
         if first:
@@ -235,9 +241,18 @@ class Primary:
 
     def verify(self, peer: NodeName) -> list[str]:
         """The names that differ on this peer, compared in place; nothing is changed."""
+        return self.verifier(peer).differing()
+
+    def verifier(self, peer: NodeName, tell: Tell = lambda report: None) -> Verifier:
+        """What compares this peer in place, whole or in parts; ConnectionLost where this is no primary."""
         if peer not in self._links:
             raise ConnectionLost("this node is not primary")
-        return self._links[peer].verify()
+        return self._links[peer].verifier(tell)
+
+    def tell_progress(self) -> None:
+        """Say now how far each copy is."""
+        for link in list(self._links.values()):
+            link.tell_progress()
 
     def status(self) -> dict[str, Any]:
         return {

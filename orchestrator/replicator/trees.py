@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Final, TypeVar
@@ -18,8 +20,32 @@ BLOCK_BYTES: Final = 256 << 10  # small enough to spare the wire, large enough t
 BLOCKS_MAX: Final = 256  # one answer covers 64 MiB: a fraction of a second of hashing
 NAMES_MAX: Final = 10_000  # entries in one answer, some 2 MiB
 _ZEROS: Final = bytes(BLOCK_BYTES)
-_HASHERS: Final = ThreadPoolExecutor(4, "hash")
-"""Reading and hashing leave the interpreter's lock: four keep a fast disk and two to four cores busy."""
+WORKERS: Final = 6  # as many files as others copy at a time; reading and hashing leave the interpreter's lock
+
+
+class _Hashers:
+    """Reads and hashes blocks, never more than so many at a time in the whole process."""
+
+    def __init__(self) -> None:
+        self.bound_to(WORKERS)
+
+    def bound_to(self, workers: int) -> None:
+        self._turns = threading.BoundedSemaphore(workers)
+        self._pool = ThreadPoolExecutor(workers, "hash")
+
+    def hash(self, fd: int, blocks: range) -> list[str]:
+        """Up to where the file ends by now."""
+        hashed = functools.partial(self._hash, fd)
+        # Most files are of one block: no thread is asked for those.
+        found = self._pool.map(hashed, blocks) if len(blocks) > 1 else map(hashed, blocks)
+        return list(itertools.takewhile(lambda digest: digest is not None, found))  # type: ignore[arg-type]
+
+    def _hash(self, fd: int, block: int) -> str | None:
+        with self._turns:
+            return _hash_block(fd, block)
+
+
+HASHERS: Final = _Hashers()
 _ASKERS: Final = ThreadPoolExecutor(4, "ask")
 """One a copy or comparison that runs at a time; more of them wait for each other."""
 
@@ -146,15 +172,7 @@ def hash_blocks(fd: int, first: int, count: int) -> list[str]:
     """A digest for each block that begins before the end of the file; of nothing but zeros: empty."""
     ends = -(-os.fstat(fd).st_size // BLOCK_BYTES)
     blocks = range(first, min(first + min(count, BLOCKS_MAX), ends))
-    hashed = functools.partial(_hash_block, fd)
-    # Most files are of one block: no thread is asked for those.
-    found = _HASHERS.map(hashed, blocks) if len(blocks) > 1 else map(hashed, blocks)
-    digests: list[str] = []
-    for digest in found:
-        if digest is None:
-            break  # the file became shorter meanwhile
-        digests.append(digest)
-    return digests
+    return HASHERS.hash(fd, blocks)
 
 
 def hash_at(root: int, path: bytes, first: int, count: int) -> list[str]:

@@ -243,6 +243,13 @@ class Volume:
             path, up = own + b"/" + path, above
         return any(pattern.fullmatch(path) for pattern in self._exclude)
 
+    def excludes_below(self, directory: bytes, name: bytes) -> bool:
+        """True when this name is local to the node, of a directory that is not."""
+        if not self._exclude:
+            return False
+        path = directory + b"/" + name if directory else name
+        return any(pattern.fullmatch(path) for pattern in self._exclude)
+
     def excludes(self, path: bytes) -> bool:
         """True when this path below the root, or a directory above it, is local to the node."""
         if not self._exclude:

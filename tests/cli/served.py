@@ -11,9 +11,11 @@ from typing import Any
 from aiohttp import web
 
 from orchestrator.agent import api
+from orchestrator.agent.care import Care
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Step
+from orchestrator.model.errors import ProcessUnreachable
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.orders import Order
 from orchestrator.model.report import ModuleState, Phase, Role
@@ -60,11 +62,128 @@ STATUS: dict[str, Any] = {
 }
 
 
+ASIDE: dict[str, Any] = {
+    "id": "1780000000-3",
+    "at": 1780000000.0,
+    "verdict": "diverged",
+    "why": "diverged",
+    "lost": "lyon",
+    "kept_by": "paris",
+    "lineages": {"lyon": [[1, "a" * 32], [2, "b" * 32]], "paris": [[1, "a" * 32], [3, "c" * 32]]},
+    "files": 2,
+    "bytes": 2048,
+    "names": ["a/b", "c"],
+    "ended": True,
+}
+
+
+def verified(*differing: tuple[str, str], **more: Any) -> dict[str, Any]:
+    """What the primary answers of its comparison with lyon."""
+    report = {
+        "complete": True,
+        "differing": [{"path": path, "what": what} for path, what in differing],
+        "began": 1780000000.0,
+        "files": 120,
+        "bytes": 3 << 20,
+        "covered_files": 120,
+        "covered_bytes": 3 << 20,
+        "files_total": 120,
+        "percent": 100.0,
+        "position": "",
+        "seconds": 1.5,
+        **more,
+    }
+    return {"differing": {"lyon": [path for path, _ in differing]}, "reports": {"lyon": report}}
+
+
+COPYING: dict[str, Any] = {
+    "files": 120,
+    "files_total": 400,
+    "bytes": 3 << 20,
+    "bytes_total": 9 << 20,
+    "sent": 1 << 20,
+    "rate": 2 << 20,
+    "eta_s": 3.0,
+    "current": "a/b",
+    "full": False,
+    "why": "",
+    "paused": False,
+}
+ESTIMATE: dict[str, Any] = {
+    "files": 3,
+    "bytes": 4 << 20,
+    "directories": 0,
+    "state": "away",
+    "full": False,
+    "why": "",
+    "rate": 2 << 20,
+    "rate_is_measured": True,
+    "seconds": 2.0,
+}
+
+
+class PlayedCare(Care):
+    """The real way to the nodes; what their disks hold is the test's."""
+
+    def __init__(self) -> None:
+        serving = {PARIS: ModuleState(Role.PRIM, Phase.READY, serving=True)}
+        nodes = (PARIS, LYON)
+        super().__init__(PARIS, {}, lambda _: nodes, lambda _: serving, None)  # type: ignore[arg-type]
+        self.kept: dict[str, list[dict[str, Any]]] = {"paris": [], "lyon": [ASIDE]}
+        self.files: list[dict[str, Any]] = [
+            {
+                "path": "a/b",
+                "why": "changed here",
+                "size": 2048,
+                "kept": "000001",
+                "attributes": None,
+                "volume": 0,
+            },
+            {
+                "path": "c",
+                "why": "changed here",
+                "size": 0,
+                "kept": "",
+                "attributes": {"mode": 384},
+                "volume": 0,
+            },
+        ]
+        self.said: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def modules(self) -> list[ModuleName]:
+        return [ModuleName("orders")]
+
+    async def at(self, node: NodeName, module: ModuleName, body: Any) -> Any:
+        self.said.append((node, dict(body)))
+        if node not in self.kept:
+            raise ProcessUnreachable(f"the agent of {node}", "no route")
+        match body["do"]:
+            case "divergences":
+                return self.kept[node]
+            case "divergence":
+                at = body["after"]
+                more = at + 1 if at + 1 < len(self.files) else None
+                return {"id": body["id"], "files": self.files[at : at + 1], "next": more}
+            case "resync":
+                known = {"state": "copying", "why": "", "progress": COPYING}
+                return {"paused": False, "rate_max": 50 << 20, "workers": 6, "nodes": {"lyon": known}}
+            case "estimate":
+                return {"nodes": {"lyon": {**ESTIMATE, "full": body["full"]}}}
+            case "pause_resync":
+                return {"paused": body["paused"]}
+            case "release":
+                (gone,) = [each for each in self.kept[node] if each["id"] == body["id"]]
+                self.kept[node].remove(gone)
+                return {"id": gone["id"], "files": gone["files"], "bytes": gone["bytes"]}
+
+
 class Played:
     """What `api.local` needs of an agent. `give` is how the nodes take an order."""
 
     def __init__(self, folder: Path) -> None:
         self.status_now = STATUS
+        self.care = PlayedCare()
         self.journal = Journal(str(folder / "events"), "paris")
         self.states: dict[NodeName, ModuleState | None] = {
             PARIS: ModuleState(Role.PRIM, Phase.READY, serving=True),
@@ -72,7 +191,8 @@ class Played:
         }
         self.orders: list[Step] = []
         self.give: Callable[[Step], tuple[str, str]] = lambda step: ("", "")
-        self.verified: Any = {"differing": {"lyon": []}}
+        self.verified: Any = verified()
+        self.budgets: list[float | None] = []
         self.changed = asyncio.Event()
         self.operations = Operations(lambda module: self.states, self._given, lambda: self.changed)
 
@@ -93,11 +213,12 @@ class Played:
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
         return "", ""
 
-    async def verify(self, module: ModuleName) -> Any:
+    async def verify(self, module: ModuleName, budget_s: float | None) -> Any:
+        self.budgets.append(budget_s)
         return self.verified
 
-    async def verify_here(self, module: ModuleName) -> Any:
-        return self.verified
+    async def verify_here(self, module: ModuleName, budget_s: float | None) -> Any:
+        return await self.verify(module, budget_s)
 
 
 class Server:

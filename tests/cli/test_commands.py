@@ -23,7 +23,7 @@ from orchestrator.model.config import DirectoryConfig
 from orchestrator.model.names import NodeName
 from orchestrator.model.orders import Leave, Promote, Start, Swap
 from orchestrator.model.report import ModuleState, Phase, Role
-from tests.cli.served import LYON, PARIS, STATUS, Played, Server
+from tests.cli.served import LYON, PARIS, STATUS, Played, Server, verified
 from tests.config.words import RIGHT, changed
 
 Hafarm = Callable[..., tuple[int, str, str]]
@@ -193,9 +193,33 @@ def test_promote_needs_a_node_and_yes_asks_nothing(agent: Played, hafarm: Hafarm
 def test_verify_ends_with_3_and_names_what_differs(agent: Played, hafarm: Hafarm) -> None:
     code, out, _ = hafarm("verify", "orders", "--wait=60s")
     assert (code, "all copies are equal" in out) == (0, True)
-    agent.verified = {"differing": {"lyon": ["0:a/b"]}}
+    assert "lyon: compared 120 names and 3.0 MiB in 1.5 s, all of it" in out
+    agent.verified = verified(("0:a/b", "data"))
     code, out, _ = hafarm("verify", "orders")
-    assert (code, "lyon: 0:a/b" in out) == (3, True)
+    assert (code, "lyon: 0:a/b  data" in out) == (3, True)
+    data = json.loads(hafarm("verify", "orders", "-o", "json")[1])
+    assert (data["equal"], data["complete"]) == (False, True)
+    assert data["differing"] == [{"node": "lyon", "path": "0:a/b", "what": "data"}]
+    assert agent.budgets == [None, None, None]
+
+
+def test_verify_with_a_budget_says_how_far_it_is_and_what_it_covered(agent: Played, hafarm: Hafarm) -> None:
+    part = {
+        "complete": False,
+        "covered_files": 500,
+        "files_total": 2000,
+        "percent": 25.0,
+        "position": "0:m/n",
+    }
+    agent.verified = verified(**part)
+    code, out, _ = hafarm("verify", "orders", "--budget", "30s")
+    assert (code, agent.budgets) == (0, [30.0])
+    assert "all copies are equal as far as they were compared" in out
+    assert "since the beginning 500 names of 2000 (25.0 %); the next time it goes on behind 0:m/n" in out
+    data = json.loads(hafarm("verify", "orders", "--budget", "1m", "-o", "json")[1])
+    assert (data["complete"], data["coverage"]["lyon"]["percent"]) == (False, 25.0)
+    for wrong in ("30", "0s", "-1s"):
+        assert hafarm("verify", "orders", "--budget", wrong)[0] == 2
 
 
 def test_verify_without_an_answer_never_passes(agent: Played, hafarm: Hafarm) -> None:

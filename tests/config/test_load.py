@@ -45,11 +45,12 @@ def test_a_plain_path_and_a_line_of_words_are_short_forms() -> None:
 def test_quantities_carry_their_unit() -> None:
     text = changed("preset: lan", "preset: lan, detection: 800ms, period: 0.1s")
     text = text.replace(
-        "    vip:", "    resync: {bandwidth: 100MiB/s}\n    restarts: {max: 5, window: 2h}\n    vip:"
+        "    vip:", "    resync: {rate: 100MiB/s, workers: 3}\n    restarts: {max: 5, window: 2h}\n    vip:"
     )
     config = load_text(text, "hafarm.yaml")
     assert (config.timing.detection_s, config.timing.period_s) == (0.8, 0.1)
-    assert config.modules[0].resync_bandwidth == 100 * 2**20
+    assert config.modules[0].resync_rate == 100 * 2**20
+    assert config.modules[0].resync_workers == 3
     assert (config.modules[0].restarts_max, config.modules[0].restarts_window_s) == (5, 7200.0)
 
 

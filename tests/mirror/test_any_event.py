@@ -52,6 +52,7 @@ EVENTS = [
     ev.MemberLost(SHOP, B, "silent"),
     ev.MemberReady(SHOP, B, LIFE[B]),
     ev.HandshakeRefused(SHOP, B, "diverged"),
+    ev.SetAside(SHOP, 1),
     ev.VolumeFailed(SHOP, "EIO"),
     ev.ModuleStored(SHOP),
     ev.AddressesClaimed(SHOP),

@@ -132,3 +132,15 @@ def test_hot_entries_stay_and_the_coldest_go_first() -> None:
     log.release([keys[0]], 9)
     assert log.retirable(100, hot_max=3) == keys[1:3]
     assert log.missing(keys) == []
+
+
+def test_only_what_the_peer_has_not_confirmed_is_unsettled() -> None:
+    log = MayDiffer()
+    hot, late, busy, spare = ((0, inode, 0, 0) for inode in (1, 2, 3, 4))
+    log.hold([hot, late, busy])
+    log.release([hot], 5)
+    log.release([late], 9)
+    log.reserve(spare, 1)
+    assert set(log.unsettled()) == {hot, late, busy, spare}, "without a baseline nothing is known"
+    log.baseline = Position("0" * 32, 5)
+    assert set(log.unsettled()) == {late, busy}

@@ -88,6 +88,16 @@ def test_an_ancestor_outside_the_set_is_a_target_and_costs_what_changed() -> Non
     )
 
 
+def test_a_copy_that_was_edited_from_outside_is_set_aside_before_its_delta() -> None:
+    record = Record(
+        ClusterName("shop"), ModuleName("db"), Epoch(9), A, frozenset({A}), (A, B), Nonce("f" * 32)
+    )
+    edited = Joiner(B, Standing(reigns("a1"), edited=True), empty=False, resumes=False)
+    ruling = judge(record, Standing(reigns("a1", "a2")), edited, True, "")
+    assert (ruling.verdict, ruling.copy, ruling.full, ruling.set_aside) == (Verdict.EDITED, True, False, True)
+    assert judge(record, Standing(reigns("a1", "a2")), edited, False, "no baseline").full
+
+
 def test_a_log_that_does_not_fit_means_a_full_compare_said_aloud() -> None:
     ruling = meet(reigns("a1", "a2"), reigns("a1"), log_why="the log has no baseline")
     assert ruling.full
@@ -144,7 +154,7 @@ def test_a_position_that_fell_back_does_not_fit() -> None:
 
 
 def test_a_standing_travels_and_damage_is_never_an_empty_lineage() -> None:
-    standing = Standing(reigns("a1", "b2"), True, Position(STREAM, 7), True)
+    standing = Standing(reigns("a1", "b2"), True, Position(STREAM, 7), True, True)
     assert Standing.from_dict(standing.as_dict()) == standing
     for field in dataclasses.fields(Standing):
         damaged = {key: value for key, value in standing.as_dict().items() if key != field.name}
@@ -165,6 +175,7 @@ def test_who_was_ahead_of_a_promoted_copy_is_set_aside_though_their_reigns_look_
     promoted = Standing(reigns("a1")).with_reign(reigns("b2")[0], forced=True)
     ahead = Joiner(B, Standing(reigns("a1")), empty=False, resumes=False)
     ruling = _judged(promoted, ahead)
+    assert ruling.verdict is Verdict.GIVEN_UP
     assert (ruling.copy, ruling.full, ruling.set_aside) == (True, True, True)
     later = promoted.with_reign(reigns("b3")[0])
     assert _judged(later, ahead).set_aside

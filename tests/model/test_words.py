@@ -74,6 +74,7 @@ def test_a_module_state_comes_back_as_it_went(role, phase, epoch, primary, in_sy
         leaving,
         forced,
         fit,
+        aside=epoch % 3,
     )
     assert ModuleState.from_list(state.as_list()) == state
 

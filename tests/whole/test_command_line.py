@@ -63,7 +63,7 @@ def test_every_verb_does_what_it_says() -> None:
         eventually(lambda: found.role(second) == ("PRIM", "ready") and redundant(found), 60)
         expect(here("swap", MODULE, "--to", first, "--wait=60s"), 0, "done")
         eventually(lambda: found.role(first) == ("PRIM", "ready") and redundant(found), 60)
-        expect(here("resync", MODULE, "--node", second, "--wait=60s"), 0)
+        expect(here("resync", MODULE, "--full", "--node", second, "--wait=60s"), 0)
         eventually(lambda: redundant(found), 60)
         expect(here("stop", MODULE, "--node", second, "--wait=60s"), 0)
         eventually(lambda: found.role(first)[0] == "ALONE" and found.role(second)[0] == "STOP", 60)

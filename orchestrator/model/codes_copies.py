@@ -1,0 +1,107 @@
+"""The HF codes of volumes, copies and replication."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from orchestrator.model.code import REFUSED, USAGE, Code
+
+_NOTHING: Final = "Nothing: this is told so that the log is complete."
+
+COPIES: Final[Mapping[str, Code]] = {
+    "HF4001": Code(
+        "volume failed",
+        "The replicated directory cannot be served here: the disk failed or is full, or the mount is gone.",
+        "Repair the disk, then `hafarm start MODULE --node NODE`.",
+    ),
+    "HF4002": Code(
+        "replicator is gone",
+        "The module's replicator ended; its keeper starts it again.",
+        "If it comes back again and again: its log says why.",
+    ),
+    "HF4003": Code(
+        "member given up",
+        "A node of the in-sync set did not keep up, and the primary goes on without it.",
+        "It comes back by itself with a resync; if not, look at its disk and at the network.",
+    ),
+    "HF4004": Code(
+        "copies do not fit",
+        "The two copies have histories that do not follow from one another.",
+        "`hafarm events` names the verdict; `hafarm resync MODULE --node NODE --adopt` gives up "
+        "that node's own history (differing files are set aside first).",
+    ),
+    "HF4005": Code(
+        "directory cannot be replicated",
+        "The directory is missing, or its file system cannot keep what a mirror promises: tmpfs forgets "
+        "everything with the current, others give no lasting handle to a file.",
+        "Name a real directory on a local ext4 or xfs, then `hafarm start MODULE`; nothing was changed.",
+    ),
+    "HF4006": Code(
+        "resync begins",
+        "A copy is brought up to date: by the log of what may differ, or by comparing every file where "
+        "that log does not say enough.",
+        _NOTHING,
+    ),
+    "HF4016": Code(
+        "two histories",
+        "Two copies were both written to, each without the other: both were made to serve, by force or "
+        "from outside. One side is followed now; nothing was merged, and what the other side had "
+        "otherwise is kept aside on its disk.",
+        "`hafarm divergence list`, then `hafarm divergence show MODULE`: take what is needed from the "
+        "kept files into the module, then `hafarm divergence release MODULE`. While both sides still "
+        "serve, nothing is overwritten: `hafarm stop MODULE`, `hafarm start MODULE --node NODE` for the side "
+        "to keep (unless it serves by itself, `hafarm promote MODULE --node NODE --accept-data-loss`), then "
+        "start the other.",
+    ),
+    "HF4017": Code(
+        "no such divergence",
+        "No node that was asked keeps files of a divergence of this name.",
+        "`hafarm divergence list` names all; start a node that was not asked.",
+        USAGE,
+    ),
+    "HF4018": Code(
+        "divergence in use",
+        "Not all that it names is set aside yet; a copy would overwrite the rest unseen.",
+        "Wait until the node serves or is in sync (`hafarm status -w`), and release it then.",
+        REFUSED,
+    ),
+    "HF4011": Code(
+        "not our stream",
+        "What arrived on a replication connection is nothing that hafarm sends.",
+        "Check that all nodes run the same version, and what else dials this port.",
+    ),
+    "HF4012": Code(
+        "replicator turned away",
+        "The other side's replicator is not the one that this node may talk to.",
+        "The word beside it says why: version, foreign, clone, epoch or not-following.",
+    ),
+    "HF4013": Code(
+        "write not applied here",
+        "This node's disk did not take what the primary's disk took; the primary goes on without this node.",
+        "Free space or repair the disk; the node comes back by itself with a resync.",
+    ),
+    "HF4014": Code(
+        "replication connection ended",
+        "The network between the replicators broke, or the other side was silent too long.",
+        "Nothing, if it passes: it is dialled again.",
+    ),
+    "HF4015": Code(
+        "joiner is not ready any more",
+        "A node that had caught up fell behind again before it was taken in.",
+        "Nothing, if it passes; if not, look at that node's disk and at the network.",
+    ),
+    "HF4020": Code(
+        "changed behind hafarm's back",
+        "Files below the mount were changed while it was not there, or are younger than the last moment at "
+        "which this node certainly watched them. On the node that serves they count and are replicated; on "
+        "one that follows they are set aside before the primary's are copied over them.",
+        "`hafarm divergence show MODULE` lists them; `hafarm divergence release MODULE` if all is well.",
+    ),
+    "HF4019": Code(
+        "comparison under way",
+        "This module's copies are compared already; a second comparison would read every disk twice.",
+        "Wait for its end, and ask again.",
+        REFUSED,
+    ),
+}
