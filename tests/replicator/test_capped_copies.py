@@ -89,6 +89,7 @@ def test_a_rate_holds_within_a_tenth_over_every_second(piece: int) -> None:
         while clock.now < 112:
             throttle.wait(lambda: False)
             throttle.spent(piece)
+            assert len(sent) < 20_000, "nobody waits"
             sent.append((clock.now, piece))
             if clock.now > 105 and clock.now < 106:
                 clock.now = 106.0  # it had nothing to send for a while: that is not saved up
@@ -129,22 +130,23 @@ def test_a_capped_copy_keeps_its_rate_and_live_changes_do_not_wait_for_it(pair: 
         primary = pair.start_primary(ALONE)
         assert pair.live is not None
         eventually(lambda: len(sent) > 10, 10)
-        slowest = 0.0
         pair.live.create("live")
+        primary.throttle.rate = 1  # the next block of the copy may go in three days
+        primary.throttle.spent(256 << 10)
         for number in range(40):
-            began = time.monotonic()
             sequence = pair.live.write("live", number * 4096, b"x" * 4096)
             primary.hurry()
             eventually(lambda sequence=sequence: follower.applied >= sequence, 10)  # type: ignore[misc]
-            slowest = max(slowest, time.monotonic() - began)
         assert not pair.said("member_ready"), "the live writes were not beside the copy"
+        held = len(sent)
+        primary.throttle.rate, primary.throttle._free_at = rate, 0.0
+        primary.throttle.wake()
         ready(pair)
-    began, ended = sent[0][0], sent[-1][0]
-    total = sum(count for _, count in sent)
-    assert total >= 4 * MIB
-    assert 0.9 * rate < total / (ended - began) < 1.1 * rate + (256 << 10) / (ended - began)
-    # One block takes an eighth of a second at this rate: who waits for the rate waits for several.
-    assert slowest < 0.1
+    began, ended = sent[held][0], sent[-1][0]
+    total = sum(count for _, count in sent[held:])
+    assert total >= 2 * MIB
+    # A busy machine may be slower than the rate, and never faster.
+    assert total / (ended - began) < 1.1 * rate + (256 << 10) / (ended - began)
     assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
 
 
