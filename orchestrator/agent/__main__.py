@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import errno
-import io
+import json
 import logging
 import os
-import pickle
 import signal
 import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from orchestrator.host.realtime import become_prompt
 
@@ -22,6 +22,8 @@ if __name__ == "__main__":
     # First of all: what follows takes a second of CPU, on an overloaded machine longer than the grace that
     # the pulse gives to an agent which restarts.
     become_prompt()
+
+import msgspec
 
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.model.codes import CODES, shown
@@ -102,21 +104,11 @@ class Reader:
     def result(self) -> tuple[AgentSettings, ClusterConfig] | int:
         """What the files say, or the exit code where they are wrong."""
         with open(self._told, "rb") as file:
-            told = io.BytesIO(file.read())
+            told = file.read()
         code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
         if code:
             return max(code, 1)  # negative where it was killed
-        begun: tuple[AgentSettings, ClusterConfig] = _Words(told).load()
-        return begun
-
-
-class _Words(pickle.Unpickler):
-    """The reader's, who knows of no other classes than those of a configuration."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if not module.startswith("orchestrator."):
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a configuration")
-        return super().find_class(module, name)
+        return msgspec.convert(json.loads(told), tuple[AgentSettings, ClusterConfig])
 
 
 def _tell(path: str, writer: int) -> int:
@@ -124,8 +116,10 @@ def _tell(path: str, writer: int) -> int:
     try:
         from orchestrator.agent.files import read
 
-        with open(writer, "wb") as file:
-            file.write(pickle.dumps(read(path)))
+        # Not msgspec's own JSON, which refuses the name of a file that is not UTF-8.
+        told = json.dumps([dataclasses.asdict(part) for part in read(path)])
+        with open(writer, "w", encoding="ascii") as file:
+            file.write(told)
     except (HafarmError, OSError) as fault:
         return _refuse(fault)
     except BaseException:

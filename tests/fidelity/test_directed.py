@@ -58,7 +58,7 @@ def as_user(code: str, directory: Path, *users: int, exits: int = 0) -> str:
         f"os.set{what}({number})\n" for what, number in zip(("gid", "uid"), reversed(users), strict=False)
     )
     script = f"import os, sys\nos.chdir(sys.argv[1])\nos.setgroups([])\n{become}{code}"
-    command = [sys.executable, "-", directory]
+    command = [sys.executable, "-", str(directory)]
     done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=60)
     assert done.returncode == exits, done.stderr
     return done.stdout.strip()
