@@ -16,6 +16,7 @@ from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.cluster.register import Register
 from orchestrator.host.application import Application
 from orchestrator.host.store import JsonFile
+from orchestrator.mirror.lineage import LINEAGE, Standing
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.config import MirrorConfig
@@ -27,13 +28,15 @@ from orchestrator.model.errors import (
     RegisterUnreachable,
     StoreFailed,
 )
-from orchestrator.model.names import NodeName, Nonce, RequestId
+from orchestrator.model.names import NEVER, NodeName, Nonce, RequestId
 from orchestrator.model.record import Outcome, Record
 from orchestrator.providers.onprem.vip import OnPrem
 from orchestrator.providers.provider import AddressConflict, AddressPutBack, Owner, ProviderEvent
 
 STORE_TIMEOUT_S = 10.0
 """A disk that takes longer to keep a few hundred bytes is as good as dead."""
+STORE_LATER_S = 0.1
+"""The application is running by then."""
 FORCE_TIMEOUT_S = 3.0
 """A gate that is not closed by then is closed by killing its keeper."""
 RELEASE_TIMEOUT_S = 5.0
@@ -70,10 +73,14 @@ class Hands:
         self._answer = answer
         self._post = post
         self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
+        self._lineage = JsonFile(os.path.join(state_dir, "volumes", module.name, LINEAGE))
+        """The replicator's, who writes it."""
         self._state: Mapping[str, Any] = {}
         self._writing = threading.Lock()
         self._doubted = False
         """The last write of that file failed."""
+        self._sound = False
+        """It was written while the bid was out that is under way now."""
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
         self._leasing = asyncio.Lock()
         """Held while the pulse is told of a lease."""
@@ -94,27 +101,41 @@ class Hands:
         """Until cancelled: one decision after the other."""
         while True:
             effects = await self._queue.get()
-            self._look_ahead(effects)
+            later = self._is_in_the_lineage(effects)
             failed = False
             for effect in effects:
                 if failed and not isinstance(effect, ALL_THE_SAME):
                     continue
                 try:
-                    await self._carry_out(effect)
+                    if later and isinstance(effect, do.StoreModule):
+                        self._state = {"epoch": effect.epoch, "wanted": effect.wanted}
+                        self._start(self._store_later())
+                    else:
+                        await self._carry_out(effect)
                 except (HafarmError, OSError, TimeoutError) as fault:
                     failed = True
                     why = str(fault) or type(fault).__name__
                     self._post(ev.EffectFailed(self.module.name, type(effect).__name__, why))
 
-    def _look_ahead(self, effects: tuple[do.Effect, ...]) -> None:
-        """A role that is taken once the epoch is durable: the replicator gets ready while that is written."""
-        taken = [effect.record for effect in effects if isinstance(effect, do.TakeReign)]
-        if taken and any(isinstance(effect, do.StoreModule) for effect in effects):
-            self._start(self._get_ready("prepare_reign", record=taken[0].as_dict()))
+    def _is_in_the_lineage(self, effects: tuple[do.Effect, ...]) -> bool:
+        """A reign begins under this epoch: its lineage is durable before the gate opens, and `load` reads it.
 
-    async def _get_ready(self, what: str, **fields: Any) -> None:
+        A flush less for the application to wait for; two at a time on one disk follow each other. Not where
+        the module's own file could not be written when the role was bid for: such a node takes none.
+        """
+        reigns = {effect.record.epoch for effect in effects if isinstance(effect, do.TakeReign)}
+        if not reigns or not self._sound or self._doubted:
+            return False
+        self._sound = False
+        return any(
+            effect.epoch in reigns and effect.wanted == self._state.get("wanted")
+            for effect in effects
+            if isinstance(effect, do.StoreModule)
+        )
+
+    async def _expect_reign(self) -> None:
         with contextlib.suppress(ProcessUnreachable, Refused):
-            await self.replicator.ask(what, **fields)
+            await self.replicator.ask("expect_reign")
 
     def _start(self, deed: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(deed)
@@ -130,7 +151,8 @@ class Hands:
                 self._start(self._read())
             case do.Bid(_, expected, record):
                 if record.primary == self.me:
-                    self._start(self._get_ready("expect_reign"))
+                    self._start(self._expect_reign())
+                    self._start(self._try_file())
                 self._start(self._bid(expected, record))
                 if record.primary == self.me:
                     self._start(self.application.prepare(record.epoch))
@@ -195,12 +217,34 @@ class Hands:
         epoch, wanted = content.get("epoch"), content.get("wanted")
         if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0 or not isinstance(wanted, bool):
             raise CorruptState("the module's state", "epoch and wanted are not there", self._file.path)
+        with contextlib.suppress(CorruptState):  # the replicator refuses to serve with it, and says why
+            lineage = self._lineage.read()
+            epoch = max(epoch, NEVER if lineage is None else Standing.from_dict(lineage).epoch)
+        self._state = {"epoch": epoch, "wanted": wanted}
         return epoch, wanted
 
+    async def _try_file(self) -> None:
+        """Write what the file has: whether it can be written is known before the bid is answered."""
+        self._sound = False
+        with contextlib.suppress(StoreFailed, TimeoutError):
+            if self._state:
+                await asyncio.to_thread(self._write_state)
+                self._sound = not self._doubted
+
+    async def _store_later(self) -> None:
+        await asyncio.sleep(STORE_LATER_S)
+        try:
+            await self._store_state()
+        except StoreFailed as fault:
+            self._post(ev.EffectFailed(self.module.name, "StoreModule", str(fault)))
+
     async def _store(self, epoch: int, wanted: bool) -> None:
+        self._state = {"epoch": epoch, "wanted": wanted}
+        await self._store_state()
+
+    async def _store_state(self) -> None:
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                self._state = {"epoch": epoch, "wanted": wanted}
                 await asyncio.to_thread(self._write_state)
         except (StoreFailed, TimeoutError) as fault:
             self._doubted = True

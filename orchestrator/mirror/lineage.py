@@ -13,6 +13,8 @@ from orchestrator.model.names import NAME_PATTERN, NEVER, Epoch, NodeName, Nonce
 from orchestrator.model.record import Record, Reign
 
 _STREAM: Final = re.compile("[0-9a-f]{32}")  # 128 random bits
+LINEAGE: Final = "lineage.json"
+"""The file of a copy's standing, in its replicator's state directory."""
 REIGNS_MAX: Final = 64  # older than 64 changes of role means unknown, which means set aside, never merged
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from orchestrator.host.store import JsonFile, sync_directory, write_durable
 from orchestrator.mirror import differ
 from orchestrator.mirror.differ import IN_USE, Key, MayDiffer, Place, PlaceOf, nowhere
-from orchestrator.mirror.lineage import Position, Standing
+from orchestrator.mirror.lineage import LINEAGE, Position, Standing
 from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
@@ -28,7 +28,7 @@ class History:
     """The standing of this copy: durable before it is believed."""
 
     def __init__(self, folder: str) -> None:
-        self._file = JsonFile(os.path.join(folder, "lineage.json"))
+        self._file = JsonFile(os.path.join(folder, LINEAGE))
         self._lock = threading.Lock()
         found = self._file.read()  # CorruptState: no role on doubt
         self.standing = Standing() if found is None else Standing.from_dict(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -102,7 +101,6 @@ class Replicator:
             "status": self.status,
             "widen_required": self.widen_required,
             "expect_reign": self.expect_reign,
-            "prepare_reign": self.prepare_reign,
             "take_reign": self.take_reign,
             "close_gate": self.close_gate,
             "follow": self.follow,
@@ -200,23 +198,6 @@ class Replicator:
             except OSError as fault:  # the kernel tells it once
                 self._volume_failed(f"before the gate could open: {fault}")
 
-    def prepare_reign(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The role is won, and is being made durable: what takes time and opens nothing is done now."""
-        self._reigns.put(partial(self._prepare_reign, Record.from_dict(request["record"])))
-        return {}
-
-    def _prepare_reign(self, record: Record) -> None:
-        with self._orders:
-            if self._facts.facts.is_open or self._failed:
-                return
-            try:
-                self._end_following()
-            except OSError as fault:
-                self._volume_failed(f"before the gate could open: {fault}")
-                return
-            with contextlib.suppress(HafarmError):  # taking it fails in the same way, and says so
-                self._primary.keep_reign(record)
-
     def _end_following(self) -> None:
         """R10: what was not applied is dropped, and what was is on disk before anybody builds on it."""
         if self._settled:
@@ -271,11 +252,12 @@ class Replicator:
             if not overtaken and not was_open:
                 for files in self.volumes:
                     files.open_writes()
+            if not overtaken:
+                # Inside: whoever closes it afterwards also tells it afterwards.
+                self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
         if overtaken:
             self._primary.close_gate()
             self._facts.change(is_open=False)
-        else:
-            self._control.tell("reign_taken", module=self.settings.module, record=record.as_dict())
 
     def _refuse_writes(self) -> None:
         """Of two who change it at once, the one who closes has the last word."""

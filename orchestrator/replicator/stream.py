@@ -164,11 +164,16 @@ class Primary:
     ) -> None:
         """Serve under this proved record: durable in the lineage first (G1), then told to the others.
 
+        Raises CorruptState for half a copy, StoreFailed.
+
         `required`: what a gate that outlived its replicator needs beside the record's members.
         `served`: called as soon as the gate serves, before the others are dialled.
         """
         assert record.primary == self.settings.node
-        self.keep_reign(record)
+        if self.history.standing.inconsistent and not record.forced:
+            raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
+        self.history.change(inconsistent=False)
+        self.history.add_reign(record)
         first = not self._links
         if first:
             self._begin_stream()
@@ -188,13 +193,6 @@ class Primary:
             # Who was dropped while its stream stands lacks nothing, and nothing else would ever say so again.
             for link in list(self._links.values()):
                 link.tell_ready_if_complete()
-
-    def keep_reign(self, record: Record) -> None:
-        """The proved record is durable in the lineage. Raises CorruptState for half a copy, StoreFailed."""
-        if self.history.standing.inconsistent and not record.forced:
-            raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
-        self.history.change(inconsistent=False)
-        self.history.add_reign(record)
 
     def _begin_stream(self) -> None:
         self.stream = secrets.token_hex(16)

@@ -39,8 +39,8 @@ class Agent:
         found: Message = answer["ok"]
         return found
 
-    def event(self, name: str) -> Message:
-        return self._wait(lambda message: message.get("event") == name)
+    def event(self, *names: str) -> Message:
+        return self._wait(lambda message: message.get("event") in names)
 
     def _wait(self, fits: Callable[[Message], bool]) -> Message:
         while True:
