@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from orchestrator.agent.heard import of_a_copy, of_two_histories, translated
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.pulse import PulseClient
@@ -79,6 +80,8 @@ class Hands:
         self._writing = threading.Lock()
         self._doubted = False
         """The last write of that file failed."""
+        self._sound = False
+        """It was written while the bid was out that is under way now."""
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
         self._leasing = asyncio.Lock()
         """Held while the pulse is told of a lease."""
@@ -118,10 +121,14 @@ class Hands:
     def _is_in_the_lineage(self, effects: tuple[do.Effect, ...]) -> bool:
         """A reign begins under this epoch: its lineage is durable before the gate opens, and `load` reads it.
 
-        A flush less for the application to wait for; two at a time on one disk follow each other.
+        A flush less for the application to wait for; two at a time on one disk follow each other. Not where
+        the module's own file could not be written when the role was bid for: such a node takes none.
         """
         reigns = {effect.record.epoch for effect in effects if isinstance(effect, do.TakeReign)}
-        return not self._doubted and any(
+        if not reigns or not self._sound or self._doubted:
+            return False
+        self._sound = False
+        return any(
             effect.epoch in reigns and effect.wanted == self._state.get("wanted")
             for effect in effects
             if isinstance(effect, do.StoreModule)
@@ -147,6 +154,7 @@ class Hands:
             case do.Bid(_, expected, record):
                 if record.primary == self.me:
                     self._start(self._let_know("expect_reign"))
+                    self._start(self._try_file())
                 self._start(self._bid(expected, record))
                 if record.primary == self.me:
                     self._start(self.application.prepare(record.epoch))
@@ -216,6 +224,14 @@ class Hands:
             epoch = max(epoch, NEVER if lineage is None else Standing.from_dict(lineage).epoch)
         self._state = {"epoch": epoch, "wanted": wanted}
         return epoch, wanted
+
+    async def _try_file(self) -> None:
+        """Write what the file has: whether it can be written is known before the bid is answered."""
+        self._sound = False
+        with contextlib.suppress(StoreFailed, TimeoutError):
+            if self._state:
+                await asyncio.to_thread(self._write_state)
+                self._sound = not self._doubted
 
     async def _store_later(self) -> None:
         await asyncio.sleep(STORE_LATER_S)
@@ -294,10 +310,10 @@ class Hands:
     def replicator_said(self, message: Mapping[str, Any]) -> None:
         """An event of the replicator, in the machine's words."""
         if message.get("event") == "copy_begins":
-            self._journal.tell(self.module.name, "HF4006", _of_a_copy(message))
+            self._journal.tell(self.module.name, "HF4006", of_a_copy(message))
             if message.get("set_aside"):
-                self._journal.tell(self.module.name, "HF4016", _of_two_histories(message))
-        event = _translated(self.module.name, message)
+                self._journal.tell(self.module.name, "HF4016", of_two_histories(message))
+        event = translated(self.module.name, message)
         if event is not None:
             self._post(event)
 
@@ -450,44 +466,3 @@ class Hands:
         self.application.detach()
         await self.provider.close()
         await self.replicator.close()
-
-
-def _of_a_copy(message: Mapping[str, Any]) -> str:
-    how = "compared in full" if message.get("full") else "brought up to date by its log"
-    why = f" ({message['why']})" if message.get("why") else ""
-    return f"{message['peer']} is {how}: {message['verdict']}{why}"
-
-
-def _of_two_histories(message: Mapping[str, Any]) -> str:
-    peer = message["peer"]
-    verdict = message["verdict"]
-    return f"{peer} has what this side has not ({verdict}): what differs there is kept aside on {peer}"
-
-
-def _translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
-    """A line of the replicator as an event; None for what is only shown."""
-    match message.get("event"):
-        case "reign_taken":
-            return ev.ReignTaken(module, Record.from_dict(message["record"]))
-        case "gate_closed":
-            return ev.GateClosed(module, frozenset(NodeName(name) for name in message["equal"]))
-        case "reign_offered":
-            return ev.ReignOffered(module, Record.from_dict(message["record"]))
-        case "stream_up":
-            return ev.StreamUp(module, NodeName(message["peer"]))
-        case "stream_down":
-            return ev.StreamDown(module, NodeName(message["peer"]), str(message.get("why", "")))
-        case "member_lost":
-            return ev.MemberLost(module, NodeName(message["peer"]), str(message.get("why", "")))
-        case "member_ready":
-            return ev.MemberReady(module, NodeName(message["peer"]), Nonce(str(message["life"])))
-        case "handshake_refused":
-            return ev.HandshakeRefused(
-                module, NodeName(message["peer"]), str(message["verdict"]), str(message.get("why", ""))
-            )
-        case "aside":
-            return ev.SetAside(module, len(message["divergences"]))
-        case "volume_failed":
-            return ev.VolumeFailed(module, str(message["why"]))
-        case _:
-            return None

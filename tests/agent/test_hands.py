@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from orchestrator.agent.hands import Hands
+from orchestrator.cluster.register import BidResult
 from orchestrator.host.store import JsonFile
 from orchestrator.mirror.lineage import LINEAGE, Standing
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.config import MirrorConfig
+from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import ClusterName, Epoch, ModuleName, NodeName, Nonce
-from orchestrator.model.record import Record
+from orchestrator.model.record import Outcome, Record
+from tests.support.waiting import until
 
 ORDERS = ModuleName("orders")
 PARIS = NodeName("paris")
@@ -52,10 +57,10 @@ class Node:
             module,
             PARIS,
             str(state),
-            nothing,
-            nothing,
             cast(Any, self),
             nothing,
+            cast(Any, self),
+            cast(Any, self),
             nothing,
             nothing,
             lambda *_: None,
@@ -70,12 +75,24 @@ class Node:
         content = self.file.read()
         return 0 if content is None else int(content["epoch"])
 
-    async def begin_reign(self, epoch: int, wanted: bool) -> None:
-        """Carry out a won bid, until the epoch is in the module's own file."""
+    async def swap(self, expected: Record | None, wish: Record) -> BidResult:
+        return BidResult(Outcome.WON, wish)
+
+    async def prepare(self, epoch: Epoch) -> None:
+        pass
+
+    def begin_reign(self, epoch: int, wanted: bool) -> None:
+        """Carry out a bid and its win, and all that follows from them."""
+        asyncio.run(self._begin_reign(epoch, wanted))
+
+    async def _begin_reign(self, epoch: int, wanted: bool) -> None:
         working = asyncio.create_task(self.hands.work())
-        self.hands.submit((do.StoreModule(ORDERS, Epoch(epoch), wanted), do.TakeReign(ORDERS, record(epoch))))
-        while self.stored() != epoch or not self.asked:  # noqa: ASYNC110 - both are what is waited for
-            await asyncio.sleep(0.01)
+        for effects in (
+            (do.Bid(ORDERS, record(epoch - 1), record(epoch)),),
+            (do.StoreModule(ORDERS, Epoch(epoch), wanted), do.TakeReign(ORDERS, record(epoch))),
+        ):
+            self.hands.submit(effects)
+            await until(lambda: self.hands._queue.empty() and not self.hands._tasks)
         working.cancel()
 
 
@@ -83,16 +100,33 @@ def test_a_reign_does_not_wait_for_an_epoch_that_its_lineage_keeps(tmp_path: Pat
     node = Node(tmp_path)
     node.file.write({"epoch": 3, "wanted": True})
     assert node.hands.load() == (3, True)
-    asyncio.run(node.begin_reign(4, True))
-    assert node.asked == [("take_reign", 3)]
+    node.begin_reign(4, True)
+    assert node.asked == [("expect_reign", 3), ("take_reign", 3)]
+    assert node.stored() == 4, "a moment later"
 
 
 def test_a_wish_that_changed_is_durable_before_the_reign_begins(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.file.write({"epoch": 3, "wanted": False})
     assert node.hands.load() == (3, False)
-    asyncio.run(node.begin_reign(4, True))
-    assert node.asked == [("take_reign", 4)]
+    node.begin_reign(4, True)
+    assert node.asked == [("expect_reign", 3), ("take_reign", 4)]
+
+
+def test_a_node_that_cannot_write_its_file_when_it_bids_begins_no_reign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    node.file.write({"epoch": 3, "wanted": True})
+    assert node.hands.load() == (3, True)
+
+    def refuse(content: Mapping[str, Any]) -> None:
+        raise StoreFailed(where="the file", why="Operation not permitted")
+
+    monkeypatch.setattr(node.hands._file, "write", refuse)
+    node.begin_reign(4, True)
+    assert node.asked == [("expect_reign", 3)]
+    assert [event.effect for event in node.posted if isinstance(event, ev.EffectFailed)] == ["StoreModule"]
 
 
 def test_an_epoch_that_only_the_lineage_has_is_known_after_a_crash(tmp_path: Path) -> None:

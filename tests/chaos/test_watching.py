@@ -96,7 +96,7 @@ def test_what_waits_to_become_the_application_is_none_and_what_became_it_is(
         eventually(own.pids)
         assert not group_lives(folder)
         process.begin(waiting, ["/bin/sleep"]).close()
-        assert group_lives(folder)
+        eventually(lambda: group_lives(folder))
     finally:
         asyncio.run(kill_all(own))
         own.remove()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.host import launcher
+from orchestrator.host import launch, launcher
 
 LOOK_S = 0.02
 """Between two looks at every machine's processes."""
@@ -78,9 +78,11 @@ def group_lives(folder: Path) -> bool:
 
 def _waits(pid: str) -> bool:
     try:
-        return launcher.PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False  # it has just ended: it is gone at the next look
+    # No words at all: it is becoming another program, or is a zombie; the next look tells.
+    return words == [b""] or launcher.PROGRAM.encode() in words or launch.WAIT.encode() in words
 
 
 @dataclass
