@@ -103,6 +103,8 @@ class Table:
         self.files: dict[int, OpenFile] = {}
         self.outcomes: dict[int, bytes] = {}
         """Replies to operations that must not run twice, by the request's unique number."""
+        self.exchanges: dict[int, bytes] = {}
+        """Which object had the first name before an exchange of two, by the request's unique number."""
         self.started = False
         """The connection had its INIT."""
         self._next = ROOT
@@ -136,6 +138,8 @@ class Table:
                 break  # the process died in this very write: its request was not answered
             at += length
             if kind == b"O":
+                # Never given again, also when it is closed: the kernel may ask once more to close it.
+                self._next = max(self._next, first)
                 reopened[first] = (second, int.from_bytes(payload, "little"))
             elif kind == b"C":
                 reopened.pop(first, None)
@@ -164,6 +168,9 @@ class Table:
             self._insert(Node(self, first, key, inode, mode, local))
         elif kind == b"X":
             self.outcomes[first] = payload
+            self.exchanges.pop(first, None)
+        elif kind == b"E":
+            self.exchanges[first] = payload
         elif (node := self.nodes.get(first)) is None:
             return
         elif kind == b"L":
@@ -188,6 +195,7 @@ class Table:
             if node.orphan:
                 records.append(_RECORD.pack(b"A", node.id, 0, 0))
         records += [self._file_record(file) for file in self.files.values()]
+        records += [_RECORD.pack(b"E", unique, 0, len(key)) + key for unique, key in self.exchanges.items()]
         records += [_RECORD.pack(b"X", unique, 0, len(body)) + body for unique, body in self.outcomes.items()]
         with self._noting:
             self._notes = []  # what they say is in the records
@@ -207,13 +215,15 @@ class Table:
             self._notes.append(record)
 
     def keep(self) -> None:
-        """What was noted outlives this process: before each reply, as one write for all of one request."""
-        if not self._notes:
-            return
+        """What was noted outlives this process: before each reply, as one write for all of one request.
+
+        Also what another thread is writing for this one at the moment: the lock is taken before any look.
+        """
         with self._noting:
-            data, self._notes = b"".join(self._notes), []
-            os.write(self._journal, data)
-            self._written += len(data)
+            if self._notes:
+                data, self._notes = b"".join(self._notes), []
+                os.write(self._journal, data)
+                self._written += len(data)
 
     def shorten(self) -> None:
         """Begin a compact journal when this one is long."""
@@ -228,10 +238,17 @@ class Table:
     def note_outcome(self, unique: int, body: bytes) -> None:
         """Remember the reply before it is given."""
         self.outcomes[unique] = body
+        self.exchanges.pop(unique, None)
         if len(self.outcomes) > _OUTCOMES_MAX:
             del self.outcomes[next(iter(self.outcomes))]
         self._note(_RECORD.pack(b"X", unique, 0, len(body)) + body)
         self.shorten()
+
+    def note_exchange(self, unique: int, key: bytes) -> None:
+        """About to exchange two names: done twice it would be undone, and only this tells that it was done."""
+        self.exchanges[unique] = key
+        self._note(_RECORD.pack(b"E", unique, 0, len(key)) + key)
+        self.keep()
 
     @staticmethod
     def _node_record(node: Node) -> bytes:

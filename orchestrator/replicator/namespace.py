@@ -271,6 +271,8 @@ class Namespace(Unnamed):
             self.bind(new_parent)
             try:
                 moved = self.find(parent, fd, old)
+                if flags & disk.RENAME_EXCHANGE and self._was_exchanged(caller, moved):
+                    return b""
                 victim, last = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
                 whole = (self._whole_key(node) for node in (moved, victim) if node is not None)
                 self.before(*keys, *whole, names=(self.named(parent, old), self.named(new_parent, new)))
@@ -293,6 +295,15 @@ class Namespace(Unnamed):
             if victim is not None and last:
                 self.gone(victim)
             return b""
+
+    def _was_exchanged(self, caller: Caller, moved: Node) -> bool:
+        """An earlier life of this process did what this request, sent anew, asks for."""
+        unique = caller.unique & ~wire.RESENT
+        before = self.table.exchanges.get(unique)
+        if caller.unique & wire.RESENT and before is not None:
+            return before != moved.key
+        self.table.note_exchange(unique, moved.key)
+        return False
 
     def _whole_key(self, node: Node) -> ChangeKey:
         with node as fd:

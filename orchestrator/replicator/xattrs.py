@@ -43,21 +43,32 @@ class ExtendedAttributes(Contents):
         value = bytes(body[start + len(name) + 1 : start + len(name) + 1 + size])
         loses = start == 16 and body[8] & wire.SETXATTR_KILL_SGID and name == _ACCESS_ACL
 
+        def act(fd: int) -> None:
+            try:
+                disk.set_xattr(fd, name, value, flags)
+            except FileExistsError:
+                if not caller.unique & wire.RESENT:
+                    raise  # a resent request may find its own work done
+
         def tell(node: Node) -> None:
             self.send(ops.SetXattr(self.number, node.id, name, value))
 
-        return self._change_xattr(
-            caller, number, lambda fd: disk.set_xattr(fd, name, value, flags), tell, bool(loses)
-        )
+        return self._change_xattr(caller, number, act, tell, bool(loses))
 
     def remove_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
         name = text(body)
-        return self._change_xattr(
-            caller,
-            number,
-            lambda fd: disk.remove_xattr(fd, name),
-            lambda node: self.send(ops.RemoveXattr(self.number, node.id, name)),
-        )
+
+        def act(fd: int) -> None:
+            try:
+                disk.remove_xattr(fd, name)
+            except OSError as fault:
+                if fault.errno != errno.ENODATA or not caller.unique & wire.RESENT:
+                    raise
+
+        def tell(node: Node) -> None:
+            self.send(ops.RemoveXattr(self.number, node.id, name))
+
+        return self._change_xattr(caller, number, act, tell)
 
     def _change_xattr(
         self,
