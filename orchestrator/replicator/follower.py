@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from orchestrator.host.tls_socket import TlsSocket
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import (
     HandshakeRejected,
@@ -203,17 +204,26 @@ class Follower:
 
     def _welcome(self, plain: socket.socket) -> None:
         try:
-            plain.settimeout(HANDSHAKE_S)
-            tune(plain)
-            tls = self.settings.server.wrap_socket(plain, server_side=True)
-            self._hello(tls)
-        except (OSError, HafarmError) as fault:
-            self._refuse(None, fault)
+            tls = self._secured(plain)
+            if tls is not None:
+                self._hello(tls)
         finally:
-            plain.close()
             self._open_count.release()
 
-    def _hello(self, tls: ssl.SSLSocket) -> None:
+    def _secured(self, plain: socket.socket) -> TlsSocket | None:
+        """None: it was refused."""
+        try:
+            plain.settimeout(HANDSHAKE_S)
+            tune(plain)
+            tls = TlsSocket(plain, self.settings.server)
+            tls.handshake()
+        except OSError as fault:
+            self._refuse(None, fault)
+            plain.close()
+            return None
+        return tls
+
+    def _hello(self, tls: TlsSocket) -> None:
         connection = Connection(tls, _ASKED)
         keep = False
         try:

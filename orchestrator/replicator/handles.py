@@ -245,7 +245,7 @@ class Table:
         self.shorten()
 
     def note_exchange(self, unique: int, key: bytes) -> None:
-        """About to exchange two names: done twice it would be undone, and only this tells that it was done."""
+        """About to exchange two names: done twice it is undone, and only this tells that it was done."""
         self.exchanges[unique] = key
         self._note(_RECORD.pack(b"E", unique, 0, len(key)) + key)
         self.keep()

@@ -8,16 +8,15 @@ import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from orchestrator.host.tls import peer_name
+from orchestrator.host.tls_socket import TlsSocket
 from orchestrator.mirror.frames import Decoder, Frame, HandshakeRejected, Kind, WireFault
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
 
 FORWARD, BACK, BULK = "forward", "back", "bulk"
-
-_READ_BYTES: Final = 1 << 18  # several frames of a busy stream at once; more gained nothing
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class ConnectionLost(HafarmError):
 class Connection:
     """Frames over one TLS session, which one thread at a time reads or writes: OpenSSL shares none."""
 
-    def __init__(self, tls: ssl.SSLSocket, allowed: frozenset[Kind]) -> None:
+    def __init__(self, tls: TlsSocket, allowed: frozenset[Kind]) -> None:
         self._tls = tls
         self._decoder = Decoder(allowed)
         self._ready: list[Frame] = []
@@ -76,9 +75,7 @@ class Connection:
             try:
                 self._check_open()
                 self._set_timeout(timeout_s)
-                sent = self._tls.send(data)
-                if sent < len(data):
-                    self._tls.sendall(memoryview(data)[sent:])
+                self._tls.send(data)
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
 
@@ -88,10 +85,7 @@ class Connection:
             frames, self._ready = self._ready, []
             return frames
         while True:
-            data = self._read(timeout_s)
-            if not data:
-                raise ConnectionLost("closed by the other side")
-            frames = self._decoder.receive_data(data)
+            frames = self._read(timeout_s)
             if frames:
                 return frames
 
@@ -100,7 +94,7 @@ class Connection:
         if self._ready or self._decoder.has_half:
             return True
         with self._in_use:
-            return self._closed or self._tls.pending() > 0 or bool(self._arrivals.poll(0))
+            return self._closed or self._tls.has_unread() or bool(self._arrivals.poll(0))
 
     def has_arrived(self) -> bool:
         """Something has come that the thread that reads has not taken. For any other thread."""
@@ -111,12 +105,15 @@ class Connection:
         except (OSError, ValueError):
             return False  # closed meanwhile
 
-    def _read(self, timeout_s: float | None) -> bytes:
+    def _read(self, timeout_s: float | None) -> list[Frame]:
         with self._in_use:
             try:
                 self._check_open()
                 self._set_timeout(timeout_s)
-                return self._tls.recv(_READ_BYTES)
+                data = self._tls.receive()
+                if not data:
+                    raise ConnectionLost("closed by the other side")
+                return self._decoder.receive_data(data)
             except TimeoutError as fault:
                 raise ConnectionLost(f"silent for {timeout_s} s") from fault
             except OSError as fault:
@@ -147,11 +144,7 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
-            try:
-                # Not SSLSocket.shutdown: it drops the session, and what another thread sends goes out plain.
-                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
-            except OSError:
-                pass  # already gone
+            self._tls.shut()
         # The descriptor's number is free only when nobody is inside OpenSSL with it any more: a file of the
         # tree might get it otherwise, and the frame would be written there.
         with self._in_use:
@@ -177,7 +170,8 @@ def _secured(
 ) -> Connection:
     try:
         tune(plain)
-        tls = settings.client.wrap_socket(plain, server_hostname=peer)
+        tls = TlsSocket(plain, settings.client, peer)
+        tls.handshake()
     except ssl.SSLCertVerificationError as fault:
         plain.close()
         why = f"its certificate is not of this cluster ({fault.verify_message})"
@@ -192,9 +186,9 @@ def _secured(
     return Connection(tls, allowed)
 
 
-def certified(tls: ssl.SSLSocket) -> tuple[str, str]:
+def certified(tls: TlsSocket) -> tuple[str, str]:
     """(cluster, node) as the other side's certificate says; a witness is no node."""
-    peer = peer_name(tls)
+    peer = peer_name(tls.session)
     return ("", "a witness") if peer.witness else (peer.cluster, peer.name)
 
 
