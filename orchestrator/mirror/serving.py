@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.mirror.bids import bid, lease, mute, read, role_under, store
 from orchestrator.mirror.state import Ending, Mirror, Register, Stage
 from orchestrator.mirror.turn import Turn
+from orchestrator.model.config import ACK_MEMORY
 from orchestrator.model.effects import (
     ClaimAddresses,
     CloseGate,
@@ -93,7 +94,8 @@ def reign_taken(turn: Turn, record: Record) -> None:
     if mirror.stage is Stage.OPENING:
         turn.set(stage=Stage.OVERLAP)
         go_on(turn)
-        turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}")
+        label = f"; {ACK_MEMORY}" if mirror.ack == "memory" else ""
+        turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}{label}")
 
 
 def go_on(turn: Turn) -> None:

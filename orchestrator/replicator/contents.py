@@ -293,6 +293,8 @@ class Contents(Namespace):
                 error = self.fault(fault).errno or errno.EIO
             finally:
                 os.close(own)
+            if not (error or node.local):
+                self.outlet.synced(sequence)
             held.done(error or (errno.EIO if self.failed else 0))  # never believed after one failure
 
         if node.local:

@@ -116,6 +116,8 @@ class Primary:
         return forget
 
     def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
+        for link in self._links.values():
+            link.pacing.asked(sequence)
         with self._lock:
             if not self._gate.is_open:
                 number = errno.EIO
@@ -124,6 +126,10 @@ class Primary:
             else:
                 return
         callback(number)
+
+    def synced(self, sequence: int) -> None:
+        for link in self._links.values():
+            link.pacing.synced(sequence)
 
     # --- what the agent orders -----------------------------------------------------------------------------
 
