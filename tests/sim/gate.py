@@ -74,7 +74,7 @@ class Gate:
             follower.following = follower.admitted = None
         if volume.inconsistent and not record.forced:
             raise Violation(f"{self.host.name} opens with half a copy")
-        volume.inconsistent = False
+        volume.inconsistent = volume.edited = False
         volume.add_reign(record.reign)
         self.record = record
         self.required = record.in_sync
@@ -84,7 +84,8 @@ class Gate:
         self.open = True
         self.draining = False
         if opening:
-            self.host.ghost.opens(self.host.name, record, volume.memory, volume.disk)
+            listed = volume.listed & volume.foreign
+            self.host.ghost.opens(self.host.name, record, volume.memory, volume.disk, listed)
             self.world.note(f"{self.host.name} gate open {record.epoch}")
             streams.go_on()
         if streams.sessions:
