@@ -85,7 +85,10 @@ class Gate:
         self.draining = False
         if opening:
             listed = volume.listed & volume.foreign
+            if not volume.torn:
+                self.host.ghost.is_a_moment(self.host.name, record, volume.memory)
             self.host.ghost.opens(self.host.name, record, volume.memory, volume.disk, listed)
+            volume.torn = False
             self.world.note(f"{self.host.name} gate open {record.epoch}")
             streams.go_on()
         if streams.sessions:

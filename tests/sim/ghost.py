@@ -120,6 +120,22 @@ class Ghost:
                 values.add(value)
         return values
 
+    def is_a_moment(self, node: str, record: Record, memory: list[int]) -> None:
+        """O1: what is taken over is the history up to some moment, and not a later write without an earlier one."""
+        if record.forced or (record.epoch <= self.owner_epoch and node != self.owner):
+            return
+        theirs = {value for _, _, value in self.edits}
+        known = [(extent, value) for extent, value in enumerate(memory) if value in self.line[extent]]
+        newest = max((value for _, value in known if value not in theirs), default=EMPTY)
+        for extent, value in known:
+            line = self.line[extent]
+            missed = [other for other in line[line.index(value) + 1 :] if other < newest]
+            if missed:
+                raise Violation(
+                    f"{node} opens with {newest} and without {missed[0]} in extent {extent}: "
+                    "it lacks what was written before"
+                )
+
     def kept(self, volumes: list[Volume]) -> None:
         """What force gave up, and what others changed, is still on some node, in its tree or set aside."""
         for extent, values in self.losing:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+from orchestrator.mirror.lineage import Joiner, Ruling, Standing
 from orchestrator.model.record import Record, Reign
+from tests.sim import streams
 from tests.sim.edits import SEALED
 from tests.sim.follower import Follower
 from tests.sim.gate import Gate
@@ -14,7 +17,7 @@ from tests.sim.keeper import Keeper
 from tests.sim.launcher import Launcher
 from tests.sim.session import Frame, Session
 from tests.sim.streams import Streams
-from tests.sim.volume import Volume
+from tests.sim.volume import EXTENTS, Volume
 from tests.support.rules_off import Switch, patched
 
 # --- S1: a write goes before its log entry -----
@@ -103,6 +106,49 @@ def _log_for_the_source(self: Follower, frame: Frame) -> None:
         volume.logs[name] &= log
 
 
+# --- O1: a member is copied into, O3: a sync begins before what is before it, O4 and O5: another order -----
+
+_judge = streams.judge
+
+
+def _copy_into_a_member(record: Record, here: Standing, joiner: Joiner, **known: Any) -> Ruling:
+    return _judge(replace(record, in_sync=record.in_sync - {joiner.node}), here, joiner, **known)
+
+
+def _sync_too_early(self: Follower, frame: Frame) -> None:
+    volume = self.host.volume
+    if frame.kind != "sync":
+        self.early = list(volume.memory), list(volume.dirty)  # type: ignore[attr-defined]
+        _apply(self, frame)
+        return
+    memory, dirty = getattr(self, "early", ([], [0] * EXTENTS))
+    sync_s = self.keeper.sync_s()
+    self.world.after(sync_s, self.host, self._member_synced, self.incoming, frame, memory, dirty)
+
+
+def _apply_the_next_one_first(self: Follower, frame: Frame) -> None:
+    held: Frame | None = getattr(self, "held", None)
+    self.held = None  # type: ignore[attr-defined]
+    if held is None and frame.kind == "write":
+        self.held = frame  # type: ignore[attr-defined]
+        return
+    if held is not None and held.extent == frame.extent:
+        _apply(self, held)
+        held = None
+    _apply(self, frame)
+    if held is not None and self.incoming is not None:
+        _apply(self, held)
+
+
+def _merge_over_points(self: Streams, frame: Frame) -> None:
+    if frame.kind == "write":
+        for earlier in reversed(self.kept):
+            if earlier.kind == "write" and earlier.extent == frame.extent:
+                earlier.value = frame.value
+                break
+    _change(self, frame)
+
+
 # --- G1: a reign is not in the lineage, G4: nothing is set aside -----
 
 _add_reign = Volume.add_reign
@@ -181,6 +227,10 @@ COPIES_OFF: dict[str, Switch] = {
     "S6 the returner's log is forgotten when the copy begins": _off(Streams, "unite", _unite_and_forget),
     "S7 a copied block is queued later than it was read": _off(Streams, "change", _queue_later),
     "S8 a follower keeps no log for the third node": _off(Follower, "_apply", _log_for_the_source),
+    "O1 a member is copied into": _off(streams, "judge", _copy_into_a_member),
+    "O3 a sync begins before what is before it": _off(Follower, "_apply", _sync_too_early),
+    "O4 an operation overtakes another one": _off(Follower, "_apply", _apply_the_next_one_first),
+    "O5 a write is merged into one before a durable point": _off(Streams, "change", _merge_over_points),
     "G1 a reign is not in the lineage": _off(Volume, "add_reign", _add_the_first_reign),
     "G4 nothing is set aside": _off(Volume, "keep_aside", _keep_nothing),
     "F1 the mark is set at the next start": _off(Volume, "findings", _mark_at_the_start),

@@ -27,6 +27,8 @@ HARM = re.compile(
             "forgets whom its bid",
             "and no node has them",
             "streamed to as if it were equal",
+            "lacks what was written before",
+            "opens with half a copy",
             "epoch \\d+ after \\d+",
         )
     )

@@ -32,6 +32,7 @@ class Volume:
         "memory",
         "stamps",
         "times",
+        "torn",
         "touched",
         "trust",
         "unseen",
@@ -68,6 +69,8 @@ class Volume:
         """Changed by others, and nobody has looked since; no node knows this either."""
         self.touched = True
         """Something changed that the invariants look at."""
+        self.torn = False
+        """A power cut kept any subset of what was not synced, so this is no moment of the history (O2)."""
 
     def put(self, extent: int, value: int) -> None:
         """Change the page cache, after the logs name the extent durably (S1, S8)."""
@@ -96,6 +99,7 @@ class Volume:
 
     def lose_power(self, chance: random.Random) -> None:
         """Any subset of what was not synced is kept."""
+        self.torn = self.torn or self.memory != self.disk
         for extent in range(EXTENTS):
             if self.dirty[extent] > self.flushed[extent] and chance.random() < 0.5:
                 self.disk[extent] = self.memory[extent]
@@ -126,6 +130,7 @@ class Volume:
 
     def forget(self) -> None:
         """What the page cache held is gone; the disk is what there is."""
+        self.torn = self.torn or self.memory != self.disk
         self.touched = True
         self.memory = list(self.disk)
         self.times = list(self.disk_times)
