@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, NamedTuple
 
-from orchestrator.model.config import SlowPeerConfig
+from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from orchestrator.model.names import Instant
 
 ANSWERS: Final = 5
@@ -53,7 +53,7 @@ class Answer(NamedTuple):
 class Pace:
     """One other node's pace, as its primary sees it; learns answers, and is looked at now and then."""
 
-    policy: SlowPeerConfig = SlowPeerConfig()
+    policy: SlowPeerConfig = TOLD_ONLY
     answers: tuple[Answer, ...] = ()
     usual_s: float = 0.0
     """Of its answers that were not slow; 0: none is known."""
@@ -70,10 +70,9 @@ class Pace:
         return min(SLOW_S, max(FLOOR_S, USUAL_TIMES * self.usual_s)) if self.usual_s else SLOW_S
 
     @property
-    def median_s(self) -> float:
-        """Of the last answers."""
-        took = sorted(answer.took_s for answer in self.answers)
-        return took[len(took) // 2] if took else 0.0
+    def longest_s(self) -> float:
+        """Of the last answers that were slow."""
+        return max((answer.took_s for answer in self.answers if answer.slow), default=0.0)
 
     def answered(self, now: Instant, took_s: float, own_s: float | None) -> Pace:
         """A durable point is on its disk. `own_s`: what it took on this node; None: that is still at it."""
@@ -82,9 +81,7 @@ class Pace:
         if not slow:
             usual_s = usual_s + _WEIGHT * (took_s - usual_s) if usual_s else took_s
         answers = (*self.answers, Answer(took_s, slow))[-ANSWERS:]
-        return replace(
-            self, answers=answers, usual_s=usual_s, slow_at=now if slow else self.slow_at
-        )
+        return replace(self, answers=answers, usual_s=usual_s, slow_at=now if slow else self.slow_at)
 
     def looked_at(self, now: Instant, waited_s: float, own_s: float | None) -> tuple[Pace, Finding | None]:
         """What is new, told once. `waited_s`: how long an answer is awaited that has not come; 0: none is."""
@@ -105,7 +102,7 @@ class Pace:
         """Whether a node that lacks nothing is fast enough to be waited for again."""
         if self.given_up_at is None:
             return True
-        rest_s = min(REST_S * 2 ** (self.given_up - 1), REST_MAX_S)
+        rest_s = min(REST_S * (1 << (self.given_up - 1)), REST_MAX_S)
         return now - max(self.given_up_at, self.slow_at or self.given_up_at) >= rest_s
 
     def _is_slow(self, took_s: float, own_s: float | None) -> bool:

@@ -101,8 +101,7 @@ COPIES: Final[Mapping[str, Code]] = {
     "HF4021": Code(
         "peer is slow",
         "Synced writes take long to be on another node's disk, several times what is usual or more than a "
-        "second, and this node's own disk is not what they wait for. The node lives, and the application waits "
-        "for it at every synced write.",
+        "second, while this node's own disk is faster. The node lives, and each synced write waits for it.",
         "Look at that node's disk and at the network between. `slow_peer: {after: 5s, do: drop}` in the file "
         "lets the primary go on without such a node until it is fast again.",
     ),

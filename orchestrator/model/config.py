@@ -123,6 +123,10 @@ class SlowPeerConfig:
     """`drop`: the primary goes on without it, and takes it in again by a resync once it is fast."""
 
 
+TOLD_ONLY = SlowPeerConfig()
+"""What a slow peer costs by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class MirrorConfig:
     """One mirror module."""
@@ -140,7 +144,7 @@ class MirrorConfig:
     on_link_loss: Literal["move", "stay"] = "move"
     overlap: Literal["brief", "none"] = "brief"
     ack: Literal["disk", "memory"] = "disk"
-    slow_peer: SlowPeerConfig = SlowPeerConfig()
+    slow_peer: SlowPeerConfig = TOLD_ONLY
     cache: Literal["through", "writeback"] = "through"
     restarts_max: int = 3
     restarts_window_s: float = 86400.0

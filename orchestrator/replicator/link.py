@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from orchestrator.host.tls import peer_name
 from orchestrator.mirror.frames import Decoder, Frame, HandshakeRejected, Kind, WireFault
-from orchestrator.model.config import SlowPeerConfig
+from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
 
@@ -42,7 +42,7 @@ class LinkSettings:
     """The most that all copies together may send; 0: no bound. Live changes do not count."""
     ack: str = "disk"
     """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
-    slow_peer: SlowPeerConfig = SlowPeerConfig()
+    slow_peer: SlowPeerConfig = TOLD_ONLY
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
 

@@ -405,7 +405,7 @@ class PeerLink:
             self._tell("peer_fast_again")
         elif finding is Finding.GIVE_UP and self.peer in self._primary.required:
             after_s = self._settings.slow_peer.after_s
-            why = f"slow for {after_s:g} s, now {facts['took_s']:.1f} s for a synced write"
+            why = f"slow for {after_s:g} s, up to {facts['took_s']:.1f} s for a synced write"
             self._outbox.detach(self.peer)
             self._broken_at = None
             self._primary.lost(self.peer, why)
@@ -433,9 +433,7 @@ class PeerLink:
         plan = CopyPlan(ruling.full, ruling.why)
         self._copy_target = 0
         self.flushed = 0
-        copier = Copier(
-            primary, self.peer, self.ask, plan, lambda: self._copied(copier), self._copy_failed
-        )
+        copier = Copier(primary, self.peer, self.ask, plan, lambda: self._copied(copier), self._copy_failed)
         self._copier = copier
         return self._outbox.attach(self.peer, Kind.COPY_BEGIN, json.dumps(begin).encode())
 

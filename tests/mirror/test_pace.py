@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.mirror import pace
 from orchestrator.mirror.pace import Finding, Pace
-from orchestrator.model.config import SlowPeerConfig
+from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from orchestrator.model.names import Instant
 
 FAST, SLOW = 0.005, 1.5
@@ -17,7 +17,7 @@ DROP = SlowPeerConfig(after_s=5.0, do="drop")
 class Peer:
     """Another node, seen from its primary; one second passes between two durable points, and their time."""
 
-    policy: SlowPeerConfig = SlowPeerConfig()
+    policy: SlowPeerConfig = TOLD_ONLY
     now: float = 100.0
     told: list[Finding] = field(default_factory=list)
 

@@ -86,7 +86,5 @@ class Trust:
             return frozenset(range(len(times)))
         end = self.booted_at if self.noted is None else self.noted + SLACK_S
         return frozenset(
-            at
-            for at, time in enumerate(times)
-            if time > self.marked and not (time <= end and at in logged)
+            at for at, time in enumerate(times) if time > self.marked and not (time <= end and at in logged)
         )

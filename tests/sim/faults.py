@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from orchestrator.model.orders import Leave, Promote, Restart, Start, Stop, Swap
 from tests.sim.cluster import Cluster, link
+from tests.sim.edits import MOUNTED, SEALED
 from tests.sim.host import Host
 from tests.sim.register import WITNESS
 from tests.sim.volume import EXTENTS
@@ -209,14 +210,17 @@ class Storm:
             self.world.after(0.1, host, self._change, host, "after a power cut")
 
     def _edit_when_stopped(self, host: Host, looks: int) -> None:
-        if host.keeper is None and host.agent.node is not None:
+        if host.keeper is None and host.volume.trust.kind == SEALED:
             self._change(host, "after a stop")
         elif looks:
             self.world.after(1.0, host, self._edit_when_stopped, host, looks - 1)
 
     def _change(self, host: Host, when: str) -> None:
         chance, volume = self.world.random, host.volume
+        noted = volume.trust.noted or 0.0
         if host.keeper is not None or host.disk_bad or not volume.lineage:
+            return
+        if volume.trust.kind == MOUNTED and self.world.now < noted + EDIT_AFTER_S:
             return
         self.world.fault(f"edit {when}", host.name)
         extent = chance.randrange(EXTENTS)

@@ -38,7 +38,7 @@ class Ghost:
         self.edits: list[tuple[int, set[int], int]] = []
         """Of others, by extent: what was there, and what they wrote over it."""
         self.losing: list[tuple[int, set[int]]] = []
-        """By extent: what clients were told or could read when force gave it up, or what somebody else wrote."""
+        """By extent: what clients could read when force gave it up, or what somebody else wrote."""
 
     def write(self, node: str, extent: int, over: int) -> int:
         """The application on this node overwrites a value; gives the new one."""
@@ -121,7 +121,7 @@ class Ghost:
         return values
 
     def is_a_moment(self, node: str, record: Record, memory: list[int]) -> None:
-        """O1: what is taken over is the history up to some moment, and not a later write without an earlier one."""
+        """O1: what is taken over is the history up to some moment; no later write without an earlier one."""
         if record.forced or (record.epoch <= self.owner_epoch and node != self.owner):
             return
         theirs = {value for _, _, value in self.edits}

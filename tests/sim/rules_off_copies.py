@@ -45,7 +45,9 @@ def _clear_when_ready(self: Streams, session: Session, applied: int, durable: in
     was_ready = session.ready
     _confirmed(self, session, applied, durable)
     if session.alive and session.ready and not was_ready:
-        self.host.volume.retire(session.target.host.name, set(self.host.volume.logs[session.target.host.name]))
+        self.host.volume.retire(
+            session.target.host.name, set(self.host.volume.logs[session.target.host.name])
+        )
 
 
 # --- S4: a start begins with empty logs -----
@@ -106,7 +108,7 @@ def _log_for_the_source(self: Follower, frame: Frame) -> None:
         volume.logs[name] &= log
 
 
-# --- O1: a member is copied into, O3: a sync begins before what is before it, O4 and O5: another order -----
+# --- O1: a member is copied into, O3: a sync begins before what is before it, O4: another order -----
 
 _judge = streams.judge
 
@@ -138,15 +140,6 @@ def _apply_the_next_one_first(self: Follower, frame: Frame) -> None:
     _apply(self, frame)
     if held is not None and self.incoming is not None:
         _apply(self, held)
-
-
-def _merge_over_points(self: Streams, frame: Frame) -> None:
-    if frame.kind == "write":
-        for earlier in reversed(self.kept):
-            if earlier.kind == "write" and earlier.extent == frame.extent:
-                earlier.value = frame.value
-                break
-    _change(self, frame)
 
 
 # --- G1: a reign is not in the lineage, G4: nothing is set aside -----
@@ -230,7 +223,6 @@ COPIES_OFF: dict[str, Switch] = {
     "O1 a member is copied into": _off(streams, "judge", _copy_into_a_member),
     "O3 a sync begins before what is before it": _off(Follower, "_apply", _sync_too_early),
     "O4 an operation overtakes another one": _off(Follower, "_apply", _apply_the_next_one_first),
-    "O5 a write is merged into one before a durable point": _off(Streams, "change", _merge_over_points),
     "G1 a reign is not in the lineage": _off(Volume, "add_reign", _add_the_first_reign),
     "G4 nothing is set aside": _off(Volume, "keep_aside", _keep_nothing),
     "F1 the mark is set at the next start": _off(Volume, "findings", _mark_at_the_start),

@@ -151,7 +151,9 @@ class Streams:
         if old is not None:
             old.source.end(old, "replaced")
         if session.copying is None and other.host.volume.edited:
-            raise Violation(f"{other.host.name} was changed by others, and is streamed to as if it were equal")
+            raise Violation(
+                f"{other.host.name} was changed by others, and is streamed to as if it were equal"
+            )
         self.sessions[other.host.name] = session
         other.begin(session, self.keeper.stream)
         self.world.note(f"stream {self.host.name}-{other.host.name} {session.copying}")

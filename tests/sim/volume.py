@@ -95,7 +95,9 @@ class Volume:
                 self.flushed[extent] = dirty[extent]
                 stamps = self.stamps[extent]
                 self.disk_times[extent] = stamps.get(dirty[extent], self.disk_times[extent])
-                self.stamps[extent] = {version: at for version, at in stamps.items() if version > dirty[extent]}
+                self.stamps[extent] = {
+                    version: at for version, at in stamps.items() if version > dirty[extent]
+                }
 
     def lose_power(self, chance: random.Random) -> None:
         """Any subset of what was not synced is kept."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.model.orders import Start, Stop
+from orchestrator.model.orders import Leave, Start, Stop
 from tests.stories.shop import Shop
 
 WAYS = ("after a crash", "after a power cut", "after a stop")
@@ -22,7 +22,7 @@ def goes_down(shop: Shop, name: str, how: str) -> None:
             shop.comes_back(name)
             shop.passes(0.05)  # before anything of ours has started
         case _:
-            assert shop.order(name, Stop()) == ""
+            assert shop.order(name, Leave() if shop.role(name) == "SECOND" else Stop()) == ""
             shop.waits_until(lambda: shop.hosts[name].keeper is None)
     assert shop.hosts[name].keeper is None
 

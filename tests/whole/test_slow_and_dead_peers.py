@@ -1,4 +1,4 @@
-"""What a writer feels of its peer: a dead one for a moment, a slow one as long as it is slow; and `ack: memory`."""
+"""What a writer feels of a dead peer and of a slow one, and what a power cut takes with `ack: memory`."""
 
 from __future__ import annotations
 
