@@ -6,7 +6,8 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -18,6 +19,8 @@ from orchestrator.model.names import ClusterName, ModuleName, NodeName
 
 FORWARD, BACK, BULK = "forward", "back", "bulk"
 
+Look = tuple[float, Callable[[], None]]
+"""Every so many seconds; raises ConnectionLost when it is over."""
 _READ_BYTES: Final = 1 << 18  # several frames of a busy stream at once; more gained nothing
 
 
@@ -73,16 +76,34 @@ class Connection:
         self._arrivals = select.poll()
         self._arrivals.register(tls, select.POLLIN)
 
-    def send(self, data: bytes, timeout_s: float | None = None) -> None:
+    def send(self, data: bytes, timeout_s: float | None = None, look: Look | None = None) -> None:
+        """`look`: how often to look whether the other side lives while it takes nothing, and at what."""
         with self._in_use:
             try:
                 self._check_open()
+                if look is not None:
+                    self._send_and_look(memoryview(data), timeout_s, *look)
+                    return
                 self._set_timeout(timeout_s)
                 sent = self._tls.send(data)
                 if sent < len(data):
                     self._tls.sendall(memoryview(data)[sent:])
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+
+    def _send_and_look(
+        self, left: memoryview, timeout_s: float | None, every_s: float, look: Callable[[], None]
+    ) -> None:
+        self._set_timeout(every_s)
+        taken_at = time.monotonic()
+        while left:
+            try:
+                left = left[self._tls.send(left) :]
+                taken_at = time.monotonic()
+            except TimeoutError:
+                if timeout_s is not None and time.monotonic() - taken_at >= timeout_s:
+                    raise
+                look()  # what was begun is sent again with the same bytes, as OpenSSL wants it
 
     def receive(self, timeout_s: float | None) -> list[Frame]:
         """At least one frame; ConnectionLost when nothing whole came for so long."""

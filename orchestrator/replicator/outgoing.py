@@ -84,7 +84,8 @@ class PeerLink:
         self._connections: list[Connection] = []
         self._bulk: Connection | None = None
         self._bulk_lock = threading.Lock()
-        self._forward: Connection | None = None
+        self._forward: tuple[Connection, Connection] | None = None
+        """The way there, and the one back, while they may be used."""
         self._sending = threading.Lock()
         self._sent_at = 0.0
         self._heard_at = 0.0
@@ -264,7 +265,7 @@ class PeerLink:
             self._tell_ready_if_joining()
         reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
         reader.start()
-        self._forward = forward
+        self._forward = forward, back
         try:
             self._send_on(forward, back)
         finally:
@@ -282,9 +283,8 @@ class PeerLink:
             )
             with self._sending:
                 is_due = time.monotonic() - self._sent_at >= pace_s
-                self._send_batch(forward, frames.encode(Kind.ALIVE) if is_due else b"")
-            if self._patience_s() <= 0 and not self._is_late(back):
-                raise ConnectionLost(f"silent for {self._settings.silence_s} s while asked")
+                self._send_batch(forward, back, frames.encode(Kind.ALIVE) if is_due else b"")
+            self._check_silence(back)
             if self._hurried:
                 self.hurry()
 
@@ -294,11 +294,15 @@ class PeerLink:
             return self._settings.silence_s
         return max(0.0, self._asked_at + self._settings.silence_s - time.monotonic())
 
+    def _check_silence(self, back: Connection) -> None:
+        if self._patience_s() <= 0 and not self._is_late(back):
+            raise ConnectionLost(f"silent for {self._settings.silence_s} s while asked")
+
     def _is_late(self, back: Connection) -> bool:
         """Whether this process was: what has come and was not taken in yet is an answer too."""
         return back.has_arrived() or self._stopped.wait(_READER_S) or self._patience_s() > 0
 
-    def _send_batch(self, forward: Connection, otherwise: bytes) -> None:
+    def _send_batch(self, forward: Connection, back: Connection, otherwise: bytes) -> None:
         """What is queued, at most one batch of it. Held: `_sending`, so that batches leave in order."""
         data = self._outbox.take(self.peer)
         if data is None:
@@ -306,8 +310,9 @@ class PeerLink:
         if data or otherwise:
             if self._heard_at >= self._asked_at:
                 self._asked_at = time.monotonic()
-            # A receiver that takes nothing for so long shows in its acknowledgements before.
-            forward.send(data or otherwise, self._settings.ack_timeout_s)
+            # A receiver that takes nothing for so long shows in its acknowledgements; a dead one by its silence.
+            look = LIFE_SIGN * self._settings.silence_s, lambda: self._check_silence(back)
+            forward.send(data or otherwise, self._settings.ack_timeout_s, look)
             self._sent_at = time.monotonic()
         if self._outbox.is_behind(self.peer):
             self._hurried = True  # more than one batch: whoever sends goes on
@@ -318,9 +323,9 @@ class PeerLink:
         while self._hurried and self._sending.acquire(blocking=False):
             try:
                 self._hurried = False
-                forward = self._forward
-                if forward is not None:
-                    self._send_batch(forward, b"")
+                connections = self._forward
+                if connections is not None:
+                    self._send_batch(*connections, b"")
             except ConnectionLost:
                 return  # the link's own thread finds out, and ends the session
             finally:
