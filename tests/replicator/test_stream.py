@@ -333,6 +333,27 @@ def test_a_silent_cut_of_a_stream_at_rest_is_found_by_itself(pair: Pair, relayed
     eventually(lambda: pair.said("member_lost") != [], 20)
 
 
+def test_whoever_sends_to_a_dead_member_is_held_no_longer_than_any(pair: Pair, relayed: Relay) -> None:
+    assert pair.live is not None
+    assert pair.primary is not None
+    assert pair.follower is not None
+    silence_s = pair.follower.settings.silence_s
+    pair.live.create("file")
+    link = pair.primary._links[LYON]
+    relayed.takes.clear()
+    with link._sending:  # what is queued is the next one's to send
+        for number in range(24):
+            pair.live.write("file", number << 20, bytes(1 << 20))
+        begin = time.monotonic()
+        sender = threading.Thread(target=pair.primary.hurry)
+    sender.start()
+    sender.join(10)
+    assert not sender.is_alive()
+    eventually(lambda: pair.said("member_lost") != [], 10)
+    # Until the connection's own end the socket would have held it for five times as long.
+    assert time.monotonic() - begin < 3.5 * silence_s
+
+
 def test_a_flush_that_overtakes_an_earlier_point_is_told_once_that_one_is_done(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,9 +220,10 @@ def test_a_story_that_breaks_a_promise_would_be_noticed() -> None:
 def test_a_take_over_that_has_a_later_write_and_lacks_an_earlier_one_would_be_noticed() -> None:
     shop = Shop()
     shop.saves("a")
+    shop.cuts("a", "b")
     shop.writes("a", 1)
     later = shop.writes("a", 0)
-    shop.loses_power("a")  # before either has reached the other node
+    shop.loses_power("a")
     there = shop.hosts["b"].volume
     there.memory[0] = there.disk[0] = later
     with pytest.raises(Violation, match="lacks what was written before"):
