@@ -179,7 +179,15 @@ def test_a_copy_that_ended_before_its_first_frame_is_not_taken_for_complete(
     pair: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the primary's stream the peer had heard, and of nothing in it."""
-    (pair.trees[PARIS] / "old").write_bytes(b"from before")
+    pair.begin()
+    assert pair.live is not None
+    assert pair.primary is not None
+    pair.primary.flush()
+    pair.stop_follower()
+    eventually(lambda: pair.said("member_lost") != [])
+    pair.primary.take_reign(record(3, LIFE, {PARIS}))
+    pair.live.create("new")
+    pair.live.write("new", 0, b"while it was away")
     send_on, start, cut = PeerLink._send_on, Copier.start, threading.Event()
 
     def cut_at_once(link: PeerLink, *connections: Any) -> None:
@@ -196,12 +204,12 @@ def test_a_copy_that_ended_before_its_first_frame_is_not_taken_for_complete(
 
     def told(event: dict[str, Any]) -> None:
         if event["event"] == "member_ready":
-            lacking.append(not (pair.trees[LYON] / "old").exists())
+            lacking.append(not (pair.trees[LYON] / "new").exists())
         tell(event)
 
-    pair.tell = told  # type: ignore[method-assign]
-    pair.start_follower(ALONE)
-    pair.start_primary(ALONE)
+    pair.primary.tell = told
+    pair.start_follower(record(3, LIFE, {PARIS}))
+    pair.primary.settings.ports[LYON] = pair.port  # type: ignore[index]
     eventually(lambda: lacking != [])
     assert cut.is_set()
     assert lacking == [False]
