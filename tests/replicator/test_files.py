@@ -158,6 +158,21 @@ def test_when_the_own_disk_has_a_durable_point_is_told(mounted: Mounted) -> None
     eventually(lambda: mounted.outlet.synced_here == points)
 
 
+def test_the_first_durable_point_after_a_new_name_names_its_directory(mounted: Mounted) -> None:
+    (mounted.tree / "d").mkdir()
+    with (mounted.tree / "d/a").open("wb") as file:
+        for _ in range(2):
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(mounted.tree / "d/a", mounted.tree / "a")
+        os.fsync(file.fileno())
+    made = [sent.id for sent in mounted.outlet.sent if isinstance(sent, ops.Mkdir)]
+    points = [sent.directories for sent in mounted.outlet.sent if isinstance(sent, ops.Sync)]
+    assert points[:2] == [tuple(made), ()]
+    assert ops.ROOT in points[2]
+
+
 def test_a_closed_gate_answers_held_requests_and_new_writes_with_eio(mounted: Mounted) -> None:
     mounted.outlet.hold = True
     errors: list[int | None] = []
