@@ -60,6 +60,8 @@ class Pace:
     slow_since: Instant | None = None
     slow_at: Instant | None = None
     """When an answer was slow last, or waited for too long."""
+    worst_s: float = 0.0
+    """The longest answer of this time of slowness."""
     given_up: int = 0
     """How often in a row the policy gave it up."""
     given_up_at: Instant | None = None
@@ -69,11 +71,6 @@ class Pace:
         """An answer that takes longer is slow."""
         return min(SLOW_S, max(FLOOR_S, USUAL_TIMES * self.usual_s)) if self.usual_s else SLOW_S
 
-    @property
-    def longest_s(self) -> float:
-        """Of the last answers that were slow."""
-        return max((answer.took_s for answer in self.answers if answer.slow), default=0.0)
-
     def answered(self, now: Instant, took_s: float, own_s: float | None) -> Pace:
         """A durable point is on its disk. `own_s`: what it took on this node; None: that is still at it."""
         slow = self._is_slow(took_s, own_s)
@@ -81,12 +78,13 @@ class Pace:
         if not slow:
             usual_s = usual_s + _WEIGHT * (took_s - usual_s) if usual_s else took_s
         answers = (*self.answers, Answer(took_s, slow))[-ANSWERS:]
-        return replace(self, answers=answers, usual_s=usual_s, slow_at=now if slow else self.slow_at)
+        pace = replace(self, answers=answers, usual_s=usual_s)
+        return pace._slowed(now, took_s) if slow else pace
 
     def looked_at(self, now: Instant, waited_s: float, own_s: float | None) -> tuple[Pace, Finding | None]:
         """What is new, told once. `waited_s`: how long an answer is awaited that has not come; 0: none is."""
         late = self._is_slow(waited_s, own_s)
-        pace = replace(self, slow_at=now) if late else self
+        pace = self._slowed(now, waited_s) if late else self
         if pace._seems_slow(late, waited_s):
             if pace.slow_since is None:
                 return replace(pace, slow_since=now), Finding.SLOW
@@ -94,8 +92,8 @@ class Pace:
                 again = pace.given_up_at is not None and now - pace.given_up_at < FORGOTTEN_S
                 times = pace.given_up + 1 if again else 1
                 return replace(pace, given_up=times, given_up_at=now), Finding.GIVE_UP
-        if pace.slow_since is not None and (pace.slow_at is None or now - pace.slow_at >= CALM_S):
-            return replace(pace, slow_since=None, answers=()), Finding.FAST_AGAIN
+        if pace.slow_since is not None and pace._is_calm(now):
+            return replace(pace, slow_since=None, answers=(), worst_s=0.0), Finding.FAST_AGAIN
         return pace, None
 
     def may_join(self, now: Instant) -> bool:
@@ -104,6 +102,14 @@ class Pace:
             return True
         rest_s = min(REST_S * (1 << (self.given_up - 1)), REST_MAX_S)
         return now - max(self.given_up_at, self.slow_at or self.given_up_at) >= rest_s
+
+    def _slowed(self, now: Instant, took_s: float) -> Pace:
+        lately = self.slow_at is not None and now - self.slow_at < CALM_S
+        return replace(self, slow_at=now, worst_s=max(self.worst_s, took_s) if lately else took_s)
+
+    def _is_calm(self, now: Instant) -> bool:
+        """Who was given up counts as slow until it may be taken in: people see why it is not in sync."""
+        return (self.slow_at is None or now - self.slow_at >= CALM_S) and self.may_join(now)
 
     def _is_slow(self, took_s: float, own_s: float | None) -> bool:
         return own_s is not None and took_s > max(self.limit_s, OWN_TIMES * own_s)

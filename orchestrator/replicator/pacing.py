@@ -68,5 +68,4 @@ class Pacing:
         pace = self._pace
         if pace.slow_since is None:
             return None
-        waited_s = time.monotonic() - self._asked_at if self._point else 0.0
-        return {"took_s": round(max(pace.longest_s, waited_s), 3), "usual_s": round(pace.usual_s, 3)}
+        return {"took_s": round(pace.worst_s, 3), "usual_s": round(pace.usual_s, 3)}

@@ -136,6 +136,8 @@ def test_who_was_given_up_comes_back_once_it_has_been_fast_for_a_while() -> None
     while not peer.may_join():
         peer.answers(FAST)
     assert pace.REST_S <= peer.now - at <= pace.REST_S + 3
+    assert peer.told[2:] == [Finding.FAST_AGAIN], "people see until then why it is not in sync"
+    assert peer.pace.worst_s == 0.0
 
 
 def test_who_is_given_up_again_and_again_stays_away_for_longer_each_time() -> None:
