@@ -33,7 +33,8 @@ SWAP = "swap"
 TAKEOVER = "take-over"
 PROMOTED = "promoted by the operator"
 PROMOTED_OFFLINE = "promoted by the operator without the register"
-MAY_OVERLAP = frozenset({TAKEOVER, PROMOTED, PROMOTED_OFFLINE})
+ORDERED = frozenset({PROMOTED, PROMOTED_OFFLINE})
+MAY_OVERLAP = ORDERED | {TAKEOVER}
 """Reasons of records that are won while another node may still be serving."""
 
 
@@ -71,8 +72,10 @@ def others_end(turn: Turn, record: Record) -> Instant | None:
     serves = record.reason != SWAP and another_serves(mirror)
     if mirror.overlap == "none" and (takeover or serves):
         return turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S)
-    if serves or (takeover and mirror.muted is not True):
+    ordered = record.reason in ORDERED and not all(peer.gone for peer in mirror.peers.values())
+    if serves or ordered or (takeover and mirror.muted is not True):
         # The bid landed late, after we had begun to echo again, perhaps a former agent's: T counts from here.
+        # So it does after an order that waited for nobody's silence: a lease may still live on our last echo.
         return turn.at_the_latest(mirror.timings.detection_s)
     return None
 
