@@ -310,7 +310,7 @@ class PeerLink:
         if data or otherwise:
             if self._heard_at >= self._asked_at:
                 self._asked_at = time.monotonic()
-            # A receiver that takes nothing for so long shows in its acknowledgements; a dead one by its silence.
+            # Who takes nothing for so long shows in its acknowledgements before; who is dead, in its silence.
             look = LIFE_SIGN * self._settings.silence_s, lambda: self._check_silence(back)
             forward.send(data or otherwise, self._settings.ack_timeout_s, look)
             self._sent_at = time.monotonic()

@@ -16,7 +16,7 @@ class Relay:
         self.port = self._listener.getsockname()[1]
         self.swallows = False
         self.takes = threading.Event()
-        """Cleared: it reads nothing either, as a machine does that is gone; whoever sends soon has to wait."""
+        """Cleared: it reads nothing either, as a machine that is gone; whoever sends soon has to wait."""
         self.takes.set()
         self.passed = 0
         """How often something came from whoever dialled."""
