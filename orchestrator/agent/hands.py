@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from orchestrator.agent.heard import of_a_copy, of_two_histories, translated
+from orchestrator.agent.heard import of_a_copy, of_a_slow_peer, of_two_histories, translated
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.pulse import PulseClient
@@ -313,6 +313,10 @@ class Hands:
             self._journal.tell(self.module.name, "HF4006", of_a_copy(message))
             if message.get("set_aside"):
                 self._journal.tell(self.module.name, "HF4016", of_two_histories(message))
+        elif message.get("event") == "peer_slow":
+            self._journal.tell(self.module.name, "HF4021", f"{message['peer']} is {of_a_slow_peer(message)}")
+        elif message.get("event") == "peer_fast_again":
+            self._journal.tell(self.module.name, "HF4022", f"{message['peer']} is fast again")
         event = translated(self.module.name, message)
         if event is not None:
             self._post(event)

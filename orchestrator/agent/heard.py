@@ -22,6 +22,12 @@ def of_two_histories(message: Mapping[str, Any]) -> str:
     return f"{peer} has what this side has not ({verdict}): what differs there is kept aside on {peer}"
 
 
+def of_a_slow_peer(facts: Mapping[str, Any]) -> str:
+    """How long its disk takes for what an application waits for; also for the screen."""
+    usual = f", usually {facts['usual_s'] * 1000:.0f} ms" if facts["usual_s"] else ""
+    return f"slow: up to {facts['took_s']:.1f} s until a synced write is on its disk{usual}"
+
+
 def translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
     """A line of the replicator as an event; None for what is only shown."""
     match message.get("event"):

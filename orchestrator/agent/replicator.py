@@ -73,6 +73,8 @@ class ReplicatorClient:
         self._ticket = 0
         self.progress: dict[str, Mapping[str, Any]] = {}
         """How far the copy to each peer is, while one runs."""
+        self.slow: dict[str, Mapping[str, Any]] = {}
+        """Peers whose disks are slow, as this node sees them while it serves."""
 
     async def adopt(self) -> Mapping[str, Any] | None:
         """The status of a keeper that lives, or None. What a dead one left is the caller's to `uncover`."""
@@ -145,6 +147,7 @@ class ReplicatorClient:
                 self.aside = list(status.get("aside", ()))
                 peers = status.get("peers", {}).items()
                 self.progress = {peer: known["copy"] for peer, known in peers if known.get("copy")}
+                self.slow = {peer: known["slow"] for peer, known in peers if known.get("slow")}
                 return status
             except ProcessUnreachable:
                 await lines.close()
@@ -179,6 +182,8 @@ class ReplicatorClient:
             "cache": module.cache,
             "ack": module.ack,
             "detection_s": config.timing.detection_s,
+            "slow_after_s": module.slow_peer.after_s,
+            "slow_do": module.slow_peer.do,
             "resync_rate": module.resync_rate,
             "resync_workers": module.resync_workers,
             "log": self._log,
@@ -209,6 +214,12 @@ class ReplicatorClient:
             self.progress[message["peer"]] = message
         elif message["event"] in ("member_ready", "member_lost", "stream_down", "stream_up"):
             self.progress.pop(message["peer"], None)
+        elif message["event"] == "peer_slow":
+            self.slow[message["peer"]] = message
+        elif message["event"] == "peer_fast_again":
+            self.slow.pop(message["peer"], None)
+        elif message["event"] == "gate_closed":
+            self.slow.clear()  # only who serves sees it
         if message["event"] == "aside":
             self.aside = list(message["divergences"])
         if message["event"] == "cared" and (waiting := self._tickets.get(int(message["ticket"]))):

@@ -7,6 +7,7 @@ from ipaddress import ip_interface
 from typing import Any
 
 from orchestrator.agent.hands import Hands
+from orchestrator.agent.heard import of_a_slow_peer
 from orchestrator.mirror.state import Mirror, Reach, Register, Stage
 from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.names import NEVER, NodeName
@@ -67,7 +68,8 @@ def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands:
         "serving": False,
     }
     if state is None:
-        return {**entry, "reason": "out of reach", "resync": None}
+        return {**entry, "reason": "out of reach", "resync": None, "slow": None}
+    slow = _slow(mirror, hands, name)
     in_sync = record is not None and name in record.in_sync
     return {
         **entry,
@@ -76,8 +78,9 @@ def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands:
         "epoch": state.epoch,
         "in_sync": in_sync,
         "serving": state.serving and state.role in SERVING,
-        "reason": reason(mirror) if name == mirror.me else "",
+        "reason": reason(mirror) if name == mirror.me else of_a_slow_peer(slow) if slow else "",
         "resync": _resync(hands, name),
+        "slow": slow,
     }
 
 
@@ -86,6 +89,12 @@ def _resync(hands: Hands, name: NodeName) -> Mapping[str, Any] | None:
     if progress is None:
         return None
     return {key: value for key, value in progress.items() if key not in ("event", "module", "peer")}
+
+
+def _slow(mirror: Mirror, hands: Hands, name: NodeName) -> Mapping[str, Any] | None:
+    """How slow the peer is, as the primary sees it; None: it is not, or this node cannot know."""
+    facts = hands.replicator.slow.get(name) if mirror.held is not None else None
+    return facts and {key: facts[key] for key in ("took_s", "usual_s")}
 
 
 def reason(mirror: Mirror) -> str:

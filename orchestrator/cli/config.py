@@ -11,7 +11,7 @@ from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.processes import AGENT_FILE
 from orchestrator.cli.tell import Failure, columns, say
 from orchestrator.model.codes import OK
-from orchestrator.model.config import ClusterConfig
+from orchestrator.model.config import ACK_MEMORY, ClusterConfig
 
 
 @click.group()
@@ -44,12 +44,15 @@ def check(file: str, wish: Wish) -> int:
     modules = len(config.modules)
     head = f"{file}: right; {len(config.nodes)} nodes, {modules} module{'s' * (modules != 1)}"
     tail = f"this machine, as {node}:" if node else "this machine is no node of it: only the file was checked"
+    labels = [f"  {one.name}: {ACK_MEMORY}" for one in config.modules if one.ack == "memory"]
     data = {
         "file": file,
         "node": node,
+        "ack": {one.name: one.ack for one in config.modules},
         "findings": [dict(zip(("verdict", "what", "text"), row, strict=True)) for row in rows],
     }
-    say(wish.form, data, "\n".join([head, tail, *columns(rows, "  ")]), [("verdict", "what", "text"), *rows])
+    table = "\n".join([head, *labels, tail, *columns(rows, "  ")])
+    say(wish.form, data, table, [("verdict", "what", "text"), *rows])
     lacking = [one for one in found if one.verdict == "fail"]
     if lacking:
         raise Failure("HF6007", f"this machine lacks {len(lacking)} of what {file} needs")

@@ -12,6 +12,7 @@ from orchestrator.cli.agent import Agent
 from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.tell import Failure, columns, say, size
 from orchestrator.model.codes import DIFFERS, OK
+from orchestrator.model.config import ACK_MEMORY
 
 REFRESH_S = 0.5
 """Fast enough to see a failover happen, slow enough to read."""
@@ -122,6 +123,8 @@ def _path(path: Data) -> str:
 def _module(module: Data) -> Iterator[str]:
     yield f"{click.style(module['name'], bold=True)} ({module['kind']}): {module['headline']}"
     yield from columns([_node(node) for node in module["nodes"]], "  ")
+    if module.get("ack") == "memory":
+        yield f"  {click.style(ACK_MEMORY, fg='yellow')}"
     for node in module["nodes"]:
         if node.get("resync"):
             yield f"    resync of {node['node']}: {in_words(node['resync'])}"
@@ -196,8 +199,8 @@ def _application(application: Data) -> Iterator[str]:
 
 
 def _rows(data: Data) -> Iterator[tuple[Any, ...]]:
-    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason")
+    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason", "ack")
     for module in data["modules"]:
         for node in module["nodes"]:
             keys = ("node", "role", "phase", "epoch", "in_sync", "serving", "reason")
-            yield (module["name"], *(node.get(key) for key in keys))
+            yield (module["name"], *(node.get(key) for key in keys), module.get("ack"))

@@ -211,6 +211,18 @@ class Resync(Shape):
     rate: Rate = 0
 
 
+class SlowPeer(Shape):
+    after: Seconds = 5.0
+    do: Literal["alert", "drop"] = "alert"
+
+    @field_validator("after")
+    @classmethod
+    def _bearable(cls, value: float) -> float:
+        if not 1 <= value <= 3600:
+            raise ValueError("between 1s, which any disk may take, and 1h")
+        return value
+
+
 class Module(Shape):
     name: Name
     kind: Literal["mirror"]
@@ -225,6 +237,7 @@ class Module(Shape):
     on_link_loss: Literal["move", "stay"] = "move"
     overlap: Literal["brief", "none"] = "brief"
     ack: Literal["disk", "memory"] = "disk"
+    slow_peer: SlowPeer = SlowPeer()
     cache: Literal["through", "writeback"] = "through"
     restarts: Restarts = Restarts()
     resync: Resync = Resync()

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orchestrator.model.config import ACK_MEMORY
+
 MODULE = "orders"
 
 
@@ -135,7 +137,7 @@ class Story:
         self.check("the first start is accepted", done.returncode == 0, last_words(done))
         self.await_true(f"{second} is in sync", lambda: self.role(second) == ("SECOND", "ready"), 40)
         self.await_true(f"{first} is primary", lambda: self.role(first) == ("PRIM", "ready"), 40)
-        self.check("two nodes in sync", True, f"{first} PRIM, {second} SECOND")
+        self.check("two nodes in sync", True, f"{first} PRIM, {second} SECOND{self.label()}")
 
     def serves(self) -> None:
         self.tell(
@@ -246,6 +248,13 @@ class Story:
                 if module["name"] == MODULE and entry["node"] == node:
                     return entry["role"], entry["phase"]
         return "", ""
+
+    def label(self) -> str:
+        """What is to be said beside the module wherever it is shown; mostly nothing."""
+        told = [self.cluster.status(node) or {} for node in self.cluster.nodes]
+        modules = [module for status in told for module in status.get("modules", [])]
+        memory = any(module["name"] == MODULE and module.get("ack") == "memory" for module in modules)
+        return f"; {ACK_MEMORY}" if memory else ""
 
     def roles(self, role: str, phase: str = "") -> int:
         found = [self.role(node) for node in self.cluster.nodes]

@@ -6,6 +6,8 @@ import contextlib
 import socket
 import ssl
 import struct
+import time
+from collections.abc import Callable
 from typing import Final, cast
 
 _READ_BYTES: Final = 1 << 18
@@ -49,6 +51,7 @@ class TlsSocket:
         """The most that one wait for the other side lasts; TimeoutError then. None: as long as it takes."""
         # The kernel's own time-outs: with Python's each call is two, and the interpreter is let go twice.
         seconds = 0.0 if timeout_s is None else max(timeout_s, _SHORTEST_S)
+        self._timeout_s = seconds
         value = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
         for option in (_SO_RCVTIMEO, _SO_SNDTIMEO):
             self._plain.setsockopt(socket.SOL_SOCKET, option, value)
@@ -70,16 +73,16 @@ class TlsSocket:
                 self._send_leaving()
                 return
 
-    def send(self, data: bytes) -> None:
-        """All of it is given to the kernel."""
-        if len(data) <= _WRITE_BYTES:
-            self.session.write(data)
-            self._send_leaving()
-            return
+    def send(self, data: bytes, go_on: Callable[[float], None] | None = None) -> None:
+        """All of it is given to the kernel.
+
+        `go_on`: asked each time that the time-out has passed without the other side taking a byte, with the
+        seconds since it took one; raises to give up. None: the first time is the last.
+        """
         with memoryview(data) as view:
             for at in range(0, len(data), _WRITE_BYTES):
                 self.session.write(view[at : at + _WRITE_BYTES])
-                self._send_leaving()
+                self._send_leaving(go_on)
 
     def receive(self) -> memoryview:
         """What has come, at least a byte; nothing at the end. Only good until the next call."""
@@ -114,12 +117,18 @@ class TlsSocket:
         self._arrived.write(self._raw[:count])
         return count > 0
 
-    def _send_leaving(self) -> None:
-        if self._leaving.pending:
+    def _send_leaving(self, go_on: Callable[[float], None] | None = None) -> None:
+        left = memoryview(self._leaving.read())
+        taken_at = 0.0
+        while left:
             try:
-                self._plain.sendall(self._leaving.read())
+                left = left[self._plain.send(left) :]
+                taken_at = 0.0
             except BlockingIOError as fault:
-                raise TimeoutError("timed out") from fault
+                if go_on is None:
+                    raise TimeoutError("timed out") from fault
+                taken_at = taken_at or time.monotonic() - self._timeout_s
+                go_on(time.monotonic() - taken_at)
 
     def shut(self) -> None:
         """End it at once, whatever another thread does with it: that one's call fails or finds the end."""

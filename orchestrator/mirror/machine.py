@@ -75,6 +75,7 @@ def create(me: NodeName, config: ClusterConfig, module: MirrorConfig, timings: T
         on_register_loss=module.on_register_loss,
         on_link_loss=module.on_link_loss,
         overlap=module.overlap,
+        ack=module.ack,
         peers=MappingProxyType({name: Peer() for name in others}),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.mirror.bids import bid, lease, mute, read, role_under, store
 from orchestrator.mirror.state import Ending, Mirror, Register, Stage
 from orchestrator.mirror.turn import Turn
+from orchestrator.model.config import ACK_MEMORY
 from orchestrator.model.effects import (
     ClaimAddresses,
     CloseGate,
@@ -32,7 +33,8 @@ SWAP = "swap"
 TAKEOVER = "take-over"
 PROMOTED = "promoted by the operator"
 PROMOTED_OFFLINE = "promoted by the operator without the register"
-MAY_OVERLAP = frozenset({TAKEOVER, PROMOTED, PROMOTED_OFFLINE})
+ORDERED = frozenset({PROMOTED, PROMOTED_OFFLINE})
+MAY_OVERLAP = ORDERED | {TAKEOVER}
 """Reasons of records that are won while another node may still be serving."""
 
 
@@ -70,8 +72,10 @@ def others_end(turn: Turn, record: Record) -> Instant | None:
     serves = record.reason != SWAP and another_serves(mirror)
     if mirror.overlap == "none" and (takeover or serves):
         return turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S)
-    if serves or (takeover and mirror.muted is not True):
+    ordered = record.reason in ORDERED and not all(peer.gone for peer in mirror.peers.values())
+    if serves or ordered or (takeover and mirror.muted is not True):
         # The bid landed late, after we had begun to echo again, perhaps a former agent's: T counts from here.
+        # So it does after an order that waited for nobody's silence: a lease may still live on our last echo.
         return turn.at_the_latest(mirror.timings.detection_s)
     return None
 
@@ -93,7 +97,8 @@ def reign_taken(turn: Turn, record: Record) -> None:
     if mirror.stage is Stage.OPENING:
         turn.set(stage=Stage.OVERLAP)
         go_on(turn)
-        turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}")
+        label = f"; {ACK_MEMORY}" if mirror.ack == "memory" else ""
+        turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}{label}")
 
 
 def go_on(turn: Turn) -> None:

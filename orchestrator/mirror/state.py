@@ -122,6 +122,8 @@ class Mirror:
     on_register_loss: Literal["hold", "stop"] = "hold"
     on_link_loss: Literal["move", "stay"] = "move"
     overlap: Literal["brief", "none"] = "brief"
+    ack: Literal["disk", "memory"] = "disk"
+    """For the words about a role that is taken; the gate does the rest."""
 
     # What this node's disk says.
     loaded: bool = False

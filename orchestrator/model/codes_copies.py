@@ -98,6 +98,18 @@ COPIES: Final[Mapping[str, Code]] = {
         "one that follows they are set aside before the primary's are copied over them.",
         "`hafarm divergence show MODULE` lists them; `hafarm divergence release MODULE` if all is well.",
     ),
+    "HF4021": Code(
+        "peer is slow",
+        "Synced writes take long to be on another node's disk, several times what is usual or more than a "
+        "second, while this node's own disk is faster. The node lives, and each synced write waits for it.",
+        "Look at that node's disk and at the network between. `slow_peer: {after: 5s, do: drop}` in the file "
+        "lets the primary go on without such a node until it is fast again.",
+    ),
+    "HF4022": Code(
+        "peer is fast again",
+        "No synced write took long on the other node for ten seconds.",
+        _NOTHING,
+    ),
     "HF4019": Code(
         "comparison under way",
         "This module's copies are compared already; a second comparison would read every disk twice.",

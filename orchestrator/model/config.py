@@ -12,6 +12,8 @@ HEARTBEAT_PORT = 9710  # UDP; ours by habit only, set `ports:` to move it
 CONTROL_PORT = 9701  # TCP, agent to agent
 WITNESS_PORT = 9700  # TCP, node to witness
 REPLICATION_PORT = 9720  # TCP, the first mirror's; the next mirror takes the next number
+ACK_MEMORY = "ack: memory: a power cut of both nodes may lose acknowledged writes"
+"""Beside every module that was configured so, on every screen."""
 
 
 UNFIT_FILE_SYSTEMS: Mapping[str, str] = {
@@ -112,6 +114,20 @@ class VipConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SlowPeerConfig:
+    """What follows when a member's disk is slow; that it is slow is told at once, in any case."""
+
+    after_s: float = 5.0
+    """How long it is borne, where it is not borne for ever."""
+    do: Literal["alert", "drop"] = "alert"
+    """`drop`: the primary goes on without it, and takes it in again by a resync once it is fast."""
+
+
+TOLD_ONLY = SlowPeerConfig()
+"""What a slow peer costs by default."""
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorConfig:
     """One mirror module."""
 
@@ -128,6 +144,7 @@ class MirrorConfig:
     on_link_loss: Literal["move", "stay"] = "move"
     overlap: Literal["brief", "none"] = "brief"
     ack: Literal["disk", "memory"] = "disk"
+    slow_peer: SlowPeerConfig = TOLD_ONLY
     cache: Literal["through", "writeback"] = "through"
     restarts_max: int = 3
     restarts_window_s: float = 86400.0

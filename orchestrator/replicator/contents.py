@@ -294,6 +294,8 @@ class Contents(Namespace):
                 sync(fd)  # which stays open: the kernel closes no file that is asked for something
             except OSError as fault:
                 error = self.fault(fault).errno or errno.EIO
+            if not (error or node.local):
+                self.outlet.synced(sequence)
             held.done(error or (errno.EIO if self.failed else 0))  # never believed after one failure
 
         if node.local:

@@ -6,17 +6,21 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from orchestrator.host.tls import peer_name
 from orchestrator.host.tls_socket import TlsSocket
 from orchestrator.mirror.frames import Decoder, Frame, HandshakeRejected, Kind, WireFault
+from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
 
 FORWARD, BACK, BULK = "forward", "back", "bulk"
+
+Look = tuple[float, Callable[[], None]]
+"""Every so many seconds; raises ConnectionLost when it is over."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class LinkSettings:
     """The most that all copies together may send; 0: no bound. Live changes do not count."""
     ack: str = "disk"
     """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
+    slow_peer: SlowPeerConfig = TOLD_ONLY
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
 
@@ -70,14 +75,30 @@ class Connection:
         self._arrivals = select.poll()
         self._arrivals.register(tls, select.POLLIN)
 
-    def send(self, data: bytes, timeout_s: float | None = None) -> None:
+    def send(self, data: bytes, timeout_s: float | None = None, look: Look | None = None) -> None:
+        """`look`: how often to look whether the other side lives while it takes nothing, and at what."""
         with self._in_use:
             try:
                 self._check_open()
-                self._set_timeout(timeout_s)
-                self._tls.send(data)
+                if look is None:
+                    self._set_timeout(timeout_s)
+                    self._tls.send(data)
+                else:
+                    self._send_and_look(data, timeout_s, *look)
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
+
+    def _send_and_look(
+        self, data: bytes, timeout_s: float | None, every_s: float, look: Callable[[], None]
+    ) -> None:
+        self._set_timeout(every_s)
+
+        def go_on(waited_s: float) -> None:
+            if timeout_s is not None and waited_s >= timeout_s:
+                raise TimeoutError(f"it took nothing for {waited_s:.1f} s")
+            look()
+
+        self._tls.send(data, go_on)
 
     def receive(self, timeout_s: float | None) -> list[Frame]:
         """At least one frame; ConnectionLost when nothing whole came for so long."""

@@ -17,6 +17,7 @@ from orchestrator.host import disk
 from orchestrator.host.reach import processes_inside
 from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import client_context, server_context
+from orchestrator.model.config import SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
@@ -434,6 +435,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         ack_timeout_s=settings.ack_timeout_s,
         copy_bytes_per_s=settings.resync_rate,
         ack=settings.ack,
+        slow_peer=SlowPeerConfig(settings.slow_after_s, settings.slow_do),
     )
 
 

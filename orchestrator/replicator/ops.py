@@ -301,6 +301,10 @@ class Outlet(Protocol):
         when there is none), `callback(EIO)` when the gate was closed meanwhile or is not open. Any thread."""
         ...
 
+    def synced(self, sequence: int) -> None:
+        """The own disk has this durable point, after `when_durable` of it. Waits for nothing. Any thread."""
+        ...
+
 
 class Tree(Protocol):
     """What a copy needs of the primary's live tree, and how it enters the order of the live changes."""

@@ -13,12 +13,14 @@ from typing import Any, Final, Protocol
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
 from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
+from orchestrator.mirror.pace import Finding
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator.copy import Copier
 from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
 from orchestrator.replicator.logs import History
+from orchestrator.replicator.pacing import Pacing
 from orchestrator.replicator.plan import CopyPlan
 from orchestrator.replicator.sender import Source
 from orchestrator.replicator.verify import Verifier
@@ -73,13 +75,17 @@ class PeerLink:
         self.is_up = False
         self.flushed = 0
         self._points_at = (0, 0.0)
+        self.pacing = Pacing(self._settings.slow_peer)
+        self._withheld = False
+        """It lacks nothing, and is too slow to be waited for."""
         self._life = Nonce("")
         self._verdict = ""
         self._stopped = threading.Event()
         self._connections: list[Connection] = []
         self._bulk: Connection | None = None
         self._bulk_lock = threading.Lock()
-        self._forward: Connection | None = None
+        self._forward: tuple[Connection, Connection] | None = None
+        """The way there, and the one back, while they may be used."""
         self._sending = threading.Lock()
         self._sent_at = 0.0
         self._heard_at = 0.0
@@ -89,6 +95,8 @@ class PeerLink:
         """Somebody waits for what is queued."""
         self._copy_target = 0
         self._copier: Copier | None = None
+        self._copying = threading.Lock()
+        """Held while a copy ends: by its last frame, or with its connection."""
         self._why = "not connected yet"
         self._broken_at: float | None = None
         self._delay_s = 0.0
@@ -122,6 +130,7 @@ class PeerLink:
             "verdict": self._verdict,
             "why": self._why,
             "copy": self._copier.progress() if self._copier else None,
+            "slow": self.pacing.facts(),
         }
 
     # --- one session after the other -----------------------------------------------------------------------
@@ -147,9 +156,12 @@ class PeerLink:
             connection.close()
         self._connections = []
         self._bulk = None
-        if self._copier is not None:
-            self._copier.cancel()
-            self._copier = None
+        with self._copying:
+            copier, self._copier = self._copier, None
+        if copier is not None:
+            copier.cancel()
+            # It is begun anew, whatever of it is queued: the peer may not even know that one began.
+            self._outbox.detach(self.peer)
         if self.is_up:
             self.is_up = False
             self._broken_at = time.monotonic()
@@ -244,6 +256,7 @@ class PeerLink:
         self.is_up = True
         self._broken_at = None
         self._points_at = (0, time.monotonic())
+        self.pacing.forget()
         self._heard_at = time.monotonic()
         self._tell("stream_up")
         if self._copier is not None:
@@ -252,7 +265,7 @@ class PeerLink:
             self._tell_ready_if_joining()
         reader = threading.Thread(target=self._read_back, args=(back, forward), daemon=True)
         reader.start()
-        self._forward = forward
+        self._forward = forward, back
         try:
             self._send_on(forward, back)
         finally:
@@ -270,9 +283,8 @@ class PeerLink:
             )
             with self._sending:
                 is_due = time.monotonic() - self._sent_at >= pace_s
-                self._send_batch(forward, frames.encode(Kind.ALIVE) if is_due else b"")
-            if self._patience_s() <= 0 and not self._is_late(back):
-                raise ConnectionLost(f"silent for {self._settings.silence_s} s while asked")
+                self._send_batch(forward, back, frames.encode(Kind.ALIVE) if is_due else b"")
+            self._check_silence(back)
             if self._hurried:
                 self.hurry()
 
@@ -282,11 +294,15 @@ class PeerLink:
             return self._settings.silence_s
         return max(0.0, self._asked_at + self._settings.silence_s - time.monotonic())
 
+    def _check_silence(self, back: Connection) -> None:
+        if self._patience_s() <= 0 and not self._is_late(back):
+            raise ConnectionLost(f"silent for {self._settings.silence_s} s while asked")
+
     def _is_late(self, back: Connection) -> bool:
         """Whether this process was: what has come and was not taken in yet is an answer too."""
         return back.has_arrived() or self._stopped.wait(_READER_S) or self._patience_s() > 0
 
-    def _send_batch(self, forward: Connection, otherwise: bytes) -> None:
+    def _send_batch(self, forward: Connection, back: Connection, otherwise: bytes) -> None:
         """What is queued, at most one batch of it. Held: `_sending`, so that batches leave in order."""
         data = self._outbox.take(self.peer)
         if data is None:
@@ -294,8 +310,9 @@ class PeerLink:
         if data or otherwise:
             if self._heard_at >= self._asked_at:
                 self._asked_at = time.monotonic()
-            # A receiver that takes nothing for so long shows in its acknowledgements before.
-            forward.send(data or otherwise, self._settings.ack_timeout_s)
+            # Who takes nothing for so long shows in its acknowledgements before; who is dead, in its silence.
+            look = LIFE_SIGN * self._settings.silence_s, lambda: self._check_silence(back)
+            forward.send(data or otherwise, self._settings.ack_timeout_s, look)
             self._sent_at = time.monotonic()
         if self._outbox.is_behind(self.peer):
             self._hurried = True  # more than one batch: whoever sends goes on
@@ -306,9 +323,9 @@ class PeerLink:
         while self._hurried and self._sending.acquire(blocking=False):
             try:
                 self._hurried = False
-                forward = self._forward
-                if forward is not None:
-                    self._send_batch(forward, b"")
+                connections = self._forward
+                if connections is not None:
+                    self._send_batch(*connections, b"")
             except ConnectionLost:
                 return  # the link's own thread finds out, and ends the session
             finally:
@@ -323,6 +340,7 @@ class PeerLink:
                 for frame in arrived:
                     self._heard(frame)
                 self._check_progress()
+                self._look_at_pace()
         except (HafarmError, OSError) as fault:
             if self.is_up and not self._stopped.is_set():
                 self._why = str(fault)
@@ -348,6 +366,7 @@ class PeerLink:
         if progress.points > self._points_at[0] or not self._primary.oldest_held():
             self._points_at = (progress.points, time.monotonic())
         self._primary.acknowledged(self.peer, progress)
+        self._look_at_pace(progress.points)
         if progress.flushed > self.flushed:
             self.flushed = progress.flushed
             self._flushed_to(progress.flushed)
@@ -378,6 +397,27 @@ class PeerLink:
                 self._outbox.detach(self.peer)
                 raise ConnectionLost(f"acknowledged nothing for {waited_s:.1f} s while asked")
 
+    def _look_at_pace(self, reached: int = 0) -> None:
+        """Tell what is new of how fast its disk is; ConnectionLost where the policy waits no longer."""
+        if self._copier is not None:
+            self.pacing.forget()  # durable points wait behind the blocks of a copy, not for the disk
+            return
+        finding = self.pacing.look(reached)
+        facts = self.pacing.facts() or {}
+        if finding is Finding.SLOW:
+            self._tell("peer_slow", **facts)
+        elif finding is Finding.FAST_AGAIN:
+            self._tell("peer_fast_again")
+        elif finding is Finding.GIVE_UP and self.peer in self._primary.required:
+            after_s = self._settings.slow_peer.after_s
+            why = f"slow for {after_s:g} s, up to {facts['took_s']:.1f} s for a synced write"
+            self._outbox.detach(self.peer)
+            self._broken_at = None
+            self._primary.lost(self.peer, why)
+            raise ConnectionLost(why)
+        if self._withheld and self.pacing.may_join():
+            self.tell_ready_if_complete()
+
     # --- the copy ------------------------------------------------------------------------------------------
 
     def _prepare_copy(self, ruling: Ruling) -> int:
@@ -398,10 +438,11 @@ class PeerLink:
         plan = CopyPlan(ruling.full, ruling.why)
         self._copy_target = 0
         self.flushed = 0
-        self._copier = Copier(primary, self.peer, self.ask, plan, self._copied, self._copy_failed)
+        copier = Copier(primary, self.peer, self.ask, plan, lambda: self._copied(copier), self._copy_failed)
+        self._copier = copier
         return self._outbox.attach(self.peer, Kind.COPY_BEGIN, json.dumps(begin).encode())
 
-    def _copied(self) -> None:
+    def _copied(self, copier: Copier) -> None:
         """Everything to copy is in the stream; what follows is the barrier (S9) and the lineage (G3)."""
         primary = self._primary
         primary.flush()
@@ -409,7 +450,9 @@ class PeerLink:
         told = {key: standing[key] for key in ("reigns", "forced")}
         flushed = self._durable_on_both(self._outbox.last).sequence
         done = json.dumps(told | {"flushed": flushed}).encode()
-        self._copy_target = self._outbox.put(Kind.COPY_DONE, done, self.peer)
+        with self._copying:
+            if self._copier is copier:  # else its connection ended, and another copy may be under way
+                self._copy_target = self._outbox.put(Kind.COPY_DONE, done, self.peer, wait=False)
 
     def _copy_failed(self, why: str) -> None:
         self._outbox.detach(self.peer)
@@ -443,7 +486,9 @@ class PeerLink:
 
     def _tell_ready_if_joining(self) -> None:
         record = self._primary.record
-        if record is not None and self.peer not in record.in_sync:
+        joins = record is not None and self.peer not in record.in_sync
+        self._withheld = joins and not self.pacing.may_join()
+        if joins and not self._withheld:
             self._tell("member_ready", life=self._life)
 
     def _tell(self, event: str, **facts: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.model.errors import CorruptState
 
@@ -45,6 +46,8 @@ class Settings:
     ack: str = "disk"
     detection_s: float = 0.5
     ack_timeout_s: float = 5.0
+    slow_after_s: float = 5.0
+    slow_do: Literal["alert", "drop"] = "alert"
     resync_rate: int = 0
     """Bytes a second that copies may send; 0: no bound."""
     resync_workers: int = 6

@@ -95,8 +95,10 @@ class Primary:
             watcher.note(keys)
 
     def hurry(self) -> None:
-        for link in self._links.values():
-            link.hurry()
+        """To those that are waited for: for any other the application must not wait in its own thread."""
+        for peer, link in self._links.items():
+            if peer in self._gate.required:
+                link.hurry()
 
     def made(self, volume: int, inode: int) -> None:
         self.logs.made(volume, inode, self.outbox.last, self.tree.place_of(volume, inode))
@@ -116,6 +118,8 @@ class Primary:
         return forget
 
     def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
+        for link in self._links.values():
+            link.pacing.asked(sequence)
         with self._lock:
             if not self._gate.is_open:
                 number = errno.EIO
@@ -124,6 +128,10 @@ class Primary:
             else:
                 return
         callback(number)
+
+    def synced(self, sequence: int) -> None:
+        for link in self._links.values():
+            link.pacing.synced(sequence)
 
     # --- what the agent orders -----------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import yaml
 from orchestrator.cli.machine import Finding, findings
 from orchestrator.cli.main import COMMANDS, main
 from orchestrator.config.load import load_text
-from orchestrator.model.config import DirectoryConfig
+from orchestrator.model.config import ACK_MEMORY, DirectoryConfig
 from orchestrator.model.names import NodeName
 from orchestrator.model.orders import Leave, Promote, Start, Swap
 from orchestrator.model.report import ModuleState, Phase, Role
@@ -311,6 +311,26 @@ def test_config_check_tells_mistakes_as_compilers_do(hafarm: Hafarm, tmp_path: P
     file.write_text(RIGHT)
     code, out, _ = hafarm("config", "check", str(file))
     assert (code, "right; 2 nodes, 1 module" in out) == (0, True)
+
+
+def test_acknowledgements_from_memory_are_labelled_in_every_form(agent: Played, hafarm: Hafarm) -> None:
+    agent.status_now = copy.deepcopy(STATUS)
+    agent.status_now["modules"][0]["ack"] = "disk"
+    assert "ack:" not in hafarm("status")[1]
+    agent.status_now["modules"][0]["ack"] = "memory"
+    assert f"\n  {ACK_MEMORY}\n" in hafarm("status")[1]
+    assert json.loads(hafarm("status", "-o", "json")[1])["modules"][0]["ack"] == "memory"
+    head, *rows = [line.split("\t") for line in hafarm("status", "-o", "tsv")[1].splitlines()]
+    assert [row[head.index("ack")] for row in rows] == ["memory", "memory"]
+
+
+def test_config_check_labels_acknowledgements_from_memory(hafarm: Hafarm, tmp_path: Path) -> None:
+    file = tmp_path / "hafarm.yaml"
+    file.write_text(RIGHT)
+    assert "ack:" not in hafarm("config", "check", str(file))[1]
+    file.write_text(changed("    vip:", "    ack: memory\n    vip:"))
+    assert f"orders: {ACK_MEMORY}" in hafarm("config", "check", str(file))[1]
+    assert json.loads(hafarm("config", "check", str(file), "-o", "json")[1])["ack"] == {"orders": "memory"}
 
 
 def test_config_check_looks_at_the_machine(hafarm: Hafarm, tmp_path: Path) -> None:

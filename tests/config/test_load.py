@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.config.load import load, load_text, schema
 from orchestrator.config.marks import ConfigRefused
+from orchestrator.model.config import SlowPeerConfig
 from tests.config.words import RIGHT, changed, refused
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +145,16 @@ WRONG = [
         "a variable's name has letters, digits and underscores",
     ),
     ("a sexagesimal time", ("every: 1s", "every: 1:30"), "a time with its unit is needed"),
+    (
+        "a patience that nobody has",
+        ("    vip:", "    slow_peer: {after: 100ms}\n    vip:"),
+        "hafarm.yaml:11:17: modules.0.slow_peer.after: between 1s, which any disk may take, and 1h",
+    ),
+    (
+        "a policy that is none",
+        ("    vip:", "    slow_peer: {do: wait}\n    vip:"),
+        "modules.0.slow_peer.do: Input should be 'alert' or 'drop'",
+    ),
     ("no YAML", ("nodes: [paris, lyon]", "nodes: [paris, lyon"), "hafarm.yaml:"),
 ]
 
@@ -190,3 +201,9 @@ def test_the_schema_knows_every_key_and_refuses_others() -> None:
     made = schema()
     assert made["$defs"]["Module"]["additionalProperties"] is False
     assert set(made["properties"]) == {"cluster", "nodes", "modules"}
+
+
+def test_a_slow_peer_is_told_by_default_and_given_up_by_choice() -> None:
+    assert load_text(RIGHT, "hafarm.yaml").modules[0].slow_peer == SlowPeerConfig(5.0, "alert")
+    text = changed("    vip:", "    slow_peer: {after: 20s, do: drop}\n    vip:")
+    assert load_text(text, "hafarm.yaml").modules[0].slow_peer == SlowPeerConfig(20.0, "drop")

@@ -15,12 +15,16 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.swallows = False
+        self.takes = threading.Event()
+        """Cleared: it reads nothing either, as a machine that is gone; whoever sends soon has to wait."""
+        self.takes.set()
         self.passed = 0
         """How often something came from whoever dialled."""
         self._sockets = [self._listener]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        self.takes.set()
         for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -38,6 +42,7 @@ class Relay:
     def _pass(self, source: socket.socket, target: socket.socket, counted: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                self.takes.wait()
                 self.passed += counted
                 if not self.swallows:
                     target.sendall(data)

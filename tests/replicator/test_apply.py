@@ -274,3 +274,19 @@ def test_random_operations_give_the_same_tree_as_the_system_calls(applier: Appli
         {p.name: (p.read_bytes(), p.stat().st_nlink) for p in place.iterdir()} for place in (twin, tree)
     ]
     assert pictures[0] == pictures[1]
+
+
+def test_a_durable_point_takes_the_directories_along_in_which_the_file_got_names(
+    applier: Applier, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda fd, name=name: synced.append((name, os.fstat(fd).st_ino)))
+    applier.apply(ops.Mkdir(0, 2, ops.ROOT, b"d", 0o755, 0, 0), 1)
+    applier.apply(ops.Create(0, 3, 2, b"f", stat.S_IFREG | 0o644, 0, 0), 2)
+    sync = applier.apply(ops.Sync(0, 3, True, (2,)), 3)
+    assert sync is not None
+    assert synced == []
+    sync()
+    file, directory = (tree / "d/f").stat().st_ino, (tree / "d").stat().st_ino
+    assert synced == [("fdatasync", file), ("fsync", directory)]

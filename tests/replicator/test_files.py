@@ -36,6 +36,7 @@ class Recorder:
         self.names: set[Named] = set()
         self.held: list[Callable[[int], None]] = []
         self.hold = False
+        self.synced_here: list[int] = []
         self._lock = threading.Lock()
 
     def emit(self, operation: Operation) -> int:
@@ -55,6 +56,9 @@ class Recorder:
 
     def hurry(self) -> None:
         pass
+
+    def synced(self, sequence: int) -> None:
+        self.synced_here.append(sequence)
 
     def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
         if self.hold:
@@ -141,6 +145,32 @@ def test_an_fsync_returns_only_when_the_other_disks_have_it(mounted: Mounted) ->
     assert not done.wait(0.1)
     mounted.outlet.held.pop()(0)
     eventually(done.is_set)
+
+
+def test_when_the_own_disk_has_a_durable_point_is_told(mounted: Mounted) -> None:
+    with (mounted.tree / "a").open("wb") as file:
+        file.write(b"x")
+        file.flush()
+        os.fsync(file.fileno())
+    sent = mounted.outlet.sent
+    points = [number for number, operation in enumerate(sent, 1) if isinstance(operation, ops.Sync)]
+    assert len(points) == 1
+    eventually(lambda: mounted.outlet.synced_here == points)
+
+
+def test_the_first_durable_point_after_a_new_name_names_its_directory(mounted: Mounted) -> None:
+    (mounted.tree / "d").mkdir()
+    with (mounted.tree / "d/a").open("wb") as file:
+        for _ in range(2):
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(mounted.tree / "d/a", mounted.tree / "a")
+        os.fsync(file.fileno())
+    made = [sent.id for sent in mounted.outlet.sent if isinstance(sent, ops.Mkdir)]
+    points = [sent.directories for sent in mounted.outlet.sent if isinstance(sent, ops.Sync)]
+    assert points[:2] == [tuple(made), ()]
+    assert ops.ROOT in points[2]
 
 
 def test_a_closed_gate_answers_held_requests_and_new_writes_with_eio(mounted: Mounted) -> None:

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import MemberNotReady
 from orchestrator.replicator import apply
-from orchestrator.replicator.outgoing import ADMISSION_S
+from orchestrator.replicator.outgoing import ADMISSION_S, PeerLink
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.replicator.relay import Relay
 from tests.support.waiting import eventually
@@ -331,6 +331,42 @@ def test_a_silent_cut_of_a_stream_at_rest_is_found_by_itself(pair: Pair, relayed
     at_rest(pair)
     relayed.swallows = True
     eventually(lambda: pair.said("member_lost") != [], 20)
+
+
+def test_whoever_sends_to_a_dead_member_is_held_no_longer_than_any(pair: Pair, relayed: Relay) -> None:
+    assert pair.live is not None
+    assert pair.primary is not None
+    assert pair.follower is not None
+    silence_s = pair.follower.settings.silence_s
+    pair.live.create("file")
+    link = pair.primary._links[LYON]
+    relayed.takes.clear()
+    with link._sending:  # what is queued is the next one's to send
+        for number in range(24):
+            pair.live.write("file", number << 20, bytes(1 << 20))
+        begin = time.monotonic()
+        sender = threading.Thread(target=pair.primary.hurry)
+    sender.start()
+    sender.join(10)
+    assert not sender.is_alive()
+    eventually(lambda: pair.said("member_lost") != [], 10)
+    # Until the connection's own end the socket would have held it for five times as long.
+    assert time.monotonic() - begin < 3.5 * silence_s
+
+
+def test_no_request_sends_to_a_node_that_nobody_waits_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined(pair)
+    assert pair.primary is not None
+    hurried: list[str] = []
+    monkeypatch.setattr(PeerLink, "hurry", lambda link: hurried.append(link.peer))
+    pair.primary.hurry()
+    assert hurried == [LYON]
+    pair.primary.take_reign(record(3, LIFE, {PARIS}))
+    hurried.clear()
+    pair.primary.hurry()
+    assert hurried == []
 
 
 def test_a_flush_that_overtakes_an_earlier_point_is_told_once_that_one_is_done(

@@ -18,7 +18,8 @@ GRACE_S = 6.0
 FULL_FAULTS = 10_000
 """A campaign with so many meets everything that it must; a shorter one is a taste, and may lack the rare."""
 FAULTS = (
-    "agent crash", "agent pause", "clock change", "cut", "cut from the register", "disk error", "heal",
+    "agent crash", "agent pause", "clock change", "cut", "cut from the register", "disk error",
+    "edit after a crash", "edit after a power cut", "edit after a stop", "heal",
     "isolation", "keeper crash", "link lost", "one-way cut", "pause", "power cut", "pulse crash",
     "register lost", "register outage", "register slow and lossy", "replicator crash", "restart",
     "state disk error",
@@ -26,9 +27,11 @@ FAULTS = (
 EVENTS = (
     "accepted", "answer lost after its effect", "bid late", "bid refused", "bid take-over", "bid restart",
     "bid swap", "bid member lost", "bid member joined", "bid promoted by the operator",
-    "bid without an answer", "block copied", "crash between effects", "frame refused", "message cut",
+    "bid without an answer", "block copied", "crash between effects", "edit listed", "edit served",
+    "edit set aside", "frame refused", "message cut",
     "message doubled", "message lost", "refused HF1205", "refused HF1211", "store refused",
     "verdict diverged", "verdict in sync", "verdict in sync, unproven", "verdict target",
+    "verdict target with edits",
     "widening refused",
 )  # fmt: skip
 NEVER_TAKEN = frozenset({"move SECOND-PRIM", "move SECOND-STOP", "move ALONE-STOP"})

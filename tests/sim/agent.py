@@ -72,7 +72,7 @@ class Agent:
         if host.pulse.heart is not None:
             host.pulse.heart.agent_present(Instant(host.heart_now()), True)
             self._pulse_status(host.pulse.heart)
-        if host.keeper is not None:
+        if host.keeper is not None and host.keeper.checked:
             host.launcher.say_status(host.keeper)
         if host.link_down:
             self.tell(LinkLost(self.module, INTERFACE))

@@ -59,7 +59,7 @@ class Cluster:
             memory = self.module.ack == "memory"
             for name in record.in_sync:
                 volume = self.hosts[name].volume
-                holds(name, volume.memory if memory else volume.disk)
+                holds(name, volume, volume.memory if memory else volume.disk)
         if any(host.volume.touched for host in self.hosts.values()):
             self._touched()
 
@@ -68,8 +68,7 @@ class Cluster:
             host.volume.touched = False
         self.logged()
         if self.ghost.losing:
-            volumes = [host.volume for host in self.hosts.values()]
-            self.ghost.kept([v.aside | set(enumerate(v.memory)) | set(enumerate(v.disk)) for v in volumes])
+            self.ghost.kept([host.volume for host in self.hosts.values()])
 
     def _record_changed(self, record: Record) -> None:
         for host in self.hosts.values():
@@ -102,7 +101,10 @@ class Cluster:
                 raise Violation(f"{answering} answer for the address at once")
 
     def logged(self) -> None:
-        """An extent that differs between two nodes is in one of their may-differ logs."""
+        """An extent that differs between two nodes is in one of their may-differ logs.
+
+        Or others changed it, and its node has not looked yet: it follows nobody and serves nobody before.
+        """
         for one in self.names:
             for two in self.names:
                 if one < two:
@@ -112,7 +114,8 @@ class Cluster:
         mine, theirs = one.volume, two.volume
         for extent in range(EXTENTS):
             same = mine.memory[extent] == theirs.memory[extent] and mine.disk[extent] == theirs.disk[extent]
-            if same or extent in mine.logs[two.name] or extent in theirs.logs[one.name]:
+            logged = extent in mine.logs[two.name] or extent in theirs.logs[one.name]
+            if same or logged or extent in mine.unseen or extent in theirs.unseen:
                 continue
             raise Violation(
                 f"extent {extent} differs between {one.name} ({mine.memory[extent]}/{mine.disk[extent]}) and "
@@ -160,13 +163,17 @@ class Cluster:
         host.agent.crash_in = None
         self.world.counts["crash between effects"] += 1
         if power:
-            self.world.fault("power cut", host.name)
-            host.power_off()
-            self.world.after(1.0 + 10 * self.world.random.random(), None, self.revive, host)
+            self.loses_power(host)
         else:
             self.world.fault("agent crash", host.name)
             host.agent.kill()
             self.world.after(0.2 + 3 * self.world.random.random(), None, self.revive, host)
+
+    def loses_power(self, host: Host) -> None:
+        """For some seconds."""
+        self.world.fault("power cut", host.name)
+        host.power_off()
+        self.world.after(1.0 + 10 * self.world.random.random(), None, self.revive, host)
 
     def revive(self, host: Host) -> None:
         """Power and processes are back."""
@@ -311,6 +318,7 @@ class Cluster:
                 host.carrier(True)
             host.disk_slow_s = host.service.application_bad = host.service.address_bad = 0.0
             host.agent.crash_in = None
+            host.look_dies = ""
             if host.frozen:
                 host.thaw()
             if host.agent.frozen:

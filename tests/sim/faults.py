@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 from orchestrator.model.orders import Leave, Promote, Restart, Start, Stop, Swap
 from tests.sim.cluster import Cluster, link
+from tests.sim.edits import MOUNTED, SEALED
 from tests.sim.host import Host
 from tests.sim.register import WITNESS
+from tests.sim.volume import EXTENTS
 
 BURST_S = 12.0
 """Faults of one burst fall into so short a time that each meets the others' consequences."""
 FORGETTING = frozenset({"_power_cut", "_disk_error"})
 """Faults after which a page cache is gone."""
+EDIT_AFTER_S = 2.0
+"""A crash is so long ago that an edit is no write of ours by its time."""
 QUIET_S = 3600.0
 """The mean quiet stretch between two bursts."""
 
@@ -43,6 +47,7 @@ class Storm:
             (self._register_trouble, 6),
             (self._register_loss, 3),
             (self._link_loss, 4),
+            (self._edit, 6),
         )
         if cluster.module.ack == "memory":
             # Two copies in memory do not outlive two power cuts; guarantees.md says so, and a story shows it.
@@ -173,6 +178,57 @@ class Storm:
     def _agent_thaw(self, host: Host, life: int) -> None:
         if host.agent.life == life and host.agent.frozen:
             host.agent.resume()
+
+    # --- somebody else ------------------------------------------------------------------------------------
+
+    def _edit(self, host: Host) -> None:
+        """Nothing of ours covers the files for a while, and somebody changes one of them."""
+        chance, world = self.world.random, self.world
+        if host.keeper is None or not host.keeper.checked or host.frozen or not host.volume.lineage:
+            return
+        drawn = chance.random()
+        if drawn < 0.3 and self.cluster.module.ack == "disk":
+            world.fault("power cut", host.name)
+            host.power_off()
+            world.after(1.0 + 5 * chance.random(), None, self._edit_at_boot, host)
+        elif drawn < 0.7:
+            world.fault("agent crash", host.name)
+            world.fault("keeper crash", host.name)
+            host.agent.kill()
+            host.launcher.kill(tell=False)
+            world.after(EDIT_AFTER_S + chance.random(), host, self._change, host, "after a crash")
+            world.after(EDIT_AFTER_S + 1 + 8 * chance.random(), None, self.cluster.revive, host)
+        else:
+            self.cluster.order(host, chance.choice([Leave(), Stop()]))
+            world.after(1.0, host, self._edit_when_stopped, host, 10)
+            world.after(12.0 + 10 * chance.random(), None, self.cluster.order, host, Start())
+
+    def _edit_at_boot(self, host: Host) -> None:
+        """Before anything of ours has started."""
+        if not host.powered:
+            self.cluster.revive(host)
+            self.world.after(0.1, host, self._change, host, "after a power cut")
+
+    def _edit_when_stopped(self, host: Host, looks: int) -> None:
+        if host.keeper is None and host.volume.trust.kind == SEALED:
+            self._change(host, "after a stop")
+        elif looks:
+            self.world.after(1.0, host, self._edit_when_stopped, host, looks - 1)
+
+    def _change(self, host: Host, when: str) -> None:
+        chance, volume = self.world.random, host.volume
+        noted = volume.trust.noted or 0.0
+        if host.keeper is not None or host.disk_bad or not volume.lineage:
+            return
+        if volume.trust.kind == MOUNTED and self.world.now < noted + EDIT_AFTER_S:
+            return
+        self.world.fault(f"edit {when}", host.name)
+        extent = chance.randrange(EXTENTS)
+        over = {volume.memory[extent], volume.disk[extent]}
+        volume.edit(extent, host.ghost.edit(host.name, extent, over))
+        if chance.random() < 0.3:
+            cut = self.cluster.module.ack == "disk" and chance.random() < 0.5
+            host.look_dies = "power cut" if cut else "crash"
 
     # --- wires --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.model.events import ReignOffered, StreamDown
 from orchestrator.model.record import Record, Reign
 from tests.sim.session import Frame, Session
+from tests.sim.volume import EXTENTS
 
 if TYPE_CHECKING:
     from tests.sim.keeper import Keeper
@@ -159,13 +160,12 @@ class Follower:
             granted = session.source.gate.record
             lineage = session.source.host.volume.lineage
             volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
-            volume.inconsistent = False
-            volume.logs[session.source.host.name].clear()
-        for extent in frame.clean:
-            if volume.dirty[extent] == dirty[extent]:
-                # Of the source alone: whether a third copy is equal is not the source's to say (S8).
-                volume.logs[session.source.host.name].discard(extent)
-                volume.touched = True
+            volume.inconsistent = volume.edited = volume.torn = False
+            volume.retire(session.source.host.name, range(EXTENTS))
+        # Of the source alone: whether a third copy is equal is not the source's to say (S8).
+        clean = [extent for extent in frame.clean if volume.dirty[extent] == dirty[extent]]
+        if clean:
+            volume.retire(session.source.host.name, clean)
         self.keeper.synced_seq = max(self.keeper.synced_seq, frame.seq)
         self._confirm(session)
 

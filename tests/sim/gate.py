@@ -46,13 +46,16 @@ class Gate:
         """What this life of the gate has bid: any of them may land as long as its tag stands."""
         self.turn = 0
         """Counts openings and closings: what was begun before is void after."""
+        self.drained = -1
+        """The turn in which a planned end was done."""
 
     def take(self, record: Record) -> None:
         """TakeReign."""
         if self.keeper.failed:
             self.host.agent.tell(VolumeFailed(self.host.module, self.keeper.failed))
             return
-        self.turn += 1
+        if not self.draining:  # a planned end goes on beside, and says when it is done
+            self.turn += 1
         self.world.after(self.keeper.sync_s(), self.host, self._taken, record, self.turn)
 
     def _taken(self, record: Record, turn: int) -> None:
@@ -74,17 +77,25 @@ class Gate:
             follower.following = follower.admitted = None
         if volume.inconsistent and not record.forced:
             raise Violation(f"{self.host.name} opens with half a copy")
-        volume.inconsistent = False
+        volume.inconsistent = volume.edited = False
         volume.add_reign(record.reign)
         self.record = record
         self.required = record.in_sync
+        if self.drained == turn:
+            # A planned end was under way when this was ordered, and is done: nothing is served any more.
+            self.host.agent.tell(ReignTaken(self.host.module, record))
+            return
         for bid in self.bids:
             if bid.epoch > record.epoch and not bid.in_sync <= self.required:
                 raise Violation(f"{self.host.name} forgets whom its bid for epoch {bid.epoch} names")
         self.open = True
-        self.draining = False
         if opening:
-            self.host.ghost.opens(self.host.name, record, volume.memory, volume.disk)
+            self.draining = False
+            listed = volume.listed & volume.foreign
+            if not volume.torn:
+                self.host.ghost.is_a_moment(self.host.name, record, volume.memory)
+            self.host.ghost.opens(self.host.name, record, volume.memory, volume.disk, listed)
+            volume.torn = False
             self.world.note(f"{self.host.name} gate open {record.epoch}")
             streams.go_on()
         if streams.sessions:
@@ -159,7 +170,8 @@ class Gate:
         equal = {s.target.host.name for s in sessions if s.ready and s.durable >= keeper.seq}
         if volume.memory != volume.disk:
             equal = set()
-        self.open = False
+        self.open = self.draining = False
+        self.drained = turn
         self.points.clear()
         self.host.cluster.held_failed(self.host)
         self.world.note(f"{self.host.name} gate drained {sorted(equal)}")

@@ -39,7 +39,7 @@ class Host:
         self.rated = 1000.0
         # On disk.
         self.stored: tuple[Epoch, bool] = (Epoch(0), False)
-        self.volume = Volume([other for other in cluster.names if other != name])
+        self.volume = Volume([other for other in cluster.names if other != name], lambda: self.world.now)
         # The machine.
         self.boot = 0
         self.powered = False
@@ -48,6 +48,8 @@ class Host:
         self.disk_bad = False
         self.disk_slow_s = 0.0
         self.store_bad = False
+        self.look_dies = ""
+        """How the next look at this copy ends half-way: `crash`, `power cut`, or not at all."""
         self.link_down = False
         # What runs on it.
         self.pulse = Pulse(self)
@@ -75,6 +77,7 @@ class Host:
     def power_on(self) -> None:
         assert not self.powered
         self.powered = True
+        self.volume.boots()
         self.pulse.start()
         self.world.after(0.2 + self.world.random.random(), self, self.agent.start)
 
@@ -90,6 +93,7 @@ class Host:
             self.keeper = None
         self.powered = self.frozen = False
         self.backlog.clear()
+        self.volume.trust.end()
         self.volume.lose_power(self.world.random)
         self.service.end()
         self.service.claim_turn += 1

@@ -27,6 +27,8 @@ class Keeper:
         self.life = life
         self.alive = True
         self.failed = ""
+        self.checked = False
+        """It was looked whether the copy is as it was left; nothing is followed or served before."""
         # Where this copy stands.
         self.stream: Reign | None = None
         self.owns = False
@@ -54,6 +56,7 @@ class Keeper:
 
     def die(self) -> None:
         """The keeper's process is gone, and its replicator with it."""
+        self.host.volume.trust.end()
         self.alive = False
         self.gate.open = False
         self.gate.points.clear()

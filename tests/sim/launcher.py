@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from tests.sim.host import Host
 
 
+LOOK_S = 0.2
+"""What a look at all files takes here: long enough to die in the middle of it."""
+
+
 class Launcher:
     """Starts a keeper, finds it again, stops it, kills it."""
 
@@ -38,7 +42,47 @@ class Launcher:
                 self.host.agent.tell(ReplicatorLost(self.module, "the volume cannot be mounted"))
                 return
             self.host.keeper = Keeper(self.host, self.new_life())
-        self.say_status(self.host.keeper)
+            self.world.after(LOOK_S * self.world.random.random(), self.host, self._look, self.host.keeper)
+        elif self.host.keeper.checked:
+            self.say_status(self.host.keeper)
+
+    def _look(self, keeper: Keeper) -> None:
+        """Whether the copy is as it was left (F2); what is not is kept durably before it is believed (F4)."""
+        if self.host.keeper is not keeper:
+            return
+        volume = self.host.volume
+        if self.host.disk_bad:
+            keeper.failed, keeper.checked = "its files could not be looked through", True
+            self.say_status(keeper)
+            return
+        found = volume.findings()
+        self.world.counts["edit listed"] += len(found)
+        self.first(keeper, found)
+        how, self.host.look_dies = self.host.look_dies, ""
+        if how == "power cut":
+            self.host.cluster.loses_power(self.host)
+        elif how:
+            self.world.fault("keeper crash", self.host.name)
+            self.kill()
+        else:
+            self.world.after(0.01, self.host, self._looked, keeper, found)
+
+    def _looked(self, keeper: Keeper, found: frozenset[int]) -> None:
+        if self.host.keeper is not keeper:
+            return
+        self.then(keeper, found)
+        self.host.volume.unseen.clear()
+        self.host.volume.touched = True
+        keeper.checked = True
+        self.say_status(keeper)
+
+    def first(self, keeper: Keeper, found: frozenset[int]) -> None:
+        """The findings."""
+        self.host.volume.keep(found)
+
+    def then(self, keeper: Keeper, found: frozenset[int]) -> None:
+        """The record of what is ours from now on."""
+        self.host.volume.trust.believe(keeper.life)
 
     def say_status(self, keeper: Keeper) -> None:
         """What a running gate tells an agent that meets it."""
@@ -74,6 +118,8 @@ class Launcher:
         """This keeper ends, if it has not ended already; a volume that failed is mounted anew."""
         if keeper is not None and self.host.keeper is keeper:
             failed = keeper.failed
+            if keeper.checked and not failed:
+                self.host.volume.trust.seal(self.host.volume.times)
             self.kill(tell=False)
             if failed:
                 self.host.volume.forget()
@@ -90,6 +136,6 @@ class Launcher:
 
     def back(self, keeper: Keeper) -> None:
         """A new replicator beneath the same gate: it is found as it stands."""
-        if self.host.keeper is keeper:
+        if self.host.keeper is keeper and keeper.checked:
             self.say_status(keeper)
             keeper.streams.dial_everybody()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from unittest import mock
 
@@ -15,6 +14,7 @@ from tests.sim.gate import Gate
 from tests.sim.host import Host
 from tests.sim.keeper import Keeper
 from tests.sim.launcher import Launcher
+from tests.sim.rules_off_copies import COPIES_OFF
 from tests.sim.session import Frame, Session
 from tests.sim.streams import Streams
 from tests.sim.volume import Volume
@@ -94,20 +94,6 @@ def _lease_too_long(self: Cluster, heart: Heart) -> None:
     heart._timings = replace(heart._timings, lease_s=1.6 * heart._timings.detection_s)
 
 
-# --- the copies: write-ahead, set aside -----
-
-
-def _put_unlogged(self: Volume, extent: int, value: int) -> None:
-    self.memory[extent] = value
-    self.touched = True
-    self.version += 1
-    self.dirty[extent] = self.version
-
-
-def _keep_nothing(self: Volume, extents: Iterable[int]) -> None:
-    return
-
-
 # --- canaries: a disk that is believed before it has anything -----
 
 
@@ -120,6 +106,7 @@ def _applied_is_enough(self: Gate, session: Session) -> int:
 
 
 RULES_OFF: dict[str, Switch] = {
+    **COPIES_OFF,
     "R1 the gate counts on nobody": patched(mock.patch.object(Gate, "settle", _settle_alone)),
     "R1 the gate is not widened": patched(mock.patch.object(Gate, "widen", _widen_nothing)),
     "R2 anybody may bid": patched(*ANYBODY_BIDS),
@@ -134,8 +121,6 @@ RULES_OFF: dict[str, Switch] = {
     "R9 an empty register is created": patched(*EMPTY_IS_CREATED),
     "R10 no sync before the start": patched(mock.patch.object(Keeper, "flush", _no_flush)),
     "the lease outlasts the detection": patched(mock.patch.object(Cluster, "adjust", _lease_too_long)),
-    "S1 a write goes before its log entry": patched(mock.patch.object(Volume, "put", _put_unlogged)),
-    "G4 nothing is set aside": patched(mock.patch.object(Volume, "keep_aside", _keep_nothing)),
     "canary: an fsync reaches no disk": patched(
         mock.patch.object(Volume, "persist", _nothing_reaches_the_disk)
     ),

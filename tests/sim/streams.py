@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from orchestrator.mirror.lineage import Joiner, Verdict, judge
+from orchestrator.mirror.lineage import Joiner, Ruling, Verdict, judge
 from orchestrator.model.events import HandshakeRefused, MemberLost, MemberReady, StreamDown, StreamUp
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Reign
@@ -113,7 +113,7 @@ class Streams:
             # It restarted: it is bid out first, and comes back by delta.
             self.host.agent.tell(MemberLost(self.host.module, name, "it restarted"))
         elif ruling.copy:
-            self._begin_copy(other, ruling.set_aside)
+            self._begin_copy(other, ruling)
         else:
             start = 0 if equal else theirs.seq
             if equal:
@@ -125,22 +125,35 @@ class Streams:
         """The frames from this one on are still here."""
         return seq > self.keeper.seq or (bool(self.kept) and self.kept[0].seq <= seq)
 
-    def _begin_copy(self, other: Follower, set_aside: bool) -> None:
-        """Both sides' logs united (S5), durable here before the first block travels (S6)."""
-        mine = self.host.volume.logs[other.host.name]
-        mine |= other.host.volume.logs[self.host.name]
-        if set_aside:
+    def _begin_copy(self, other: Follower, ruling: Ruling) -> None:
+        mine = self.unite(other)
+        if ruling.verdict is Verdict.EDITED:
+            # Only what was edited is anybody's loss: the rest is merely older than what is here.
+            listed = {extent for extent, _ in other.host.volume.listed}
+            self.world.counts["edit set aside"] += len(mine & listed)
+            other.host.volume.keep_aside(sorted(mine & listed))
+        elif ruling.set_aside:
             self.host.agent.tell(HandshakeRefused(self.host.module, other.host.name, "diverged"))
             other.host.volume.keep_aside(sorted(mine))
         other.host.volume.inconsistent = True
         self.world.counts["copy begun"] += 1
         self._begin(Session(self, other, self.keeper.seq, sorted(mine)), [])
 
+    def unite(self, other: Follower) -> set[int]:
+        """Both sides' logs united (S5), durable here before the first block travels (S6)."""
+        mine = self.host.volume.logs[other.host.name]
+        mine |= other.host.volume.logs[self.host.name]
+        return mine
+
     def _begin(self, session: Session, missing: list[Frame]) -> None:
         other = session.target
         old = other.incoming
         if old is not None:
             old.source.end(old, "replaced")
+        if session.copying is None and other.host.volume.edited:
+            raise Violation(
+                f"{other.host.name} was changed by others, and is streamed to as if it were equal"
+            )
         self.sessions[other.host.name] = session
         other.begin(session, self.keeper.stream)
         self.world.note(f"stream {self.host.name}-{other.host.name} {session.copying}")
@@ -267,12 +280,15 @@ class Streams:
         volume = self.host.volume
         log = volume.logs[session.target.host.name]
         pending = session.copying or ()
-        for extent in sorted(log):
-            if extent in pending or volume.memory[extent] != volume.disk[extent]:
-                continue
-            if session.last.get(extent, session.start) <= session.durable:
-                log.discard(extent)
-                volume.touched = True
+        done = [
+            extent
+            for extent in sorted(log)
+            if extent not in pending
+            and volume.memory[extent] == volume.disk[extent]
+            and session.last.get(extent, session.start) <= session.durable
+        ]
+        if done:
+            volume.retire(session.target.host.name, done)
 
     def _forget_kept(self) -> None:
         """What each member has on disk needs no resending."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from orchestrator.mirror.lineage import Standing
 from orchestrator.model.record import Reign
+from tests.sim.edits import MOUNTED, Trust
 from tests.sim.ghost import EMPTY
 
 EXTENTS = 4
@@ -20,39 +21,70 @@ class Volume:
         "aside",
         "dirty",
         "disk",
+        "disk_times",
+        "edited",
         "flushed",
+        "foreign",
         "inconsistent",
         "lineage",
+        "listed",
         "logs",
         "memory",
+        "stamps",
+        "times",
+        "torn",
         "touched",
+        "trust",
+        "unseen",
         "version",
     )
 
-    def __init__(self, others: list[str]) -> None:
+    def __init__(self, others: list[str], clock: Callable[[], float]) -> None:
         self.memory = [EMPTY] * EXTENTS
         self.disk = [EMPTY] * EXTENTS
         self.version = 0
         self.dirty = [0] * EXTENTS
         """The version at which an extent was last changed in memory."""
         self.flushed = [0] * EXTENTS
+        self.times = [0.0] * EXTENTS
+        """When an extent was last changed in memory, by the file system's own clock."""
+        self.disk_times = [0.0] * EXTENTS
+        self.stamps: list[dict[int, float]] = [{} for _ in range(EXTENTS)]
+        """The times of the versions that no disk has yet."""
         self.lineage: list[Reign] = []
         self.logs: dict[str, set[int]] = {name: set() for name in others}
         self.aside: set[tuple[int, int]] = set()
-        """What a diverged copy held before it was overwritten: kept until an operator releases it."""
+        """What a copy that lost held before it was overwritten: kept until an operator releases it."""
         self.inconsistent = False
         """A copy into it began and did not end: durable."""
+        self.trust = Trust(clock)
+        """What is known to be ours in it."""
+        self.edited = False
+        """It was found to be changed by others, and neither served nor was overwritten since: durable."""
+        self.listed: set[tuple[int, int]] = set()
+        """What was found so: durable, for people to see."""
+        self.foreign: set[tuple[int, int]] = set()
+        """What others made of it, whether that was found or not; no node knows this."""
+        self.unseen: set[int] = set()
+        """Changed by others, and nobody has looked since; no node knows this either."""
         self.touched = True
         """Something changed that the invariants look at."""
+        self.torn = False
+        """A power cut kept any subset of what was not synced, so this is no moment of the history (O2)."""
 
     def put(self, extent: int, value: int) -> None:
         """Change the page cache, after the logs name the extent durably (S1, S8)."""
         for log in self.logs.values():
             log.add(extent)
+        self._set(extent, value)
+        self.trust.note()
+
+    def _set(self, extent: int, value: int) -> None:
         self.memory[extent] = value
         self.touched = True
         self.version += 1
         self.dirty[extent] = self.version
+        self.times[extent] = self.stamps[extent][self.version] = self.trust.clock()
 
     def persist(self, memory: list[int], dirty: list[int]) -> None:
         """What memory held when a sync began is on disk, unless something newer is already."""
@@ -61,12 +93,21 @@ class Volume:
             if dirty[extent] > self.flushed[extent]:
                 self.disk[extent] = memory[extent]
                 self.flushed[extent] = dirty[extent]
+                stamps = self.stamps[extent]
+                self.disk_times[extent] = stamps.get(dirty[extent], self.disk_times[extent])
+                self.stamps[extent] = {
+                    version: at for version, at in stamps.items() if version > dirty[extent]
+                }
 
     def lose_power(self, chance: random.Random) -> None:
         """Any subset of what was not synced is kept."""
+        self.torn = self.torn or self.memory != self.disk
         for extent in range(EXTENTS):
             if self.dirty[extent] > self.flushed[extent] and chance.random() < 0.5:
                 self.disk[extent] = self.memory[extent]
+                self.disk_times[extent] = self.times[extent]
+        if not self.hides():
+            self.trust.lose_power(chance)
         self.forget()
 
     def add_reign(self, reign: Reign) -> None:
@@ -76,7 +117,13 @@ class Volume:
 
     def standing(self) -> Standing:
         """What this copy shows at a handshake."""
-        return Standing(tuple(self.lineage), self.inconsistent)
+        return Standing(tuple(self.lineage), self.inconsistent, edited=self.edited)
+
+    def retire(self, peer: str, extents: Iterable[int]) -> None:
+        """These do not differ any more; what they speak of was changed before this moment (F1)."""
+        self.trust.mark(durably=True)
+        self.logs[peer].difference_update(extents)
+        self.touched = True
 
     def keep_aside(self, extents: Iterable[int]) -> None:
         """G4: durably, before the first of them is overwritten."""
@@ -85,8 +132,58 @@ class Volume:
 
     def forget(self) -> None:
         """What the page cache held is gone; the disk is what there is."""
+        self.torn = self.torn or self.memory != self.disk
         self.touched = True
         self.memory = list(self.disk)
+        self.times = list(self.disk_times)
+        self.stamps = [{} for _ in range(EXTENTS)]
         self.version += 1
         self.dirty = [self.version] * EXTENTS
         self.flushed = [self.version] * EXTENTS
+
+    # --- changed by others (F1-F4) -------------------------------------------------------------------------
+
+    def edit(self, extent: int, value: int) -> None:
+        """Somebody else changes it while nothing of ours covers it, and syncs; no log hears of that."""
+        self._set(extent, value)
+        self.persist(list(self.memory), [self.version if at == extent else 0 for at in range(EXTENTS)])
+        self.foreign.add((extent, value))
+        self.unseen.add(extent)
+
+    def hides(self) -> bool:
+        """A boot would hide an edit: it follows a crash, nobody has looked, and a log names what was edited.
+
+        So it is where hafarm was not started between (docs/guarantees.md), and so it is not played here.
+        """
+        return self.trust.kind == MOUNTED and any(self.unseen & log for log in self.logs.values())
+
+    def boots(self) -> None:
+        """The machine is switched on: what is older was written before."""
+        if not self.hides():
+            self.trust.booted_at = self.trust.clock()
+
+    def findings(self) -> frozenset[int]:
+        """F2: what is not as it was left; of a copy that nothing is known of, all."""
+        if not self.trust.kind and not self.lineage:
+            return frozenset()
+        logged = frozenset().union(*self.logs.values())
+        return self.trust.differing(self.times, logged)
+
+    def keep(self, found: frozenset[int]) -> None:
+        """F3: durably listed, in the logs towards all others, and this copy is not as it was."""
+        if found:
+            self.list_them(found)
+            self.pin(found)
+            self.edited = True
+            self.touched = True
+
+    def list_them(self, found: frozenset[int]) -> None:
+        self.listed |= {(extent, self.memory[extent]) for extent in found}
+
+    def pin(self, found: frozenset[int]) -> None:
+        for log in self.logs.values():
+            log |= found
+
+    def is_exempt(self, extent: int, value: int) -> bool:
+        """Clients were told otherwise, and the editor's word stands against theirs until one of them goes."""
+        return (extent, value) in self.foreign and (self.edited or extent in self.unseen)

@@ -102,6 +102,21 @@ class Shop:
         for name in names:
             self.hosts[name].power_off()
 
+    def loses_processes(self, name: str) -> None:
+        """The agent, the keeper and its replicator; the pulse goes on."""
+        self.hosts[name].agent.kill()
+        self.hosts[name].launcher.kill(tell=False)
+        self.cluster.watch_streams()
+
+    def edits(self, name: str, file: int = 0) -> int:
+        """Somebody changes a plain file there; what it holds then."""
+        host = self.hosts[name]
+        assert host.keeper is None, "hafarm covers it"
+        volume = host.volume
+        value = host.ghost.edit(name, file, {volume.memory[file], volume.disk[file]})
+        volume.edit(file, value)
+        return value
+
     def comes_back(self, *names: str) -> None:
         for name in names:
             self.cluster.revive(self.hosts[name])

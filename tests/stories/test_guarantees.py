@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 from orchestrator.model.orders import Leave, Promote, Swap
+from tests.sim.rules_off_copies import MEMBERS_ARE_COPIED_INTO
 from tests.sim.world import Violation
 from tests.stories.shop import WITNESS, Shop
+from tests.support.rules_off import Switch
 
 # --- 1: no acknowledged write is lost -----
 
@@ -215,3 +219,35 @@ def test_a_story_that_breaks_a_promise_would_be_noticed() -> None:
     shop.hosts["b"].volume.disk[0] = 0
     with pytest.raises(Violation, match="clients were told"):
         shop.passes(1.0)
+
+
+def test_a_take_over_that_has_a_later_write_and_lacks_an_earlier_one_would_be_noticed() -> None:
+    shop = Shop()
+    shop.saves("a")
+    shop.cuts("a", "b")
+    shop.writes("a", 1)
+    later = shop.writes("a", 0)
+    shop.loses_power("a")
+    there = shop.hosts["b"].volume
+    there.memory[0] = there.disk[0] = later
+    with pytest.raises(Violation, match="lacks what was written before"):
+        shop.waits_until(lambda: shop.runs("b"))
+
+
+@pytest.mark.parametrize("switch", [nullcontext, MEMBERS_ARE_COPIED_INTO], ids=["as it is", "O1 off"])
+def test_a_member_whose_replicator_restarted_is_bid_out_before_it_is_copied_to(switch: Switch) -> None:
+    """Else it could have to take over half-way, with some of what is newer and not all of what is older."""
+    with switch():
+        shop = Shop()
+        shop.hosts["b"].launcher.kill()
+        for file in range(4):
+            shop.writes("a", file)
+        shop.waits_until(lambda: shop.world.counts["copy begun"] > 1)
+        assert (shop.in_sync() == {"a", "b"}) is (switch is MEMBERS_ARE_COPIED_INTO)
+        shop.loses_power("a")
+        if switch is nullcontext:
+            shop.passes(20.0)
+            assert not shop.runs("b")
+        else:
+            with pytest.raises(Violation, match="half a copy"):
+                shop.waits_until(lambda: shop.runs("b"))

@@ -71,3 +71,24 @@ def test_a_swap_that_loses_its_heir_half_way_keeps_the_service_here() -> None:
     shop.loses_power("b")
     shop.waits_until(lambda: shop.runs("a") and shop.hosts["a"].pulse.answers())
     shop.saves("a")
+
+
+def test_a_promotion_right_after_a_swap_waits_until_the_other_addresses_are_silent() -> None:
+    """The giver had vouched for the new primary's lease a moment ago, and did not know yet that it serves."""
+    shop = Shop()
+    assert shop.order("a", Swap()) == ""
+    there = shop.hosts["b"]
+    shop.waits_until(lambda: there.service.claimed and there.pulse.answers())
+    assert shop.order("a", Promote()) == ""
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+    assert shop.runs("a")
+
+
+def test_a_member_that_comes_back_during_a_planned_end_is_taken_in_after_it() -> None:
+    shop = Shop()
+    shop.saves("a")
+    shop.cuts("a", "b")
+    assert shop.order("a", Swap()) == ""
+    shop.waits_until(lambda: shop.in_sync() != {"a", "b"})
+    shop.heals()
+    shop.waits_until(lambda: not shop.cluster.not_converged())
