@@ -259,7 +259,7 @@ def gate_closed(turn: Turn, equal: frozenset[NodeName]) -> None:
     if mirror.ending == "stop":
         close(turn)
         halt(turn)
-    elif mirror.heir in equal and mirror.can_inherit(mirror.heir):
+    elif mirror.heir in equal and mirror.heir in mirror.heirs():
         turn.set(stage=Stage.HANDING, retry_at=None)
         if not mirror.bidding:
             hand(turn, equal)
@@ -292,7 +292,7 @@ def keep_handing(turn: Turn) -> None:
         return
     if mirror.retry_at is not None and mirror.retry_at > turn.now:
         return
-    if mirror.heir is not None and mirror.can_inherit(mirror.heir):
+    if mirror.heir is not None and mirror.heir in mirror.heirs():
         hand(turn, mirror.held.in_sync)
     else:
         assert mirror.life is not None

@@ -7,9 +7,10 @@ import pytest
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.names import Epoch
+from orchestrator.model.orders import Swap
 from orchestrator.model.record import Outcome
 from orchestrator.model.report import Phase, Role
-from tests.mirror.words import LIFE, SHOP, A, B, primary, record, says
+from tests.mirror.words import LIFE, SHOP, A, B, asks, primary, record, says
 
 
 def test_a_primary_that_suspects_its_member_bids_it_out_and_goes_on_alone() -> None:
@@ -86,3 +87,16 @@ def test_a_primary_that_waited_too_long_for_the_register_stops_where_that_was_ch
     (bid,) = story.ordered(do.Bid)
     story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.UNKNOWN), ev.TimePassed(), after=6)
     assert story.ordered(do.CloseGate)
+
+
+def test_an_heir_that_was_bid_out_during_the_end_gets_no_role_though_it_is_equal_again() -> None:
+    story = primary()
+    story.hears(asks(Swap()), ev.RegisterAnswered(SHOP, record(7, A, A, B)))
+    assert story.ordered(do.StopApplication)
+    (bid,) = [effect for effect in story.hears(ev.PeerSuspected(B)) if isinstance(effect, do.Bid)]
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON), ev.ReignTaken(SHOP, bid.record))
+    story.hears(ev.MemberReady(SHOP, B, LIFE[B]), ev.ApplicationStopped(SHOP, clean=True), ev.PeerAlive(B))
+    story.hears(ev.GateClosed(SHOP, frozenset({A, B})))
+    assert story.told[-1] == "HF1104"
+    assert story.ordered(do.Bid) == []
+    assert story.ordered(do.TakeReign) == [do.TakeReign(SHOP, bid.record)]
