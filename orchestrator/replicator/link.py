@@ -41,6 +41,8 @@ class LinkSettings:
     """The most that all copies together may send; 0: no bound. Live changes do not count."""
     ack: str = "disk"
     """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
+    patterns: str = ""
+    """Which names of the directories are replicated: the same on all nodes."""
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
 
