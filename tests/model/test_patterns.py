@@ -21,6 +21,8 @@ GLOBS = [
     ("**/*.tmp", ["a.tmp", "a/b.tmp", "a/b/c.tmp"], ["a.tmp/b"]),
     ("logs/**", ["logs/a", "logs/a/b"], ["logs", "logsa", "x/logs/a"]),
     ("a?c", ["abc", "aéc"], ["ac", "a/c", "abbc"]),
+    ("d?", ["de"], ["d/", "d"]),
+    ("a+b", ["a+b"], ["aab"]),
     ("[a-c]x", ["ax", "cx"], ["dx", "a/x"]),
     ("[!a]x", ["bx", "éx"], ["ax", "/x"]),
     ("[.x*]", [".", "x", "*"], ["y", ""]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.mirror.frames import REASONS
 from orchestrator.replicator import ops
 from tests.replicator.pair import picture
 from tests.replicator.processes import Agent, record, write_durably
@@ -112,7 +114,6 @@ def test_directories_move_where_an_exclude_pattern_sees_no_difference(
 
 @pytest.fixture
 def pair(_pair: Pair) -> Pair:  # noqa: F811
-    import json
 
     for process in (_pair.paris, _pair.lyon):
         content = json.loads(process.settings.read_text())
@@ -253,7 +254,6 @@ def test_edits_of_what_is_local_are_nobodys_business_at_the_next_start(pair: Pai
 def test_names_that_other_patterns_replicate_are_looked_for_however_old_they_are(
     pair: Pair, clean: bool
 ) -> None:
-    import json
 
     paris, lyon, _ = begin(pair)
     fill(pair.paris.tree, "paris")
@@ -268,3 +268,56 @@ def test_names_that_other_patterns_replicate_are_looked_for_however_old_they_are
     pair.paris.settings.write_text(json.dumps(content))
     found = names(pair.paris.start())
     assert found == (["0:etc/conf", "0:etc/paris"] if clean else ["0:"])
+
+
+def test_a_new_node_that_has_nothing_but_local_files_is_filled_without_a_question(pair: Pair) -> None:
+    (pair.lyon.tree / "note").write_bytes(b"lyon")
+    (pair.lyon.tree / "of.tmp").mkdir()
+    begin(pair)
+    write_durably(pair.paris.tree / "x.db", b"x")
+    assert (pair.lyon.tree / "x.db").read_bytes() == b"x"
+    assert (pair.lyon.tree / "note").read_bytes() == b"lyon"
+    assert (pair.lyon.tree / "of.tmp").is_dir()
+
+
+def test_nodes_that_replicate_by_other_patterns_do_not_replicate_at_all(pair: Pair) -> None:
+    content = json.loads(pair.lyon.settings.read_text())
+    content["volumes"][0]["only"] = ["**/*.db"]
+    pair.lyon.settings.write_text(json.dumps(content))
+    paris, lyon = pair.paris.start(), pair.lyon.start()
+    alone = record(1, "paris", paris.ask("status")["life"], ["paris"])
+    paris.ask("take_reign", record=alone)
+    paris.event("reign_taken")
+    lyon.ask("follow", record=alone)
+    refused = paris.event("handshake_refused")
+    assert (refused["verdict"], "exclude or only" in refused["why"]) == ("patterns", True)
+    assert "patterns" in REASONS  # told as HF4012, not as copies that do not fit
+    (pair.paris.tree / "x.db").write_bytes(b"x")
+    assert list(pair.lyon.tree.iterdir()) == []
+
+
+def test_a_copy_by_the_log_sends_nothing_that_is_local(pair: Pair) -> None:
+    paris, lyon, both = begin(pair)
+    assert paris.event("copy_begins")["full"]  # the first one
+    fill(pair.paris.tree, "paris")
+    stop(pair.lyon, lyon)
+    paris.event("member_lost")
+    alone = record(3, "paris", both["nonce"], ["paris"])
+    paris.ask("take_reign", record=alone)
+    paris.event("reign_taken")
+    for name in ("etc/new", "etc/conf", "new", "data/cache/new", "data/a/new.tmp"):
+        (pair.paris.tree / name).write_bytes(b"while lyon was away")
+    (pair.paris.tree / "etc" / "more").mkdir()
+    write_durably(pair.paris.tree / "etc" / "more" / "y.db", b"y")
+    write_durably(pair.paris.tree / "etc" / "x.db", b"changed")
+    os.unlink(pair.paris.tree / "data" / "a" / "f")
+    (pair.lyon.tree / "etc" / "new").mkdir()  # by hand, where paris has a local file
+    lyon = pair.lyon.start()
+    assert "0:etc/new" in names(lyon)
+    lyon.ask("follow", record=alone)
+    begins = paris.event("copy_begins")
+    assert not begins["full"], begins
+    paris.event("member_ready")
+    assert chosen(pair.lyon.tree) == chosen(pair.paris.tree)
+    for name in ("etc/new", "etc/conf", "etc/paris", "new", "note", "data/cache", "data/a/new.tmp"):
+        assert not (pair.lyon.tree / name).exists(), name
