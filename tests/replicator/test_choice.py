@@ -215,9 +215,9 @@ def test_a_directory_that_goes_takes_along_what_is_local_in_it_and_costs_no_memb
     (pair.paris.tree / "etc" / "inner").rmdir()
     os.rename(pair.paris.tree / "from", pair.paris.tree / "etc")
     (pair.paris.tree / "new").mkdir()
-    write_durably(pair.paris.tree / "new" / "x.db", b"after it")
     # Names that the kernel learnt while lyon was primary are believed for a second.
     eventually(lambda: (pair.lyon.tree / "new").is_dir())
+    write_durably(pair.paris.tree / "new" / "x.db", b"after it")
     assert (pair.lyon.tree / "new" / "x.db").read_bytes() == b"after it"
     assert chosen(pair.lyon.tree) == chosen(pair.paris.tree)
     assert not (pair.lyon.tree / "etc" / "conf").exists()
