@@ -34,9 +34,9 @@ class Survey:
     unread: int = 0
     """Directories that could not be read."""
     seconds: float = 0.0
-    users: dict[int, str] = field(default_factory=dict)
-    """The number of each owner, and a name that belongs to it."""
-    groups: dict[int, str] = field(default_factory=dict)
+    users: set[int] = field(default_factory=set)
+    """Who owns something of it, by number."""
+    groups: set[int] = field(default_factory=set)
     outside: list[str] = field(default_factory=list)
     """Names of files that have another one outside of the directory."""
     across: list[str] = field(default_factory=list)
@@ -49,6 +49,8 @@ def survey(directory: DirectoryConfig, look_s: float = LOOK_S) -> Survey:
 
 
 class _Walk:
+    """One look: first at what is replicated, then, if it needs to be, at what is not."""
+
     def __init__(self, directory: DirectoryConfig, look_s: float) -> None:
         self._choice = Choice(directory.exclude, directory.only)
         self._top = os.fsencode(directory.path)
@@ -65,7 +67,7 @@ class _Walk:
     def done(self) -> Survey:
         status = os.stat(self._top)
         self._device = status.st_dev
-        self._own(status, b"")
+        self._own(status)
         self._replicated()
         self._found.stopped = self._over
         if not self._over:
@@ -112,7 +114,7 @@ class _Walk:
         """Note one object; False: it is not of this file system."""
         if status.st_dev != self._device:
             return False
-        self._own(status, path)
+        self._own(status)
         if stat.S_ISDIR(status.st_mode):
             self._found.directories += 1
             return True
@@ -126,10 +128,10 @@ class _Walk:
             self._found.bytes += min(status.st_size, status.st_blocks * 512)
         return True
 
-    def _own(self, status: os.stat_result, path: bytes) -> None:
+    def _own(self, status: os.stat_result) -> None:
         for owners, number in ((self._found.users, status.st_uid), (self._found.groups, status.st_gid)):
-            if number not in owners and len(owners) < OWNERS_MAX:
-                owners[number] = shown(os.path.join(self._top, path))
+            if len(owners) < OWNERS_MAX:
+                owners.add(number)
 
     def _look_for_other_names(self) -> None:
         """Of files whose names were not all seen: are the others in what is local, or outside?"""
