@@ -32,7 +32,7 @@ from orchestrator.model.config import ClusterConfig, MirrorConfig
 from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.events import ModuleLoaded, OperatorAsked
 from orchestrator.model.names import NEVER, Epoch, ModuleName, NodeName, RequestId
-from orchestrator.model.orders import Order
+from orchestrator.model.orders import Order, Start
 from orchestrator.model.report import Role
 from orchestrator.model.timings import derive
 from orchestrator.node import Node
@@ -268,6 +268,11 @@ class Agent:
 
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
         """Ask this node's machine; its answer, with an empty code when it accepts."""
+        if isinstance(order, Start) and order.first:
+            try:
+                await self.hands[module].replicator.check_files()
+            except Refused as fault:
+                return fault.refusal, str(fault)
         request = RequestId(secrets.token_hex(8))
         self._answers[request] = asyncio.get_running_loop().create_future()
         self.loop.post(OperatorAsked(request, module, order))

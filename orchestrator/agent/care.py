@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -9,11 +10,14 @@ from orchestrator.agent.control import Neighbours
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.cluster.orders import SERVING, States
+from orchestrator.host import names
 from orchestrator.model.errors import HafarmError, ProcessUnreachable
 from orchestrator.model.names import ModuleName, NodeName
 
 LOOK_TIMEOUT_S: Final = 60.0
 """A list of a million files set aside is read in a quarter of it; longer means that the disk hangs."""
+NAMES_TIMEOUT_S: Final = 5.0
+"""Where users are asked of a server that does not answer, the comparison goes without this node."""
 ESTIMATE_TIMEOUT_S: Final = 600.0
 """Ten million files are walked in a minute or two."""
 Body = Mapping[str, Any]
@@ -62,6 +66,8 @@ class Care:
             case "estimate":
                 full = bool(body.get("full"))
                 return await client.ask_at_leisure("estimate", ESTIMATE_TIMEOUT_S, full=full)
+            case "names":
+                return await _names(body)
             case other:
                 raise Refused("HF1223", f"nothing to ask is named {other!r:.40}")
 
@@ -91,7 +97,8 @@ class Care:
         if node == self._me:
             return await self.here(module, body)
         path = f"/api/v1/modules/{module}/care"
-        answer = await self._neighbours.call(node, "POST", path, dict(body), ESTIMATE_TIMEOUT_S + 5)
+        limit_s = NAMES_TIMEOUT_S if body.get("do") == "names" else ESTIMATE_TIMEOUT_S
+        answer = await self._neighbours.call(node, "POST", path, dict(body), limit_s + 5)
         if "error" in answer:
             raise Refused(str(answer["error"]["code"]), f"{node}: {answer['error']['message']}")
         return answer["result"]
@@ -124,3 +131,29 @@ def _count(body: Body, name: str) -> int:
 def code_of(fault: HafarmError) -> str:
     """The code to tell: a process's own where it refused."""
     return fault.refusal if isinstance(fault, Refused) else fault.code
+
+
+async def _names(body: Body) -> dict[str, dict[str, Any]]:
+    """Users and groups of this machine, as many as one question may ask for."""
+    asked = {
+        "users": _list(body, "users", int),
+        "groups": _list(body, "groups", int),
+        "user_names": _list(body, "user_names", str),
+        "group_names": _list(body, "group_names", str),
+    }
+    try:
+        async with asyncio.timeout(NAMES_TIMEOUT_S):
+            return await asyncio.to_thread(names.known, **asked)
+    except TimeoutError as fault:
+        raise ProcessUnreachable("the directory of users", f"no answer in {NAMES_TIMEOUT_S:g} s") from fault
+
+
+def _list(body: Body, name: str, kind: type) -> list[Any]:
+    value = body.get(name, [])
+    if (
+        not isinstance(value, list)
+        or len(value) > names.ASKED_MAX
+        or not all(isinstance(each, kind) and not isinstance(each, bool) for each in value)
+    ):
+        raise Refused("HF1223", f"{name} is no list of at most {names.ASKED_MAX}")
+    return value

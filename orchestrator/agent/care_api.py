@@ -40,6 +40,7 @@ class CarePages:
         app.router.add_get("/api/v1/modules/{module}/resync", self.resync)
         app.router.add_post("/api/v1/modules/{module}/resync", self.pause)
         app.router.add_get("/api/v1/modules/{module}/resync/estimate", self.estimate)
+        app.router.add_post("/api/v1/modules/{module}/names", self.names)
 
     def add_neighbourly(self, app: web.Application) -> None:
         """For the other nodes' agents: each word is checked where it is obeyed."""
@@ -97,6 +98,11 @@ class CarePages:
         if not asked["answers"]:
             return self._failed(409, "HF1226", "; ".join(asked["unreachable"].values()))
         return web.json_response({"module": module, **body, "unreachable": asked["unreachable"]})
+
+    async def names(self, request: web.Request) -> web.Response:
+        """Which users and groups have these numbers and names, on every node."""
+        module, body = self._named(request), await self._read(request)
+        return web.json_response(await self._agent.care.everywhere(module, {**body, "do": "names"}))
 
     async def care(self, request: web.Request) -> web.Response:
         module, body = self._named(request), await self._read(request)

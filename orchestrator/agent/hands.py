@@ -314,9 +314,9 @@ class Hands:
             if message.get("set_aside"):
                 self._journal.tell(self.module.name, "HF4016", of_two_histories(message))
         elif message.get("event") == "peer_slow":
-            self._journal.tell(self.module.name, "HF4021", f"{message['peer']} is {of_a_slow_peer(message)}")
+            self._journal.tell(self.module.name, "HF4023", f"{message['peer']} is {of_a_slow_peer(message)}")
         elif message.get("event") == "peer_fast_again":
-            self._journal.tell(self.module.name, "HF4022", f"{message['peer']} is fast again")
+            self._journal.tell(self.module.name, "HF4024", f"{message['peer']} is fast again")
         event = translated(self.module.name, message)
         if event is not None:
             self._post(event)

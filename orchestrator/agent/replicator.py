@@ -172,7 +172,15 @@ class ReplicatorClient:
             "socket": self._socket,
             "state_directory": os.path.join(self._places["state_dir"], "volumes", module.name),
             "bundle": self._places["bundle"],
-            "volumes": [{"path": one.path, "exclude": list(one.exclude)} for one in module.replicate],
+            "volumes": [
+                {
+                    "path": one.path,
+                    "exclude": list(one.exclude),
+                    "only": list(one.only),
+                    "must_exist": one.must_exist,
+                }
+                for one in module.replicate
+            ],
             "peers": [
                 {"name": name, "addresses": self._addresses(name, order)}
                 for name in module.nodes
@@ -278,10 +286,25 @@ class ReplicatorClient:
         """
         if await asyncio.to_thread(self._keeper_lives):
             return await self.ask_at_leisure(what, timeout_s, **fields)
+        return await self._look("divergence", timeout_s, *words)
+
+    async def check_files(self) -> None:
+        """Before these files become the ones to begin with: Refused where they lack what must exist.
+
+        Nobody is asked while a keeper lives: what it covers was looked at.
+        """
+        guarded = any(directory.must_exist for directory in self._module.replicate)
+        if guarded and not await asyncio.to_thread(self._keeper_lives):
+            # Whatever else is wrong with the directory is told by the keeper, which opens it.
+            with contextlib.suppress(ProcessUnreachable):
+                await self._look("sentinel", START_TIMEOUT_S)
+
+    async def _look(self, program: str, timeout_s: float, *words: str) -> Any:
+        """What a program of the replicator's, which reads files and ends, says. Raises as it says."""
         os.makedirs(self._run, mode=0o700, exist_ok=True)
         await asyncio.to_thread(write_durable, self._settings, json.dumps(self._make_settings()).encode())
         looking = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "orchestrator.replicator.divergence", self._settings, *words,
+            sys.executable, "-m", f"orchestrator.replicator.{program}", self._settings, *words,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -291,7 +314,7 @@ class ReplicatorClient:
             looking.kill()
             raise ProcessUnreachable("the disk", f"not read within {timeout_s:g} s") from fault
         if looking.returncode != 0:
-            raise ProcessUnreachable("the quarantine", err.decode(errors="replace").strip()[-200:])
+            raise ProcessUnreachable("the look at the files", err.decode(errors="replace").strip()[-200:])
         answer = json.loads(out)
         if isinstance(answer, dict) and "error" in answer:
             raise Refused(str(answer["error"]["code"]), str(answer["error"]["text"]))

@@ -35,8 +35,8 @@ class Agent:
         """The answer; Failure when there is none, or when it is a refusal."""
         return self._ask("GET", path, None, wait_s)
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._ask("POST", path, body, 0.0)
+    def post(self, path: str, body: dict[str, Any], wait_s: float = 0.0) -> dict[str, Any]:
+        return self._ask("POST", path, body, wait_s)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None, wait_s: float) -> dict[str, Any]:
         try:

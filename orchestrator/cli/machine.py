@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from orchestrator.model.config import UNFIT_FILE_SYSTEMS, ClusterConfig, MirrorConfig
+from orchestrator.cli.survey import LOOK_S, Survey, survey
+from orchestrator.cli.tell import size
+from orchestrator.model.config import UNFIT_FILE_SYSTEMS, ClusterConfig, DirectoryConfig, MirrorConfig
+from orchestrator.model.tested import FILES_TESTED, first_copy_s
 
 FILE_SYSTEMS: Final = ("ext4", "xfs")
 """Tested with power cuts; others are served too, at the operator's risk."""
+SERVED: Final = "fuse.hafarm"
 PROGRAMS: Final = {"nft": "nftables", "ip": "iproute2"}
 """Program: the Debian package that has it."""
 
@@ -27,16 +32,45 @@ class Finding:
     text: str
 
 
-def findings(config: ClusterConfig, node: str) -> list[Finding]:
-    """Everything that was looked at, in the file's order."""
+def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) -> list[Finding]:
+    """Everything that was looked at, in the file's order. `surveys`: by path, as `surveyed` made them."""
     found = [*_programs(), _fuse(), _right()]
     for module in config.modules:
         if node not in module.nodes:
             continue
         for directory in module.replicate:
-            found += _directory(directory.path)
+            found += _directory(directory)
+            if directory.path in surveys:
+                found += _contents(module, surveys[directory.path])
         found += _application(module)
     return found
+
+
+def surveyed(config: ClusterConfig, node: str, look_s: float = LOOK_S) -> dict[str, Survey]:
+    """By path, what is in each replicated directory that can be read."""
+    found: dict[str, Survey] = {}
+    for module in config.modules:
+        for directory in module.replicate if node in module.nodes else ():
+            if not _is_fit(directory.path):
+                continue
+            # What cannot be read is told by whoever looks at the directory itself.
+            with contextlib.suppress(OSError):
+                found[directory.path] = survey(directory, look_s)
+    return found
+
+
+def _is_fit(path: str) -> bool:
+    """A directory whose files could be replicated, or are."""
+    return (
+        os.path.realpath(path) == path
+        and os.path.isdir(path)
+        and _file_system(path) not in UNFIT_FILE_SYSTEMS
+    )
+
+
+def expected_s(module: MirrorConfig, seen: Survey) -> float:
+    """About how long it takes to fill another node with what was seen."""
+    return first_copy_s(seen.files + seen.directories, seen.bytes, module.resync_rate)
 
 
 def _programs() -> Iterator[Finding]:
@@ -60,7 +94,8 @@ def _right() -> Finding:
     return Finding("warn", "root", "you are not: the agent must be")
 
 
-def _directory(path: str) -> Iterator[Finding]:
+def _directory(directory: DirectoryConfig) -> Iterator[Finding]:
+    path = directory.path
     if os.path.islink(path) or os.path.realpath(path) != path:
         yield Finding("fail", path, f"leads elsewhere ({os.path.realpath(path)}): name the real directory")
         return
@@ -68,7 +103,7 @@ def _directory(path: str) -> Iterator[Finding]:
         yield Finding("fail", path, "is no directory: make it, empty or with the files to replicate")
         return
     kind = _file_system(path)
-    if kind == "fuse.hafarm":
+    if kind == SERVED:
         yield Finding("pass", path, "is served by hafarm now")
         return
     if kind in UNFIT_FILE_SYSTEMS:
@@ -77,30 +112,49 @@ def _directory(path: str) -> Iterator[Finding]:
     verdict: Literal["pass", "warn"] = "pass" if kind in FILE_SYSTEMS else "warn"
     advice = "" if verdict == "pass" else f": tested are {' and '.join(FILE_SYSTEMS)}"
     yield Finding(verdict, path, f"on {kind}{advice}")
+    if directory.must_exist and not os.path.lexists(os.path.join(path, directory.must_exist)):
+        text = (
+            f"has no {directory.must_exist}: once it had these files, the module does not start here (HF4021)"
+        )
+        yield Finding("warn", path, text)
     for inner, what in _in_the_way(path):
         yield Finding("fail", path, f"{inner} is {what}: move it out of the replicated directory")
-    yield from _linked_outside(path)
 
 
-def _linked_outside(path: str) -> Iterator[Finding]:
-    """Files with a name elsewhere too: what is written through that one goes past the mount."""
-    names: dict[int, list[str]] = {}
-    links: dict[int, int] = {}
-    for folder, _, files in os.walk(path):
-        for name in files:
-            full = os.path.join(folder, name)
-            try:
-                status = os.lstat(full)
-            except FileNotFoundError:
-                continue  # gone while we looked
-            if status.st_nlink > 1:
-                names.setdefault(status.st_ino, []).append(full)
-                links[status.st_ino] = status.st_nlink
-    outside = [names[inode][0] for inode in names if len(names[inode]) < links[inode]]
-    if outside:
-        more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-        text = f"{os.fsencode(outside[0]).decode(errors='replace')}{more}: has a hard link outside"
-        yield Finding("fail", path, f"{text}: replace it by a copy")
+def _contents(module: MirrorConfig, seen: Survey) -> Iterator[Finding]:
+    """How much there is, and what of it hafarm cannot keep."""
+    least = "at least " if seen.stopped else ""
+    rest = f"; stopped after {seen.seconds:.0f} s, there is more" if seen.stopped else ""
+    unread = f"; {seen.unread} directories could not be read" if seen.unread else ""
+    yield Finding(
+        "warn" if seen.stopped or seen.unread else "pass",
+        seen.path,
+        f"{least}{seen.files} files and {size(seen.bytes)} in {seen.directories} directories; a first resync "
+        f"takes {least or 'about '}{lasting(expected_s(module, seen))}{rest}{unread}",
+    )
+    if seen.files > FILES_TESTED:
+        text = f"{seen.files} files: up to {FILES_TESTED} were tested (docs/limits.md)"
+        yield Finding("warn", seen.path, text)
+    if _file_system(seen.path) == SERVED:
+        return  # names that were taken away while open are hidden there
+    if seen.outside:
+        text = f"{_some(seen.outside)}: has a hard link outside: replace it by a copy"
+        yield Finding("fail", seen.path, text)
+    if seen.across:
+        text = f"{_some(seen.across)}: has a hard link in what is not replicated: replace it by a copy"
+        yield Finding("fail", seen.path, text)
+
+
+def _some(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def lasting(seconds: float) -> str:
+    """A time as people say it."""
+    for unit, least in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * least:
+            return f"{seconds / least:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _mounts() -> list[tuple[str, str]]:

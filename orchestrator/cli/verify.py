@@ -9,6 +9,7 @@ import click
 from orchestrator.cli.actions import ended
 from orchestrator.cli.agent import Agent
 from orchestrator.cli.options import Wish, duration, with_common
+from orchestrator.cli.owners import differing
 from orchestrator.cli.tell import Failure, columns, say, size
 from orchestrator.model.codes import DIFFERS, OK
 
@@ -35,6 +36,7 @@ def verify_(module: str, budget: float | None, wish: Wish) -> int:
     operation = agent.follow(agent.act(module, {"action": "verify", "budget_s": budget}), limit_s)
     ended(operation, waited=True)
     reports = _reports(operation.get("result"))
+    owners = _owners(agent, module, reports)
     differing = [{"node": node, **each} for node, report in reports.items() for each in report["differing"]]
     data = {
         "module": module,
@@ -42,9 +44,11 @@ def verify_(module: str, budget: float | None, wish: Wish) -> int:
         "complete": all(report["complete"] for report in reports.values()),
         "differing": differing,
         "coverage": {node: _coverage(report) for node, report in reports.items()},
+        "owners": owners,
     }
     rows = [(each["node"], each["path"], each["what"]) for each in differing]
-    say(wish.form, data, "\n".join(_told(module, reports, rows)), [("node", "path", "what"), *rows])
+    lines = [*_told(module, reports, rows), *(f"warning: {text}" for text in owners)]
+    say(wish.form, data, "\n".join(lines), [("node", "path", "what"), *rows])
     return DIFFERS if differing else OK
 
 
@@ -56,8 +60,21 @@ def _reports(result: Any) -> dict[str, Report]:
     return dict(sorted(reports.items()))
 
 
+def _owners(agent: Agent, module: str, reports: dict[str, Report]) -> list[str]:
+    """What is wrong with the owners of what was compared: another number or another name on another node."""
+    found = [report.get("owners", {}) for report in reports.values()]
+    users = [number for each in found for number in each.get("users", ())]
+    groups = [number for each in found for number in each.get("groups", ())]
+    try:
+        texts, unreachable = differing(agent, module, users, groups)
+    except Failure as fault:
+        return [f"users and groups were not compared: {fault.message}"]
+    away = [f"users and groups were not compared with {node}: {why}" for node, why in unreachable.items()]
+    return [*(f"{text} (HF4022)" for text in texts), *away]
+
+
 def _coverage(report: Report) -> Report:
-    return {name: value for name, value in report.items() if name != "differing"}
+    return {name: value for name, value in report.items() if name not in ("differing", "owners")}
 
 
 def _told(module: str, reports: dict[str, Report], rows: list[tuple[str, str, str]]) -> list[str]:

@@ -231,7 +231,10 @@ def _mirror(module: shape.Module, index: int) -> MirrorConfig:
     return MirrorConfig(
         name=ModuleName(module.name),
         nodes=tuple(NodeName(name) for name in module.nodes),
-        replicate=tuple(DirectoryConfig(one.path, tuple(one.exclude)) for one in module.replicate),
+        replicate=tuple(
+            DirectoryConfig(one.path, tuple(one.exclude), tuple(one.only), one.must_exist)
+            for one in module.replicate
+        ),
         run=_run(module.run),
         vip=tuple(VipConfig(one.address, one.interface, one.source, one.provider) for one in module.vip),
         checks=tuple(_check(check) for check in module.checks),

@@ -9,6 +9,7 @@ import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,8 +20,10 @@ from pydantic import (
 )
 
 from orchestrator.config import units
+from orchestrator.model.choice import Choice
 from orchestrator.model.config import CONTROL_PORT, HEARTBEAT_PORT, PRESETS
 from orchestrator.model.names import NAME_PATTERN
+from orchestrator.model.patterns import PATTERN_MAX, Patterns
 
 
 def _name(value: object) -> str:
@@ -46,6 +49,23 @@ def _path(value: object) -> str:
     ):
         raise ValueError("an absolute path without . or .. is needed")
     return value.rstrip("/")
+
+
+def _below(value: object) -> str:
+    if (
+        not isinstance(value, str)
+        or not value
+        or value.startswith("/")
+        or os.path.normpath(value) != value
+        or value.split("/")[0] in (".", "..", ".hafarm")
+    ):
+        raise ValueError("a path below the directory is needed, without / at either end, and without . or ..")
+    return value
+
+
+def _pattern(value: str) -> str:
+    Patterns((value,))  # PatternFault is a ValueError, told at its own line and column
+    return value
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -76,6 +96,12 @@ Command = Annotated[
     WithJsonSchema({"anyOf": [{"type": "array", "items": _TEXT}, _TEXT]}),
 ]
 Directory = Annotated[str, BeforeValidator(_path), WithJsonSchema({**_TEXT, "pattern": "^/"})]
+Below = Annotated[str, BeforeValidator(_below), WithJsonSchema({**_TEXT, "pattern": "^[^/]"})]
+Pattern = Annotated[
+    str,
+    AfterValidator(_pattern),
+    WithJsonSchema({**_TEXT, "maxLength": PATTERN_MAX, "examples": ["*.tmp", "logs/**", "re:cache/[0-9]+"]}),
+]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 
 
@@ -140,7 +166,21 @@ class Node(Shape):
 
 class Replicate(Shape):
     path: Directory
-    exclude: list[str] = []
+    exclude: list[Pattern] = []
+    only: list[Pattern] = []
+    must_exist: Below = ""
+
+    @field_validator("only")
+    @classmethod
+    def _something(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("nothing would be replicated: name something, or leave it away for everything")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Replicate:
+        Choice(self.exclude, self.only)  # all patterns of a directory have one bound
+        return self
 
 
 class Run(Shape):

@@ -70,8 +70,8 @@ class WireFault(HafarmError):
         return f"the replication stream is not ours: {self.why}; check that both nodes run the same hafarm"
 
 
-REASONS: Final = ("version", "foreign", "clone", "epoch", "not-following", "busy", "broken")
-"""Why a replicator is turned away: who it is, what it speaks, and when; nothing about its copy."""
+REASONS: Final = ("version", "foreign", "clone", "patterns", "epoch", "not-following", "busy", "broken")
+"""Why a replicator is turned away: who it is, what it speaks and replicates, when; nothing of its copy."""
 
 
 @dataclass(eq=False)

@@ -74,7 +74,8 @@ COPIES: Final[Mapping[str, Code]] = {
     "HF4012": Code(
         "replicator turned away",
         "The other side's replicator is not the one that this node may talk to.",
-        "The word beside it says why: version, foreign, clone, epoch or not-following.",
+        "The word beside it says why: version, foreign, clone, patterns, epoch or not-following. `patterns`: "
+        "`exclude` and `only` have to be the same on all nodes; stop the module everywhere, and start it.",
     ),
     "HF4013": Code(
         "write not applied here",
@@ -99,13 +100,28 @@ COPIES: Final[Mapping[str, Code]] = {
         "`hafarm divergence show MODULE` lists them; `hafarm divergence release MODULE` if all is well.",
     ),
     "HF4021": Code(
+        "sentinel is missing",
+        "The directory lacks what `must_exist` names, so these are not the module's files: mostly its disk "
+        "is not mounted. No role is taken on this node with them, and nothing was changed here or elsewhere.",
+        "Mount the disk; the module starts by itself then. To fill a new, empty disk: let another node "
+        "serve, make the named path on it by hand, then `hafarm start MODULE --node NODE`.",
+        REFUSED,
+    ),
+    "HF4022": Code(
+        "owners differ",
+        "Files are replicated with the numbers of their owners. A user or group has another name or number "
+        "on another node, so after a move of the role the files would belong to somebody else there.",
+        "Give users and groups the same numbers on all nodes (`usermod -u`, `groupmod -g`), then "
+        "`hafarm config check FILE` once more.",
+    ),
+    "HF4023": Code(
         "peer is slow",
         "Synced writes take long to be on another node's disk, several times what is usual or more than a "
         "second, while this node's own disk is faster. The node lives, and each synced write waits for it.",
         "Look at that node's disk and at the network between. `slow_peer: {after: 5s, do: drop}` in the file "
         "lets the primary go on without such a node until it is fast again.",
     ),
-    "HF4022": Code(
+    "HF4024": Code(
         "peer is fast again",
         "No synced write took long on the other node for ten seconds.",
         _NOTHING,

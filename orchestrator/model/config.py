@@ -70,7 +70,11 @@ class DirectoryConfig:
 
     path: str
     exclude: tuple[str, ...] = ()
-    """Globs (fnmatch, `/` matched by `**` only) relative to `path`: local to each node, never replicated."""
+    """Patterns of what is below `path` and local to each node (orchestrator.model.choice)."""
+    only: tuple[str, ...] = ()
+    """Patterns of what alone is replicated; empty: everything."""
+    must_exist: str = ""
+    """A path below `path` without which these are not the module's files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ from orchestrator.model.errors import HafarmError
 from orchestrator.replicator import ops, quarantine
 from orchestrator.replicator.behind import LARGE_BYTES, WriteBehind
 from orchestrator.replicator.codec import Remove, Sent
+from orchestrator.replicator.local import do_past_local
 from orchestrator.replicator.objects import ABSENT, Objects
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
+from orchestrator.replicator.trees import Excluded, nothing_excluded
 
 
 @dataclass(eq=False)
@@ -57,13 +59,14 @@ class Applier:
     counted, what is in the way goes aside; the copy brings it all right. Else every error ends the stream.
     """
 
-    def __init__(self, roots: Sequence[int], log: Log) -> None:
+    def __init__(self, roots: Sequence[int], log: Log, excluded: Excluded = nothing_excluded) -> None:
         self.objects = Objects(roots)
         self.volumes = len(roots)
         self.copying = False
         self.passed_over = 0
         self._aside: list[Quarantine] = []
         self._log = log
+        self._excluded = excluded
         self._sequence = 0
         self._behind = WriteBehind()
 
@@ -151,7 +154,8 @@ class Applier:
         self._made(op, op.mode)
 
     def _mkdir(self, op: ops.Mkdir) -> None:
-        os.mkdir(op.name, 0o700, dir_fd=self._clear(op.volume, op.parent, op.name))
+        parent = self._clear(op.volume, op.parent, op.name)
+        self._past_local(op.volume, parent, op.name, lambda: os.mkdir(op.name, 0o700, dir_fd=parent))
         self._made(op, op.mode)
 
     def _symlink(self, op: ops.Symlink) -> None:
@@ -186,7 +190,8 @@ class Applier:
         self._guard(op.parent, op.name)
         if self.copying:
             return self._remove(op)
-        os.rmdir(op.name, dir_fd=self.objects.get(op.volume, op.parent))
+        parent = self.objects.get(op.volume, op.parent)
+        self._past_local(op.volume, parent, op.name, lambda: os.rmdir(op.name, dir_fd=parent))
         return None
 
     def _remove(self, op: Remove | ops.Unlink | ops.Rmdir) -> None:
@@ -204,7 +209,12 @@ class Applier:
             # The name is taken over on the primary either way; what this node has under it is history.
             os.stat(op.name, dir_fd=parent, follow_symlinks=False)
             self._put_away_if_there(op.volume, new_parent, op.new_name)
-        disk.rename(parent, op.name, new_parent, op.new_name, op.flags)
+        self._past_local(
+            op.volume,
+            new_parent,
+            op.new_name,
+            lambda: disk.rename(parent, op.name, new_parent, op.new_name, op.flags),
+        )
         self._note_moved(op.volume, op.new_parent, op.new_name)
         if op.flags & disk.RENAME_EXCHANGE:
             self._note_moved(op.volume, op.parent, op.name)
@@ -294,6 +304,9 @@ class Applier:
         return functools.partial(_sync_all, [fd], False)
 
     # --- names ---------------------------------------------------------------------------------------------
+
+    def _past_local(self, volume: int, parent: int, name: bytes, deed: Callable[[], None]) -> None:
+        do_past_local(self._excluded, volume, self.objects.root(volume), parent, name, deed)
 
     def _guard(self, parent: int, name: bytes) -> None:
         disk.check_name(name)

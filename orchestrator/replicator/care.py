@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from orchestrator.host.store import JsonFile
 from orchestrator.model.errors import CorruptState, HafarmError, StoreFailed
 from orchestrator.model.names import NodeName
+from orchestrator.model.tested import RATE_ASSUMED
 from orchestrator.replicator import divergence
 from orchestrator.replicator.control import Request
-from orchestrator.replicator.estimate import RATE_ASSUMED, estimate
+from orchestrator.replicator.estimate import estimate
 from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.settings import Settings
 from orchestrator.replicator.stream import Primary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.replicator import ops, summaries, trees
@@ -180,7 +180,20 @@ class Equalizer:
 
     def _visible(self, path: bytes, names: Iterable[bytes]) -> list[bytes]:
         excluded = self._source.excluded
-        return [name for name in names if not excluded(self._volume, trees.join(path, name))]
+        return [name for name in names if not excluded(self._volume, trees.join(path, name), True)]
+
+    def _chosen(self, path: bytes, entry: Entry | None) -> Entry | None:
+        """None also of what is local to its node for the kind that it is of."""
+        if entry is None or self._source.excluded(self._volume, path, stat.S_ISDIR(entry["mode"])):
+            return None
+        return entry
+
+    def _own(self, paths: Sequence[bytes]) -> list[Entry | None]:
+        return [self._chosen(path, trees.look(self._root, path)) for path in paths]
+
+    def _theirs(self, paths: Sequence[bytes]) -> list[Entry | None]:
+        found = self._questions.look(self._volume, paths)
+        return [self._chosen(path, entry) for path, entry in zip(paths, found, strict=True)]
 
     def _other_links(self, path: bytes, own: Summary, theirs: Summary) -> set[bytes]:
         """Names of objects with several names that must be looked at: they may lead to another one there."""
@@ -199,8 +212,7 @@ class Equalizer:
         self._sender.throttle()
         children = [trees.join(path, name) for name in names]
         theirs, own = trees.side_by_side(
-            functools.partial(self._questions.look, self._volume, children),
-            lambda: [trees.look(self._root, child) for child in children],
+            functools.partial(self._theirs, children), functools.partial(self._own, children)
         )
         pairs, wrong = [], []
         for name, child, here, there in zip(names, children, own, theirs, strict=True):
@@ -224,7 +236,7 @@ class Equalizer:
                 self._sender.missed = True
                 return []
             children = [trees.join(path, name) for name in names]
-            theirs = self._questions.look(self._volume, children)
+            theirs = self._theirs(children)
             fixed = [
                 pair
                 for name, child, there in zip(names, children, theirs, strict=True)
@@ -238,7 +250,7 @@ class Equalizer:
         return fixed
 
     def _fix_one(self, parent: int, name: bytes, child: bytes, there: Entry | None) -> Pair | None:
-        own = trees.look(self._root, child)
+        own = self._chosen(child, trees.look(self._root, child))
         if own is None:
             if there is not None:
                 self._sender.emit(Remove(self._volume, parent, name))
@@ -304,8 +316,7 @@ class Equalizer:
         paths = [path for path in paths if path not in self._named and not self._is_made(path)]
         self._sender.throttle()
         theirs, own = trees.side_by_side(
-            functools.partial(self._questions.look, self._volume, paths),
-            lambda: [trees.look(self._root, path) for path in paths],
+            functools.partial(self._theirs, paths), functools.partial(self._own, paths)
         )
         pairs: list[Pair] = []
         wrong: dict[bytes, list[bytes]] = {}
@@ -361,8 +372,7 @@ class Equalizer:
         """Attributes of directories, the deepest first."""
         for batch in batches(sorted(self._directories, reverse=True), len, LOOKS_MAX):
             theirs, own = trees.side_by_side(
-                functools.partial(self._questions.look, self._volume, batch),
-                lambda batch=batch: [trees.look(self._root, path) for path in batch],  # type: ignore[misc]
+                functools.partial(self._theirs, batch), functools.partial(self._own, batch)
             )
             for path, here, there in zip(batch, own, theirs, strict=True):
                 if here is not None and there is not None:

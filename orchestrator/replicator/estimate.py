@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from typing import Final
 
 from orchestrator.mirror.differ import Key
 from orchestrator.replicator import ops, trees
 from orchestrator.replicator.verify import Compared
-
-RATE_ASSUMED: Final = 100 << 20
-"""Bytes a second, where no copy was ever measured: what a network of 1 Gbit/s takes."""
 
 
 def estimate(source: Compared, keys: Iterable[Key] | None) -> dict[str, int]:

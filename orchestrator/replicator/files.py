@@ -13,6 +13,7 @@ from orchestrator.host import disk
 from orchestrator.host.fuse import mount, wire
 from orchestrator.host.fuse.session import Caller, Handler, Session, Wishes
 from orchestrator.mirror.differ import Place
+from orchestrator.model.choice import Choice
 from orchestrator.model.errors import Unsupported
 from orchestrator.replicator.handles import Node, Table
 from orchestrator.replicator.ops import HIDDEN, ROOT, Outlet
@@ -43,7 +44,8 @@ class Files(ExtendedAttributes):
         # Half of what the process may open: the other half is for the application's open files and sockets.
         descriptors_max = min(_DESCRIPTORS_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         table = Table(readable, settings.journal, descriptors_max)
-        super().__init__(number, root, table, outlet, settings.exclude, writeback)
+        choice = Choice(settings.exclude, settings.only)
+        super().__init__(number, root, table, outlet, choice, writeback)
         self._add_root()
         self._session = Session(
             device, self._handlers(), Wishes(writeback), self._started, table.keep, self._begun

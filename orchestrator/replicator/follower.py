@@ -78,7 +78,7 @@ class Follower:
         self.tell = tell
         self.roots = roots
         self.excluded = excluded
-        self.applier = Applier(roots, logs)
+        self.applier = Applier(roots, logs, excluded)
         self.syncers = Workers(SYNC_THREADS, "sync")
         self.progress = threading.Condition()
         self.busy = threading.Event()
@@ -240,6 +240,8 @@ class Follower:
 
     def _sort(self, connection: Connection, identity: Identity, hello: dict[str, Any]) -> bool:
         """Back and bulk wait for their forward connection, which is then served here; True: keep it open."""
+        if hello.get("patterns", self.settings.patterns) != self.settings.patterns:
+            raise HandshakeRejected("patterns", "exclude or only of its directories are others than here")
         record = self._admit_offer(Record.from_dict(hello.get("record", {})), identity)
         session = str(hello.get("session"))
         if identity.channel in (BACK, BULK):
@@ -326,14 +328,24 @@ class Follower:
 
     def welcome(self) -> dict[str, Any]:
         """What this copy says of itself."""
-        empty = all(set(os.listdir(root)) <= {os.fsdecode(HIDDEN), "lost+found"} for root in self._plain())
         return self._identity(FORWARD) | {
             "life": self.life,
             "standing": self.history.standing.as_dict(),
             "stream": self.stream,
             "applied": self.applied,
-            "empty": empty,
+            "empty": self._is_empty(),
         }
+
+    def _is_empty(self) -> bool:
+        """Nothing that is replicated is here."""
+        for volume, root in enumerate(self._plain()):
+            with os.scandir(root) as items:
+                for item in items:
+                    name, is_directory = os.fsencode(item.name), item.is_dir(follow_symlinks=False)
+                    own = name in (HIDDEN, b"lost+found")
+                    if not own and not self.excluded(volume, name, is_directory):
+                        return False
+        return True
 
     def _plain(self) -> list[int]:
         return [self.applier.objects.root(volume) for volume in range(self.applier.volumes)]

@@ -16,7 +16,7 @@ from orchestrator.host.fuse import mount
 from orchestrator.host.realtime import become_prompt
 from orchestrator.model.config import UNFIT_FILE_SYSTEMS
 from orchestrator.model.errors import HafarmError, Unsupported
-from orchestrator.replicator import watch
+from orchestrator.replicator import sentinel, watch
 from orchestrator.replicator.settings import Settings, load
 
 ELSEWHERE = "replicate a directory on a local ext4 or xfs"
@@ -42,6 +42,7 @@ def main() -> int:
         settings = load(path)
         lock = _only_one(settings)
         held = [_hold(volume.path, volume.journal) for volume in settings.volumes]
+        sentinel.check_known(settings, [root for _, root, _ in held])
     except (HafarmError, OSError) as fault:
         code = f"{fault.code}: " if isinstance(fault, HafarmError) else ""
         print(f"{code}{fault}", file=sys.stderr)

@@ -45,6 +45,8 @@ class LinkSettings:
     ack: str = "disk"
     """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
     slow_peer: SlowPeerConfig = TOLD_ONLY
+    patterns: str = ""
+    """Which names of the directories are replicated: the same on all nodes."""
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
 

@@ -21,7 +21,7 @@ from orchestrator.model.config import SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
-from orchestrator.replicator import trees
+from orchestrator.replicator import sentinel, trees
 from orchestrator.replicator.care import Care
 from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
@@ -66,7 +66,7 @@ class Replicator:
         self._history = History(settings.state_directory)
         logs = ChangeLogs(settings.state_directory, [NodeName(peer.name) for peer in settings.peers])
         links = link_settings(settings)
-        has_patterns = any(volume.exclude for volume in settings.volumes)
+        has_patterns = any(volume.exclude or volume.only for volume in settings.volumes)
         excluded = self._excluded if has_patterns else nothing_excluded
         self._primary = Primary(links, self._history, logs, self._tell, excluded)
         self.volumes = [
@@ -80,11 +80,12 @@ class Replicator:
             settings.state_directory,
             NodeName(settings.node),
             roots,
-            lambda volume, directory, name: self.volumes[volume].excludes_below(directory, name),
+            lambda volume, folder, name, kind: self.volumes[volume].choice.is_local_in(folder, name, kind),
             self._history,
             logs,
             self.life,
             os.path.join(os.path.dirname(settings.socket), "mark"),
+            settings.patterns,
         )
         self._primary.busy = self._follower.busy = self._outside.busy
         self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
@@ -141,8 +142,8 @@ class Replicator:
             **self._care.requests(),
         }
 
-    def _excluded(self, volume: int, path: bytes) -> bool:
-        return self.volumes[volume].excludes(path)
+    def _excluded(self, volume: int, path: bytes, is_directory: bool) -> bool:
+        return self.volumes[volume].choice.is_local(path, is_directory)
 
     # --- what happens by itself -------------------------------------------------------------------------
 
@@ -270,6 +271,10 @@ class Replicator:
                 if self._failed:
                     raise OSError(self._failed)
                 if not was_open:
+                    if not self._history.standing.reigns:
+                        # Nothing is known of these files yet: they would be the ones that count.
+                        for volume, files in zip(self.settings.volumes, self.volumes, strict=True):
+                            sentinel.check(volume, files.plain)
                     self._end_following()
                 # Lineage first (G1), inside; the facts before, so that a successor serves no smaller set.
                 self._facts.change(record=record, required=record.in_sync, is_open=True)
@@ -436,6 +441,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         copy_bytes_per_s=settings.resync_rate,
         ack=settings.ack,
         slow_peer=SlowPeerConfig(settings.slow_after_s, settings.slow_do),
+        patterns=settings.patterns,
     )
 
 

@@ -13,6 +13,7 @@ from orchestrator.host.fuse.session import NO_REPLY, Caller
 from orchestrator.replicator import ops
 from orchestrator.replicator.handles import Node
 from orchestrator.replicator.ops import ChangeKey
+from orchestrator.replicator.trees import join
 from orchestrator.replicator.unnamed import Unnamed
 from orchestrator.replicator.volume import Mode, refusal
 
@@ -164,8 +165,8 @@ class Namespace(Unnamed):
         )
         with self.names, parent as parent_fd, node as fd:
             self.check_open(caller, parent)
-            excluded = self.excluded(parent, name)
-            if excluded != node.local and not node.orphan:
+            is_local = self.is_local(parent, name, False)
+            if is_local != node.local and not node.orphan:
                 raise refusal(errno.EXDEV)
             self.bind(parent)
             self.bind(node)
@@ -178,7 +179,7 @@ class Namespace(Unnamed):
             except OSError as fault:
                 raise self.fault(fault) from fault
             self.table.named(node, parent.id, name)
-            if not excluded:
+            if not is_local:
                 if node.orphan:  # the kernel lets only a file through here that never had a name
                     self.tell_named(node, parent, name)
                 else:
@@ -207,7 +208,7 @@ class Namespace(Unnamed):
             self.bind(parent)
             try:
                 victim, last = self._victim(fd, name)
-                local = victim.local if victim is not None else self.excluded(parent, name)
+                local = victim.local if victim is not None else self.is_local(parent, name, directory)
                 (os.rmdir if directory else os.unlink)(name, dir_fd=fd)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:
@@ -316,15 +317,11 @@ class Namespace(Unnamed):
 
         The node that has the new name now, if any is known, and whether it loses its last name.
         """
-        if self.excluded(new_parent, new) != moved.local:
-            raise refusal(errno.EXDEV)
-        if moved.is_directory and not self.moves_directories:
+        if self._crosses_the_border(moved, parent, old, new_parent, new):
             raise refusal(errno.EXDEV)
         if flags & disk.RENAME_EXCHANGE:
             other = self.find(new_parent, new_fd, new)
-            if self.excluded(parent, old) != other.local or (
-                other.is_directory and not self.moves_directories
-            ):
+            if self._crosses_the_border(other, new_parent, new, parent, old):
                 raise refusal(errno.EXDEV)
             return other, False
         try:
@@ -333,6 +330,17 @@ class Namespace(Unnamed):
             return self._victim(new_fd, new)
         except FileNotFoundError:
             return None, False
+
+    def _crosses_the_border(
+        self, node: Node, parent: Node, name: bytes, new_parent: Node, new: bytes
+    ) -> bool:
+        """Under its new name it, or something in it, would become local to this node, or end to be."""
+        if self.is_local(new_parent, new, node.is_directory) != node.local:
+            return True
+        if not node.is_directory or self.choice.everything:
+            return False
+        here, there = join(self.path_to(parent), name), join(self.path_to(new_parent), new)
+        return not self.choice.moves(here, there)
 
     def _rename_known(
         self,

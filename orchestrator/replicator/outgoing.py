@@ -200,6 +200,7 @@ class PeerLink:
             "session": session,
             "stream": self._primary.stream,
             "record": record.as_dict(),
+            "patterns": settings.patterns,
         }
         connection.send(frames.encode_json(Kind.HELLO, hello), timeout_s)
         # The joiner may have to ask its agent about a newer record: it answers within its own bound.

@@ -54,12 +54,14 @@ class Outside:
         logs: ChangeLogs,
         life: Nonce,
         note: str,
+        patterns: str = "",
     ) -> None:
         """`folder`: the module's state directory. `roots`: the plain directories, for reading. `note`: a file
-        that a boot takes away, for the marks that the disk may lose."""
+        that a boot takes away, for the marks that the disk may lose. `patterns`: what is replicated."""
         self._node = node
         self._roots = roots
         self._excluded = excluded
+        self._patterns = patterns
         self._history = history
         self._logs = logs
         self._life = life
@@ -111,7 +113,8 @@ class Outside:
                 return
         elif state == _MOUNTED:
             marks = [self._marked_at(root) for root in self._roots]
-            if None not in marks:
+            # Names that these patterns replicate and others did not may be as old as they like.
+            if None not in marks and known.get("patterns", self._patterns) == self._patterns:
                 yield from self._after_a_crash([mark or 0 for mark in marks], known)
                 return
         if self._history.standing.reigns:
@@ -211,7 +214,8 @@ class Outside:
         """From now on the trees are ours, and whoever finds another life here knows that it crashed."""
         for root in self._roots:
             self._mark(root, durable=True)
-        self._trust.write({"state": _MOUNTED, "life": self._life, "boot": _boot_id()})
+        facts = {"life": self._life, "boot": _boot_id(), "patterns": self._patterns}
+        self._trust.write({"state": _MOUNTED, **facts})
 
     def seal(self) -> None:
         """A clean stop: nothing writes any more, and the mount still covers the trees.

@@ -102,7 +102,7 @@ class Finder:
             for inode, paths in self._paths.items()
             if inode in wanted
             for path in paths
-            if not self._is_hidden(path)
+            if not self._is_hidden(path, stat.S_ISDIR(self._seen[inode][0]))
         }
 
     def _see(self, status: os.stat_result, path: bytes) -> None:
@@ -114,9 +114,9 @@ class Finder:
         is_directory = stat.S_ISDIR(mode)
         return Target(inode, about, is_directory, 1 if is_directory else links, size)
 
-    def _is_hidden(self, path: bytes) -> bool:
+    def _is_hidden(self, path: bytes, is_directory: bool) -> bool:
         own = path == ops.HIDDEN or path.startswith(ops.HIDDEN + b"/")
-        return own or (path != b"" and self._excluded(self._volume, path))
+        return own or self._excluded(self._volume, path, is_directory)
 
     def _not_found(self, wanted: Mapping[int, About]) -> list[int]:
         """What was not seen, or not under all its names where each of them counts."""
@@ -198,7 +198,7 @@ class Finder:
         done: set[bytes] = set()
         while pending:
             path = pending.pop()
-            if path in done or self._is_hidden(path):
+            if path in done or self._is_hidden(path, True):
                 continue
             done.add(path)
             for child, status in self._children(path, wanted):

@@ -51,8 +51,8 @@ class Finding:
         return [names, own, (self.volume, self.inode, ops.ATTRIBUTES, 0)]
 
 
-Excluded = Callable[[int, bytes, bytes], bool]
-"""(volume, path of a directory, name in it): local to each node. Asked of every name: it has to be quick."""
+Excluded = Callable[[int, bytes, bytes, bool], bool]
+"""(volume, path of a directory, name in it, is a directory): local to each node. Asked of every name."""
 Entry = tuple[bytes, os.stat_result]
 Directory = tuple[bytes, int, list[Entry]]
 """Path, inode, and what is in it by name."""
@@ -72,10 +72,10 @@ def scan(root: int, volume: int, excluded: Excluded) -> Iterator[Directory]:
             entries = []
             with os.scandir(fd) as found:
                 for item in found:
-                    name = os.fsencode(item.name)
-                    if (path or name != HIDDEN) and not excluded(volume, path, name):
+                    name, is_directory = os.fsencode(item.name), item.is_dir(follow_symlinks=False)
+                    if (path or name != HIDDEN) and not excluded(volume, path, name, is_directory):
                         entries.append((name, item.stat(follow_symlinks=False)))
-                        if item.is_dir(follow_symlinks=False):
+                        if is_directory:
                             below.append(name)
             yield path, os.fstat(fd).st_ino, entries
         finally:
@@ -136,6 +136,8 @@ def compare(blobs: Blobs, roots: Sequence[int], excluded: Excluded) -> Iterator[
                 was, names = _unpacked(before), _unpacked(now)
                 yield from _changed(volume, path, inode, was, names, touched)
                 for name in sorted(was.keys() - names.keys()):
+                    if excluded(volume, path, name, stat.S_ISDIR(was[name][1])):
+                        continue  # it became local since, by the configuration
                     child = trees.join(path, name)
                     yield Finding(volume, child, HERE_DELETED, inode)
                     gone.append((volume, child, was[name][0]))
@@ -146,6 +148,8 @@ def compare(blobs: Blobs, roots: Sequence[int], excluded: Excluded) -> Iterator[
         # What was in a directory that did not turn up elsewhere is gone with it.
         volume, path, inode = gone.pop()
         for name, fields in _unpacked(blobs.pop((volume, inode), b"")).items():
+            if excluded(volume, path, name, stat.S_ISDIR(fields[1])):
+                continue
             child = trees.join(path, name)
             yield Finding(volume, child, HERE_DELETED, inode)
             gone.append((volume, child, fields[0]))

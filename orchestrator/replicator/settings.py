@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ class VolumeSettings:
     exclude: tuple[str, ...]
     journal: str
     """Where the table of nodes and open files outlives the process; in the run directory, gone at boot."""
+    only: tuple[str, ...] = ()
+    must_exist: str = ""
+    """A path below this one without which nothing is begun here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,12 @@ class Settings:
     def writeback(self) -> bool:
         return self.cache == "writeback"
 
+    @property
+    def patterns(self) -> str:
+        """The same on two nodes that replicate the same names of their directories."""
+        chosen = [[volume.exclude, volume.only] for volume in self.volumes]
+        return hashlib.blake2b(json.dumps(chosen).encode(), digest_size=16).hexdigest()
+
 
 def load(path: str) -> Settings:
     """Read the file; CorruptState when it is not one."""
@@ -69,6 +79,8 @@ def load(path: str) -> Settings:
                 path=str(volume["path"]),
                 exclude=tuple(volume.get("exclude", ())),
                 journal=str(run / f"volume-{number}.journal"),
+                only=tuple(volume.get("only", ())),
+                must_exist=str(volume.get("must_exist", "")),
             )
             for number, volume in enumerate(data.pop("volumes"))
         )

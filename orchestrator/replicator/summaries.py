@@ -72,7 +72,7 @@ def _summarize(root: int, volume: int, path: bytes, buckets: int, excluded: Excl
                 name = item.name
                 if name == HIDDEN and not path:
                     continue
-                if patterns and excluded(volume, trees.join(path, name)):
+                if patterns and excluded(volume, trees.join(path, name), item.is_dir(follow_symlinks=False)):
                     continue
                 try:
                     status = item.stat(follow_symlinks=False)
@@ -146,12 +146,14 @@ def names_in(
     """The names of a directory that fall into these buckets, sorted; none when it is not there."""
     try:
         with _scanned(root, path) as (_, items):
-            names = (os.fsencode(item.name) for item in items)
-            found = [name for name in names if zlib.crc32(name) % buckets in wanted]
+            names = ((os.fsencode(item.name), item.is_dir(follow_symlinks=False)) for item in items)
+            found = [(name, is_dir) for name, is_dir in names if zlib.crc32(name) % buckets in wanted]
     except OSError:
         return []
-    children = ((name, trees.join(path, name)) for name in sorted(found))
-    return [name for name, child in children if child != HIDDEN and not excluded(volume, child)]
+    children = ((name, trees.join(path, name), is_dir) for name, is_dir in sorted(found))
+    return [
+        name for name, child, is_dir in children if child != HIDDEN and not excluded(volume, child, is_dir)
+    ]
 
 
 @contextmanager

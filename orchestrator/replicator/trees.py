@@ -53,11 +53,11 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 Entry = dict[str, Any]
-Excluded = Callable[[int, bytes], bool]
-"""(volume, path): local to each node, never compared."""
+Excluded = Callable[[int, bytes, bool], bool]
+"""(volume, path, is a directory): local to each node, never compared."""
 
 
-def nothing_excluded(volume: int, path: bytes) -> bool:
+def nothing_excluded(volume: int, path: bytes, is_directory: bool) -> bool:
     """Everything is replicated."""
     return False
 
@@ -238,7 +238,7 @@ def walk(root: int, volume: int, excluded: Excluded) -> Iterator[tuple[bytes, in
             os.close(fd)
         for name, inode, is_directory in sorted(children, reverse=True):
             child = join(path, name)
-            if child == HIDDEN or excluded(volume, child):
+            if child == HIDDEN or excluded(volume, child, is_directory):
                 continue
             yield child, inode, is_directory
             if is_directory:

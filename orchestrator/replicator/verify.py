@@ -19,6 +19,7 @@ from orchestrator.replicator.outbox import Outbox
 from orchestrator.replicator.trees import BLOCK_BYTES, BLOCKS_MAX, Entry, Excluded
 
 NAMES_SHOWN_MAX: Final = 10_000  # an answer of bounded size; whoever differs more needs a full compare anyway
+OWNERS_MAX: Final = 500  # of users and of groups, in an answer of bounded size
 TELL_EVERY_S: Final = 1.0
 COUNTING_SHARE: Final = 0.2  # of a budget: how much there is at all is worth less than having looked at it
 _WHOLE_FILE: Final = -1
@@ -106,6 +107,8 @@ class Verifier:
         self._ends = float("inf")
         self._round = Round()
         self._before = (0, 0)
+        self._owners: tuple[set[int], set[int]] = (set(), set())
+        """Users and groups that own something of what this run compared."""
 
     def differing(self) -> list[str]:
         """The paths that differ, as `VOLUME:PATH`, sorted: everything is compared, and nothing remembered."""
@@ -150,6 +153,10 @@ class Verifier:
             "percent": percent if whole or percent is None else _round_down(percent),
             "position": "" if whole or round.at is None else f"{round.at[0]}:{readable(round.at[1])}",
             "seconds": time.monotonic() - self._began,
+            "owners": {
+                "users": sorted(self._owners[0])[:OWNERS_MAX],
+                "groups": sorted(self._owners[1])[:OWNERS_MAX],
+            },
         }
 
     def _count(self, known: int | None) -> int | None:
@@ -193,6 +200,9 @@ class Verifier:
             for path, own, theirs in self._entries(volume):
                 if self._round.at is None or self._round.at[:2] != (volume, path):
                     self._round.files += 1  # not of a large file that is gone on with
+                if own is not None:
+                    self._owners[0].add(own["uid"])
+                    self._owners[1].add(own["gid"])
                 if not self._compare(volume, path, own, theirs):
                     return False
                 self._round.at = (volume, path, _WHOLE_FILE)
@@ -253,7 +263,7 @@ class Verifier:
         return {
             name: entry
             for name, entry in entries.items()
-            if not self._source.excluded(volume, trees.join(path, name))
+            if not self._source.excluded(volume, trees.join(path, name), stat.S_ISDIR(entry["mode"]))
         }
 
     # --- one object ----------------------------------------------------------------------------------------

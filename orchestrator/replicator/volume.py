@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import stat
 import threading
 import time
@@ -16,6 +15,7 @@ from enum import Enum
 from orchestrator.host import disk
 from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import Caller
+from orchestrator.model.choice import Choice
 from orchestrator.replicator import ops
 from orchestrator.replicator.handles import Node, Table
 from orchestrator.replicator.ops import HIDDEN, ROOT, ChangeKey, Named, Operation, Outlet
@@ -39,21 +39,11 @@ def refusal(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def glob_pattern(glob: str) -> re.Pattern[bytes]:
-    """fnmatch, but `/` is matched by `**` only; `**/` also matches no directory at all."""
-    out = ""
-    for part in re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]*\])", glob):
-        out += {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or (
-            part.replace("[!", "[^") if part.startswith("[") else re.escape(part)
-        )
-    return re.compile(out.encode("utf-8", "surrogateescape"), re.DOTALL)
-
-
 class Volume:
     """One replicated directory below its mount."""
 
     def __init__(
-        self, number: int, root: int, table: Table, outlet: Outlet, exclude: Iterable[str], writeback: bool
+        self, number: int, root: int, table: Table, outlet: Outlet, choice: Choice, writeback: bool
     ) -> None:
         self.number = number
         self.root_fd = root
@@ -67,9 +57,7 @@ class Volume:
         self.names = threading.RLock()
         """The namespace lock: held while names change, and for the node table. Before any stripe."""
         self._stripes = tuple(threading.RLock() for _ in range(_STRIPES))
-        self._exclude = tuple(glob_pattern(glob) for glob in exclude)
-        # A renamed directory keeps what is excluded below it only if the patterns see just the last name.
-        self.moves_directories = all("/" not in glob.removeprefix("**/") for glob in exclude)
+        self.choice = choice
         self._touched: dict[Node, None] = {}
         self._any_touched = threading.Event()
         self._last_refusal = 0.0
@@ -225,38 +213,26 @@ class Volume:
         key = disk.handle_of(parent_fd, name)
         node = self.table.by_key.get(key)
         if node is None:
-            local = parent.local or self.excluded(parent, name)
+            local = parent.local or self.is_local(parent, name, stat.S_ISDIR(status.st_mode))
             node = self.table.add(key, status.st_ino, stat.S_IFMT(status.st_mode), local)
         self.table.named(node, parent.id, name)
         return node
 
-    def excluded(self, parent: Node, name: bytes) -> bool:
-        """True when this name is local to the node."""
+    def is_local(self, parent: Node, name: bytes, is_directory: bool) -> bool:
+        """This name is local to the node."""
         if parent.local:
             return True
-        if not self._exclude:
+        if self.choice.everything:
             return False
-        path = name
-        up = parent
-        while up.id != ROOT:
-            above, own = self._some_name(up)
-            path, up = own + b"/" + path, above
-        return any(pattern.fullmatch(path) for pattern in self._exclude)
+        return self.choice.is_local_in(self.path_to(parent), name, is_directory)
 
-    def excludes_below(self, directory: bytes, name: bytes) -> bool:
-        """True when this name is local to the node, of a directory that is not."""
-        if not self._exclude:
-            return False
-        path = directory + b"/" + name if directory else name
-        return any(pattern.fullmatch(path) for pattern in self._exclude)
-
-    def excludes(self, path: bytes) -> bool:
-        """True when this path below the root, or a directory above it, is local to the node."""
-        if not self._exclude:
-            return False
-        parts = path.split(b"/")
-        prefixes = [b"/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        return any(pattern.fullmatch(prefix) for prefix in prefixes for pattern in self._exclude)
+    def path_to(self, directory: Node) -> bytes:
+        """Where a directory is below the root, by names that lead to it now; empty: it is the root."""
+        path = b""
+        while directory.id != ROOT:
+            directory, own = self._some_name(directory)
+            path = own + b"/" + path if path else own
+        return path
 
     def check_visible(self, parent: Node, name: bytes, number: int) -> None:
         if parent.id == ROOT and name == HIDDEN:

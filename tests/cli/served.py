@@ -15,6 +15,7 @@ from orchestrator.agent.care import Care
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Step
+from orchestrator.host import names
 from orchestrator.model.errors import ProcessUnreachable
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.orders import Order
@@ -149,6 +150,8 @@ class PlayedCare(Care):
             },
         ]
         self.said: list[tuple[str, dict[str, Any]]] = []
+        self.names: dict[str, Any] = {}
+        """By node, what it says of users and groups, where that is not what this machine says."""
 
     @property
     def modules(self) -> list[ModuleName]:
@@ -172,6 +175,11 @@ class PlayedCare(Care):
                 return {"nodes": {"lyon": {**ESTIMATE, "full": body["full"]}}}
             case "pause_resync":
                 return {"paused": body["paused"]}
+            case "names":
+                if node in self.names:
+                    return self.names[node]
+                asked = {key: value for key, value in body.items() if key != "do"}
+                return names.known(**asked)
             case "release":
                 (gone,) = [each for each in self.kept[node] if each["id"] == body["id"]]
                 self.kept[node].remove(gone)

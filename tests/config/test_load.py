@@ -165,6 +165,40 @@ def test_a_mistake_is_told(change: tuple[str, str], told: str) -> None:
     assert any(told in line for line in found), found
 
 
+def test_patterns_of_both_kinds_and_a_sentinel_become_the_models_values() -> None:
+    text = changed(
+        'exclude: ["*.tmp"]', r"exclude: ['re:cache/\d+'], only: [data, 're:x(y|z)'], must_exist: data/PG"
+    )
+    (directory,) = load_text(text, "hafarm.yaml").modules[0].replicate
+    assert directory.exclude == (r"re:cache/\d+",)
+    assert directory.only == ("data", "re:x(y|z)")
+    assert directory.must_exist == "data/PG"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("exclude: ['*.tmp', 're:(a']", "9:56: modules.0.replicate.0.exclude.1: a ( without its )"),
+        ("exclude: ['[z-a]']", "9:47: modules.0.replicate.0.exclude.0: z-a runs backwards"),
+        ("only: ['re:(a+)\\1']", "9:44: modules.0.replicate.0.only.0: \\1 is not known"),
+        ("only: ['/a']", "9:44: modules.0.replicate.0.only.0: a pattern names what is below the directory"),
+        ("only: []", "9:37: modules.0.replicate.0.only: nothing would be replicated"),
+        ("must_exist: /srv/x", "9:37: modules.0.replicate.0.must_exist: a path below the directory"),
+        ("must_exist: ../x", "9:37: modules.0.replicate.0.must_exist: a path below the directory"),
+        ("must_exist: .hafarm/x", "9:37: modules.0.replicate.0.must_exist: a path below the directory"),
+    ],
+)
+def test_a_bad_pattern_or_sentinel_is_told_at_its_place(change: str, told: str) -> None:
+    found = refused(changed('exclude: ["*.tmp"]', change))
+    assert any(f"hafarm.yaml:{told}" in line for line in found), found
+
+
+def test_many_patterns_together_have_a_bound_too() -> None:
+    large = ", ".join(f"'re:[a-z{number}]{{250}}'" for number in range(50))
+    found = refused(changed('exclude: ["*.tmp"]', f"exclude: [{large}]"))
+    assert any("modules.0.replicate.0: the patterns are too large" in line for line in found), found
+
+
 def test_directories_must_not_lie_in_each_other_across_modules_too() -> None:
     second = RIGHT.split("modules:\n")[1].replace("name: orders", "name: stock").replace(".100/", ".101/")
     found = refused(RIGHT + second.replace("/srv/orders", "/srv/orders/stock"))

@@ -16,6 +16,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "cluster": shape.Cluster,
     "nodes": shape.Node,
     "modules": shape.Module,
+    "replicate": shape.Replicate,
     "run": shape.Run,
     "vip": shape.Vip,
     "checks": shape.Check,

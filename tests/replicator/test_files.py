@@ -69,14 +69,19 @@ class Recorder:
 
 class Mounted:
     def __init__(
-        self, tree: Path, journal: Path, exclude: tuple[str, ...] = (), writeback: bool = False
+        self,
+        tree: Path,
+        journal: Path,
+        exclude: tuple[str, ...] = (),
+        writeback: bool = False,
+        only: tuple[str, ...] = (),
     ) -> None:
         self.outlet = Recorder()
         self.tree = tree
         self.plain_fd = os.open(tree, os.O_PATH)
         fds = (open_device(), self.plain_fd, os.open(tree, os.O_RDONLY))
         self._roots = fds[1:]
-        settings = VolumeSettings(str(tree), exclude, str(journal))
+        settings = VolumeSettings(str(tree), exclude, str(journal), only)
         self.files = Files(0, settings, fds, self.outlet, writeback)
         self.files.start()
         self.files.forget_followed()

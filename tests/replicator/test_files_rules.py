@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.replicator import ops
-from orchestrator.replicator.volume import Mode, glob_pattern
+from orchestrator.replicator.volume import Mode
 from tests.replicator.test_files import Mounted, sent
 from tests.support.disks import ext4
 from tests.support.waiting import eventually
@@ -188,21 +188,3 @@ def test_a_fault_of_the_may_differ_log_refuses_the_change(mounted: Mounted) -> N
         (mounted.tree / "a").write_bytes(b"")
     assert os.listdir(mounted.plain) in ([], [".hafarm"])
     assert not mounted.outlet.sent
-
-
-@pytest.mark.parametrize(
-    ("glob", "path", "fits"),
-    [
-        ("*.tmp", b"a.tmp", True),
-        ("*.tmp", b"d/a.tmp", False),
-        ("**/*.tmp", b"d/e/a.tmp", True),
-        ("**/*.tmp", b"a.tmp", True),
-        ("d/**", b"d/e/f", True),
-        ("d?", b"d/", False),
-        ("[ab]", b"b", True),
-        ("[!ab]", b"b", False),
-        ("a+b", b"a+b", True),
-    ],
-)
-def test_globs_match_as_documented(glob: str, path: bytes, fits: bool) -> None:
-    assert bool(glob_pattern(glob).fullmatch(path)) is fits

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.machine import _directory
+from orchestrator.cli.machine import Finding, findings, surveyed
+from orchestrator.model.config import ClusterConfig, DirectoryConfig, MirrorConfig
+from orchestrator.model.names import ClusterName, ModuleName, NodeName
 from orchestrator.replicator.keeper import DirectoryUnfit, _open_fit
 from tests.support.disks import enter_private_mounts, ext4
 
@@ -24,6 +26,13 @@ def why_not(path: str) -> str:
     except DirectoryUnfit as fault:
         return f"{fault.code}: {fault}"
     return ""
+
+
+def checked(path: str) -> list[Finding]:
+    """What `hafarm config check` says of this directory."""
+    module = MirrorConfig(ModuleName("orders"), (NodeName("paris"),), (DirectoryConfig(path),))
+    config = ClusterConfig(ClusterName("shop"), (), (module,))
+    return [one for one in findings(config, "paris", surveyed(config, "paris")) if one.what == path]
 
 
 @contextmanager
@@ -58,7 +67,7 @@ def test_a_read_only_disk_is_refused(work: Path) -> None:
 def test_a_file_system_that_forgets_is_refused_here_and_by_config_check(work: Path) -> None:
     with mounted(work / "ram", "-t", "tmpfs", "tmpfs") as ram:
         assert "tmpfs: it forgets everything when the current fails" in why_not(str(ram))
-        assert [finding.verdict for finding in _directory(str(ram))] == ["fail"]
+        assert [finding.verdict for finding in checked(str(ram))] == ["fail"]
 
 
 def test_an_overlay_is_refused_here_and_by_config_check(work: Path) -> None:
@@ -68,12 +77,12 @@ def test_an_overlay_is_refused_here_and_by_config_check(work: Path) -> None:
         layers = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/inner"
         with mounted(work / "over", "-t", "overlay", "overlay", "-o", layers) as over:
             assert "overlay" in why_not(str(over))
-            assert [finding.verdict for finding in _directory(str(over))] == ["fail"]
+            assert [finding.verdict for finding in checked(str(over))] == ["fail"]
 
 
 def test_what_shows_the_kernel_is_refused() -> None:
     assert "proc: it shows the kernel" in why_not("/proc/sys")
-    assert [finding.verdict for finding in _directory("/proc/sys")] == ["fail"]
+    assert [finding.verdict for finding in checked("/proc/sys")] == ["fail"]
 
 
 @pytest.mark.parametrize("make", ["nothing", "a file", "a link"])
@@ -92,7 +101,7 @@ def test_what_is_no_directory_of_its_own_is_refused(work: Path, make: str) -> No
     told = why_not(str(place))
     assert told.startswith("HF4005: ")
     assert words[make] in told
-    assert "fail" in [finding.verdict for finding in _directory(str(place))]
+    assert "fail" in [finding.verdict for finding in checked(str(place))]
 
 
 def test_a_file_with_a_name_outside_is_named_by_config_check(work: Path) -> None:
@@ -100,9 +109,9 @@ def test_a_file_with_a_name_outside_is_named_by_config_check(work: Path) -> None
         (disk / "files/deep").mkdir(parents=True)
         (disk / "files/inside").write_bytes(b"")
         os.link(disk / "files/inside", disk / "files/deep/again")
-        assert [finding.verdict for finding in _directory(str(disk / "files"))] == ["pass"]
+        assert [finding.verdict for finding in checked(str(disk / "files"))] == ["pass", "pass"]
         (disk / "elsewhere").write_bytes(b"")
         os.link(disk / "elsewhere", disk / "files/deep/shared")
-        found = list(_directory(str(disk / "files")))
-        assert [finding.verdict for finding in found] == ["pass", "fail"]
-        assert "files/deep/shared: has a hard link outside: replace it by a copy" in found[1].text
+        found = checked(str(disk / "files"))
+        assert [finding.verdict for finding in found] == ["pass", "pass", "fail"]
+        assert "files/deep/shared: has a hard link outside: replace it by a copy" in found[2].text

@@ -24,7 +24,7 @@ ALONE = record(1, LIFE, {PARIS})
 Edit = Callable[[Path], None]
 
 
-def nothing(volume: int, directory: bytes, name: bytes) -> bool:
+def nothing(volume: int, directory: bytes, name: bytes, is_directory: bool) -> bool:
     return (directory, name) == (b"", b"local")
 
 

@@ -99,7 +99,7 @@ def test_a_frozen_disk_is_told_as_slow_and_a_dead_node_holds_writes_for_a_moment
             shown = found.cluster.hafarm(first, "status").stdout
         assert "until a synced write is on its disk, usually" in shown, shown
         writer.goes_on()
-        assert told(found, first, "HF4021", second)
+        assert told(found, first, "HF4023", second)
         assert seen(found, first, second)["epoch"] == epoch, "it was taken for dead"
         assert found.role(second) == ("SECOND", "ready")
 
