@@ -181,6 +181,7 @@ class ReplicatorClient:
             "detection_s": config.timing.detection_s,
             "resync_rate": module.resync_rate,
             "resync_workers": module.resync_workers,
+            "mirrors": sum(self._me in each.nodes for each in config.modules),
             "log": self._log,
         }
 

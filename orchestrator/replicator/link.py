@@ -6,18 +6,21 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from orchestrator.host.tls import peer_name
-from orchestrator.mirror.frames import Decoder, Frame, HandshakeRejected, Kind, WireFault
+from orchestrator.mirror.frames import REASONS, Decoder, Frame, HandshakeRejected, Kind, WireFault
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
+from orchestrator.replicator.outbox import WINDOW_BYTES
 
 FORWARD, BACK, BULK = "forward", "back", "bulk"
 
 _READ_BYTES: Final = 1 << 18  # several frames of a busy stream at once; more gained nothing
+_TOLD_MAX: Final = 500  # letters: the longest of our own reasons is half as long
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class LinkSettings:
     """`memory`: a member's acknowledgement means that it has applied, not that its disk has it."""
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
+    window_bytes: int = WINDOW_BYTES
+    """What may be on its way to the peers; then whoever writes waits."""
 
 
 @dataclass(eq=False)
@@ -54,6 +59,12 @@ class ConnectionLost(HafarmError):
 
     def __str__(self) -> str:
         return f"the replication connection ended: {self.why}; it is dialled again"
+
+
+def quoted(told: object) -> str:
+    """What another node says of itself, for our logs and screens: one short line, whatever it is."""
+    text = told[:_TOLD_MAX] if isinstance(told, str) else f"({type(told).__name__})"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class Connection:
@@ -82,12 +93,15 @@ class Connection:
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
 
-    def receive(self, timeout_s: float | None) -> list[Frame]:
-        """At least one frame; ConnectionLost when nothing whole came for so long."""
+    def receive(self, timeout_s: float | None, within_s: float | None = None) -> list[Frame]:
+        """At least one frame; ConnectionLost when nothing came for so long, or nothing whole within so long."""
         if self._ready:
             frames, self._ready = self._ready, []
             return frames
+        ends = None if within_s is None else time.monotonic() + within_s
         while True:
+            if ends is not None and (timeout_s := ends - time.monotonic()) <= 0:
+                raise ConnectionLost(f"not told within {within_s} s")
             data = self._read(timeout_s)
             if not data:
                 raise ConnectionLost("closed by the other side")
@@ -132,11 +146,12 @@ class Connection:
             raise ConnectionLost("closed on this side")
 
     def receive_one(self, kind: Kind, timeout_s: float) -> dict[str, Any]:
-        """The next frame, which must be of this kind; a refusal is raised as what it is."""
-        first, *self._ready = self.receive(timeout_s)
+        """The next frame, whole within this time, which must be of this kind; a refusal is raised as what it is."""
+        first, *self._ready = self.receive(timeout_s, timeout_s)
         if first.kind is Kind.REFUSED:
             refusal = first.json()
-            raise HandshakeRejected(str(refusal.get("reason")), str(refusal.get("why")))
+            reason = refusal.get("reason")
+            raise HandshakeRejected(reason if reason in REASONS else "broken", quoted(refusal.get("why")))
         if first.kind is not kind:
             raise WireFault(f"{first.kind.name} instead of {kind.name}")
         return first.json()

@@ -28,6 +28,7 @@ from orchestrator.replicator.files import Files, Trees
 from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.outbox import window_for
 from orchestrator.replicator.outside import Outside
 from orchestrator.replicator.settings import Settings, load
 from orchestrator.replicator.stream import Primary
@@ -434,6 +435,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         ack_timeout_s=settings.ack_timeout_s,
         copy_bytes_per_s=settings.resync_rate,
         ack=settings.ack,
+        window_bytes=window_for(settings.mirrors),
     )
 
 

@@ -1,0 +1,486 @@
+"""Every queue, log and memory has an end, and what happens there is what docs/limits.md says."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import secrets
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.host.lines import LINE_BYTES_MAX
+from orchestrator.mirror import differ, frames
+from orchestrator.mirror.frames import Kind
+from orchestrator.mirror.lineage import Position
+from orchestrator.replicator import codec, incoming, ops, outbox, trees
+from orchestrator.replicator.apply import Applier, ApplyFailed
+from orchestrator.replicator.control import AGENTS_MAX, Control
+from orchestrator.replicator.handles import Table
+from orchestrator.replicator.logs import ChangeLogs
+from orchestrator.replicator.outbox import Outbox, window_for
+from orchestrator.replicator.plan import Changes
+from orchestrator.replicator.quarantine import remove_tree
+from tests.replicator.hostile import FalsePrimary, descriptors
+from tests.replicator.pair import LYON, PARIS, Pair, picture, record
+from tests.replicator.test_apply import Notes, do
+from tests.replicator.test_files import Mounted, disk, mounted, sent  # noqa: F401
+from tests.support.disks import ext4
+from tests.support.waiting import eventually
+
+LIFE = secrets.token_hex(16)
+DEPTH = 1100
+"""Of directories in each other: more than Python has frames, and with their names longer than the kernel takes."""
+STREAM = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.stop()
+
+
+# --- the may-differ log ------------------------------------------------------------------------------------
+
+
+def test_a_log_that_overflows_keeps_what_is_on_its_way_and_says_that_it_is_not_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(differ, "ENTRIES_MAX", 500)
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    log = logs.of[LYON]
+    log.confirmed(Position(STREAM, 1))
+    for number in range(600):
+        logs.before_change([(0, number, ops.DATA, 1)], number)
+    assert log.says_too_little
+    assert log.log.baseline is None
+    assert log.unsettled() is None, "an estimate believes a log that does not know"
+    assert len(log.keys()) <= 64, "entries are still kept one by one"
+    assert (0, 599, ops.DATA, 1) in log.keys(), "a change that is on its way lost its entry"
+    assert caplog.text.count("compares everything") == 1, "it is said aloud, once"
+    again = ChangeLogs(str(tmp_path), [LYON]).of[LYON]  # of what was not closed: a process that was killed
+    assert again.says_too_little
+    assert not again.unreadable
+    assert os.stat(tmp_path / f"may-differ.{LYON}").st_size < 50_000
+
+
+def test_a_log_that_overflowed_is_believed_again_once_both_disks_have_a_copy_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differ, "ENTRIES_MAX", 500)
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    log = logs.of[LYON]
+    for number in range(600):
+        logs.before_change([(0, number, ops.DATA, 1)], number)
+    logs.let_go(700)
+    log.confirmed(Position(STREAM, 10_000))
+    assert log.says_too_little, "no copy has come"
+    log.unpin(800)
+    logs.before_change([(0, 9000, ops.DATA, 1)], 800)  # after the copy: not durable there
+    logs.let_go(900)
+    log.confirmed(Position(STREAM, 799))
+    assert log.says_too_little, "the copy is not on both disks"
+    log.confirmed(Position(STREAM, 850))
+    assert not log.says_too_little
+    assert (0, 9000, ops.DATA, 1) in log.keys(), "what came after the copy has no entry"
+    again = ChangeLogs(str(tmp_path), [LYON]).of[LYON]
+    assert not again.says_too_little
+    assert (0, 9000, ops.DATA, 1) in again.keys()
+    assert again.log.baseline == Position(STREAM, 850)
+
+
+def test_a_hot_entry_is_durable_again_after_an_overflow_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that holds it asks for nothing: it must be in the file all the same."""
+    monkeypatch.setattr(differ, "ENTRIES_MAX", 500)
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    log = logs.of[LYON]
+    hot = (0, 7, ops.DATA, 3)
+    threading.Thread(target=logs.before_change, args=([hot], 1)).start()  # and never lets it go
+    eventually(lambda: hot in log.keys())
+    for number in range(1000, 1600):
+        logs.before_change([(0, number, ops.DATA, 1)], number)
+    logs.let_go(1700)
+    log.unpin(1700)
+    log.confirmed(Position(STREAM, 1700))
+    assert not log.says_too_little
+    assert hot in ChangeLogs(str(tmp_path), [LYON]).of[LYON].keys()
+
+
+def test_more_changes_than_the_log_holds_while_a_node_is_away_are_brought_back_by_looking_at_all(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differ, "ENTRIES_MAX", 300)
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    primary = pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 20)
+    assert pair.live is not None
+    pair.live.create("first")
+    primary.flush()
+    eventually(lambda: primary.logs.of[LYON].log.baseline is not None, 20)
+    pair.stop_follower()
+    for number in range(400):
+        pair.live.create(f"file{number}")
+    pair.live.unlink("first")
+    assert primary.logs.of[LYON].says_too_little
+    pair.told.clear()
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    primary._links[LYON]._settings.ports[LYON] = pair.port  # type: ignore[index]
+    eventually(lambda: pair.said("member_ready") != [], 30)
+    (began,) = pair.said("copy_begins")
+    assert began["full"]
+    assert "more changed than its may-differ log holds" in began["why"]
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
+# --- the stream --------------------------------------------------------------------------------------------
+
+
+def test_the_windows_of_all_mirrors_of_a_node_share_one_budget() -> None:
+    assert window_for(1) == outbox.WINDOW_BYTES
+    for mirrors in (1, 2, 4, 8, 16):
+        assert window_for(mirrors) * mirrors <= outbox.WINDOWS_BYTES
+    assert window_for(1000) == outbox.WINDOW_BYTES_MIN
+    assert outbox.WINDOW_BYTES_MIN > 2 * codec.OPERATION_BYTES_MAX
+
+
+@pytest.mark.parametrize(("size", "frames_max"), [(4096, 256), (1, outbox.WINDOW_FRAMES)])
+def test_a_full_window_holds_whoever_emits_until_there_is_room(size: int, frames_max: int) -> None:
+    box = Outbox(window_bytes=1 << 20)
+    box.attach(LYON, Kind.COPY_BEGIN, b"")
+    emitted = 0
+    done = threading.Event()
+
+    def emit() -> None:
+        nonlocal emitted
+        for _ in range(frames_max + 50):
+            box.put(Kind.OPERATION, bytes(size))
+            emitted += 1
+        done.set()
+
+    threading.Thread(target=emit, daemon=True).start()
+    eventually(lambda: box.holds_up_s(LYON) > 0.1, 20)
+    assert frames_max - 2 <= emitted <= frames_max
+    while box.take(LYON):
+        pass
+    box.applied(LYON, 200)
+    assert done.wait(10)
+    assert box.holds_up_s(LYON) == 0
+
+
+def test_a_receiver_without_a_connection_holds_nobody_and_is_copied_to_anew() -> None:
+    box = Outbox(window_bytes=1 << 20)
+    box.attach(LYON, Kind.COPY_BEGIN, b"")
+    box.disconnect(LYON)
+    for _ in range(300):
+        box.put(Kind.OPERATION, bytes(4096))  # 1.2 MiB: would wait for ever
+    assert not box.resume(LYON, 0)
+
+
+def test_a_slow_disk_slows_the_stream_instead_of_collecting_descriptors(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    monkeypatch.setattr("orchestrator.replicator.apply._sync_all", _waits_for(held))
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    assert pair.follower is not None
+    before = descriptors()
+    false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
+    false.begin()
+    sent_frames = [
+        (Kind.COPY_BEGIN, b"{}"),
+        *[(Kind.OPERATION, codec.encode(ops.SyncDirectory(0, 1)))] * 2000,
+    ]
+    data = b"".join(
+        frames.encode(kind, payload, number) for number, (kind, payload) in enumerate(sent_frames, 1)
+    )
+    false.forward.send(data, 10)
+    eventually(lambda: pair.follower.applied >= incoming.SYNCS_MAX, 10)  # type: ignore[union-attr]
+    assert pair.follower.applied <= incoming.SYNCS_MAX + 2
+    assert descriptors() <= before + incoming.SYNCS_MAX + 40
+    held.set()
+    eventually(lambda: pair.follower.applied == 2001, 20)  # type: ignore[union-attr]
+    false.close()
+    eventually(lambda: pair.said("stream_down") != [], 10)
+
+
+def _waits_for(event: threading.Event) -> Callable[[list[int], bool], None]:
+    def sync_all(fds: list[int], data_only: bool) -> None:
+        event.wait()
+        for fd in fds:
+            os.close(fd)
+
+    return sync_all
+
+
+def test_a_file_with_names_in_more_directories_than_one_sync_tells_is_synced_with_all_of_them(
+    mounted: Mounted,  # noqa: F811
+) -> None:
+    count = 2 * codec.DIRECTORIES_MAX + 5
+    (mounted.tree / "file").write_bytes(b"x")
+    for number in range(count):
+        (mounted.tree / f"d{number}").mkdir()
+        os.link(mounted.tree / "file", mounted.tree / f"d{number}" / "name")
+    fd = os.open(mounted.tree / "file", os.O_RDWR)
+    os.fsync(fd)
+    os.close(fd)
+    syncs = [one for one in sent(mounted, ops.Sync) if isinstance(one, ops.Sync)]
+    told = [directory for one in syncs for directory in one.directories]
+    made = {one.id for one in sent(mounted, ops.Mkdir) if isinstance(one, ops.Mkdir)}
+    assert made <= set(told)
+    assert len(syncs) == 3
+    for one in syncs:
+        assert codec.decode(codec.encode(one)) == one
+
+
+# --- copies ------------------------------------------------------------------------------------------------
+
+
+def test_more_changes_during_a_copy_than_are_remembered_mean_that_all_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.replicator.plan.CHANGES_MAX", 100)
+    changes = Changes()
+    changes.note((0, number, ops.DATA, 0) for number in range(100))
+    assert len(changes.keys() or ()) == 100
+    changes.note([(0, 1000, ops.DATA, 0)])
+    assert changes.keys() is None
+    changes.note([(0, 1001, ops.DATA, 0)])
+    assert changes.keys() is None
+
+
+def test_a_copy_of_more_objects_than_it_has_ids_for_takes_ids_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.replicator.sender.IDS_MAX", 50)
+    monkeypatch.setattr("orchestrator.replicator.objects.IDS_MAX", 400)
+    tree = pair.trees[PARIS]
+    for folder in range(20):
+        (tree / f"d{folder}").mkdir()
+        for number in range(60):
+            (tree / f"d{folder}" / f"{number}").write_bytes(b"%d" % number)
+        os.link(tree / "d0" / "7", tree / f"d{folder}" / "linked")
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 60)
+    assert picture(pair.trees[LYON], times=True) == picture(tree, times=True)
+    assert pair.follower is not None
+    assert len(pair.follower.applier.objects._known) < 400
+    assert not pair.said("stream_down")
+
+
+def test_a_directory_whose_names_fill_more_than_one_answer_is_made_equal(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer alone has most of them: of a small directory here, a single question asks for all there."""
+    for module in ("answers", "trees"):
+        monkeypatch.setattr(f"orchestrator.replicator.{module}.PAGE_TEXT_BYTES", 2000)
+    monkeypatch.setattr("orchestrator.replicator.answers.LINKED_TEXT_MAX", 500)
+    monkeypatch.setattr("orchestrator.replicator.equalize._NAMES_HELD_MAX", 80)
+    tree, there = pair.trees[PARIS], pair.trees[LYON]
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    for number in range(200):
+        (there / f"only there {number}").write_bytes(b"x")
+    for number in range(40):
+        os.link(there / "only there 1", there / f"linked there {number}")
+    (tree / "here").write_bytes(b"y")
+    for number in range(40):
+        os.link(tree / "here", tree / f"linked there {number}")
+    assert pair.follower is not None
+    pair.follower.adopt()
+    pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 60)
+    assert picture(there) == picture(tree)
+
+
+def test_a_tree_deeper_than_recursion_and_paths_go_is_copied_and_compared(pair: Pair) -> None:
+    tree = pair.trees[PARIS]
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(DEPTH):
+        os.mkdir("deeper", dir_fd=here)
+        inner = os.open("deeper", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    with open(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=here), "wb") as file:
+        file.write(b"all the way down")
+    os.close(here)
+    path = b"/".join([b"deeper"] * DEPTH + [b"bottom"])
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    primary = pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 120)
+    root = os.open(pair.trees[LYON], os.O_RDONLY)
+    bottom = trees.open_file(root, path)
+    assert os.read(bottom, 100) == b"all the way down"
+    os.close(bottom)
+    os.close(root)
+    assert primary.verify(LYON) == []
+    for each in pair.trees.values():
+        parent = os.open(each, os.O_RDONLY)
+        remove_tree(parent, b"deeper")  # pytest's own way to tidy up is not as deep
+        os.close(parent)
+
+
+def test_what_a_full_disk_cannot_set_aside_is_not_overwritten(tmp_path: Path) -> None:
+    with ext4(tmp_path / "image", tmp_path / "at", "24M") as at:
+        tree = at / "tree"
+        tree.mkdir()
+        mine = os.urandom(6 << 20)
+        (tree / "mine").write_bytes(mine)
+        (at / "filler").write_bytes(bytes(1 << 20))
+        with pytest.raises(OSError, match="No space"), (at / "filler").open("ab") as file:
+            while True:
+                file.write(bytes(1 << 16))
+        root = os.open(tree, os.O_RDONLY)
+        applier = Applier([root], Notes())
+        with pytest.raises((ApplyFailed, OSError)) as failure:
+            applier.begin_copy("7-3", {"verdict": "diverged"})
+            do(applier, ops.Bind(0, 2, 1, b"mine"), ops.Write(0, 2, 0, b"theirs"))
+        number = failure.value.number if isinstance(failure.value, ApplyFailed) else failure.value.errno
+        assert number == errno.ENOSPC
+        assert (tree / "mine").read_bytes() == mine
+        applier.close()
+        os.close(root)
+
+
+# --- sockets and journals ----------------------------------------------------------------------------------
+
+
+def test_the_control_socket_takes_so_many_agents_lines_of_so_much_and_waits_for_none(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    control = Control(path, {"echo": lambda request: {"said": int(request["what"])}})
+    control.start()
+
+    def dial() -> socket.socket:
+        agent = socket.socket(socket.AF_UNIX)
+        agent.settimeout(10)
+        agent.connect(path)
+        return agent
+
+    agents = [dial() for _ in range(AGENTS_MAX)]
+    for agent in agents:
+        agent.sendall(b'{"id": 1, "do": "echo", "what": 7}\n')
+        assert json.loads(agent.recv(1000))["ok"] == {"said": 7}
+    assert dial().recv(1) == b"", "one more than there are places for"
+    agents[0].sendall(b'{"id": 2, "do": "echo", "what": "x"}\n')
+    assert json.loads(agents[0].recv(1000))["error"]["code"] == "HF1000"
+    agents[1].sendall(b"[" * 100_000 + b"\n")
+    assert agents[1].recv(1) == b""
+    try:
+        for _ in range(2 * LINE_BYTES_MAX // 65536):
+            agents[2].sendall(b"x" * 65536)
+        assert agents[2].recv(1) == b""
+    except OSError:
+        pass  # closed while more was being sent
+    # One that reads nothing is left behind, and the others hear everything.
+    for agent in agents[5:]:
+        agent.close()
+    heard = threading.Event()
+
+    def listen() -> None:
+        while b"last" not in agents[3].recv(1 << 20):
+            pass
+        heard.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    for _ in range(40):
+        control.tell("event", text="x" * 20_000)
+    control.tell("last")
+    assert heard.wait(30)
+    for agent in agents:
+        agent.close()
+
+
+def test_exchanges_that_fail_are_not_remembered_for_ever(tmp_path: Path) -> None:
+    root = os.open(tmp_path, os.O_RDONLY)
+    table = Table(root, str(tmp_path / "journal"), 100)
+    table.load()
+    for unique in range(5000):
+        table.note_exchange(unique, b"key")
+        table.note_outcome(unique + 1_000_000, b"")
+    assert len(table.exchanges) <= 4096
+    assert len(table.outcomes) <= 4096
+    os.close(table._journal)
+    os.close(root)
+
+
+# --- a node that follows -----------------------------------------------------------------------------------
+
+CHANGES = """
+import os, sys, errno
+os.chdir(sys.argv[1])
+os.setgroups([])
+os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+def append():
+    fd = os.open("open", os.O_WRONLY | os.O_APPEND); os.write(fd, b"x")
+def truncate():
+    os.truncate("open", 0)
+deeds = {
+    "create": lambda: os.open("new", os.O_CREAT | os.O_WRONLY),
+    "append": append, "truncate": truncate,
+    "mkdir": lambda: os.mkdir("newdir"), "symlink": lambda: os.symlink("x", "newlink"),
+    "mkfifo": lambda: os.mkfifo("newfifo"), "link": lambda: os.link("open", "newname"),
+    "unlink": lambda: os.unlink("open"), "rmdir": lambda: os.rmdir("dir"),
+    "rename": lambda: os.rename("open", "other"),
+    "chmod": lambda: os.chmod("own", 0o600), "utime": lambda: os.utime("own", (1, 1)),
+    "setxattr": lambda: os.setxattr("own", "user.k", b"v"),
+    "fallocate": lambda: os.posix_fallocate(os.open("open", os.O_RDWR), 0, 1 << 20),
+}
+if sys.argv[2] == "0":
+    deeds["chown"] = lambda: os.chown("open", 5, 5)
+    deeds["mknod"] = lambda: os.mknod("newnode", 0o20600, os.makedev(1, 3))
+for name, deed in deeds.items():
+    try:
+        deed()
+        print(name, "was done")
+    except OSError as fault:
+        if fault.errno != errno.EROFS:
+            print(name, errno.errorcode[fault.errno])
+"""
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_nobody_changes_a_tree_that_follows_and_who_tried_is_named_in_the_log(
+    mounted: Mounted,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+    user: int,
+) -> None:
+    os.chmod(mounted.tree, 0o777)
+    for name in ("open", "own"):
+        (mounted.tree / name).write_bytes(b"kept")
+        os.chmod(mounted.tree / name, 0o666)
+    os.chown(mounted.tree / "own", user, user)
+    (mounted.tree / "dir").mkdir()
+    os.chmod(mounted.tree / "dir", 0o777)
+    mounted.files.follow()
+    before = {path: os.stat(mounted.plain / path) for path in ("open", "own", "dir")}
+    with caplog.at_level(logging.WARNING):
+        found = subprocess.run(
+            [sys.executable, "-c", CHANGES, mounted.tree, str(user)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (found.stdout, found.stderr) == ("", "")
+    assert set(os.listdir(mounted.plain)) - {".hafarm"} == before.keys()
+    for path, status in before.items():
+        now = os.stat(mounted.plain / path)
+        assert (now.st_mode, now.st_size, now.st_ctime_ns) == (
+            status.st_mode,
+            status.st_size,
+            status.st_ctime_ns,
+        )
+    assert stat.S_ISREG(before["open"].st_mode)
+    (line,) = [each.getMessage() for each in caplog.records if "not primary" in each.getMessage()]
+    assert "pid=" in line
+    assert "python" in line
+    assert "path=" in line
