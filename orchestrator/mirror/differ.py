@@ -17,8 +17,8 @@ HOT_MAX: Final = 1024
 """Entries kept although both disks are equal: 4 GiB of hot extents; a steady database pays nothing."""
 
 ENTRIES_MAX: Final = 1 << 20
-"""Entries of one log, some 600 MiB with their places: beyond, everything is compared. A node that is away while a
-million files change is compared as quickly by looking at all."""
+"""Entries of one log, some 600 MiB with their places: beyond, everything is compared. Of a node that was away
+while a million files changed that is as quick."""
 
 NAMES_MAX: Final = 4096
 """Changed names that are known one by one: beyond, a directory is compared as quickly as it is listed."""

@@ -73,7 +73,7 @@ class WireFault(HafarmError):
 
 @contextmanager
 def believed(what: str) -> Iterator[None]:
-    """What is read inside is what a replicator says, or WireFault: nothing that came is of its kind unseen."""
+    """What is read inside is what a replicator says, or WireFault: nothing is of its kind unseen."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as fault:

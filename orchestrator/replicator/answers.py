@@ -1,4 +1,4 @@
-"""The follower's answers to a primary that compares the two trees: nothing asked is believed, all is bounded."""
+"""The follower's answers to a primary that compares the two trees: nothing is believed, all is bounded."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class Applier:
                 self._log.before_change(keys, sequence, functools.partial(self._place_of, operation))
             return _DO[type(operation)](self, operation)
         except (ValueError, OverflowError) as fault:
-            # A NUL in a text, a number beyond what the system call takes: nothing that a primary can have done.
+            # A NUL in a text, a number beyond what the system call takes: no primary can have done that.
             raise WireFault(f"{type(operation).__name__}: {fault}") from fault
         except OSError as fault:
             if self.copying and fault.errno in _PASSED_OVER:

@@ -13,7 +13,7 @@ from orchestrator.replicator import ops
 
 _LENGTH: Final = struct.Struct("<I")
 DIRECTORIES_MAX: Final = 64
-"""In one sync, each of which costs the receiver a descriptor; a file with names in more is synced in several."""
+"""In one sync, each of which costs the receiver a descriptor; for more a file is synced several times."""
 
 _FILE_BYTES_MAX: Final = (1 << 63) - 1  # the kernel's own bound
 _RENAME_FLAGS: Final = (0, disk.RENAME_NOREPLACE, disk.RENAME_EXCHANGE)
@@ -73,7 +73,7 @@ def decode(payload: bytes) -> Sent:
 
 
 def _check(operation: Sent) -> None:
-    """Refuse what no system call of the primary can have been: numbers beyond a file, flags of other deeds."""
+    """Refuse what no system call of the primary can have been: numbers beyond a file, flags of its own."""
     match operation:
         case ops.Write(offset=offset, data=data):
             honest = offset + len(data) <= _FILE_BYTES_MAX

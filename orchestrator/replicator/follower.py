@@ -209,7 +209,7 @@ class Follower:
             try:
                 plain, _ = listener.accept()
             except OSError as fault:
-                # Closed by stop; else no descriptor is free for the moment, and the next node is heard all the same.
+                # Closed by stop; or no descriptor is free now: the next node is heard all the same.
                 if not self._stopped:
                     log.warning("no connection is taken: %s", fault)
                     time.sleep(ACCEPT_AGAIN_S)

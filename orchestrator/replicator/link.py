@@ -94,7 +94,7 @@ class Connection:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
 
     def receive(self, timeout_s: float | None, within_s: float | None = None) -> list[Frame]:
-        """At least one frame; ConnectionLost when nothing came for so long, or nothing whole within so long."""
+        """At least one frame; ConnectionLost when nothing came for so long, or nothing whole within that."""
         if self._ready:
             frames, self._ready = self._ready, []
             return frames
@@ -146,7 +146,7 @@ class Connection:
             raise ConnectionLost("closed on this side")
 
     def receive_one(self, kind: Kind, timeout_s: float) -> dict[str, Any]:
-        """The next frame, whole within this time, which must be of this kind; a refusal is raised as what it is."""
+        """The next frame, whole within this time, of this kind; a refusal is raised as what it is."""
         first, *self._ready = self.receive(timeout_s, timeout_s)
         if first.kind is Kind.REFUSED:
             refusal = first.json()

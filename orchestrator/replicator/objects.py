@@ -128,20 +128,20 @@ class Objects:
         """The id is what was made so as this descriptor, which is open for writing; its inode."""
         try:
             self._make_room(volume, id)
-        except OSError:
+            status = os.fstat(writer)
+            inode = status.st_ino
+            if self._by_handle:
+                handle = disk.handle_of(writer, b"")
+                place = self._place(volume, handle, status.st_mode, parent, name)
+                self._known[volume, id] = _Object(-1, inode, handle, place=place)
+            else:
+                fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
+                self._known[volume, id] = _Object(fd, inode, None)
+                self._open[volume, id] = None
+        except OSError:  # as where the id was its own parent's
             os.close(writer)
             raise
-        status = os.fstat(writer)
-        inode = status.st_ino
         self._ids[volume, inode] = id
-        if self._by_handle:
-            handle = disk.handle_of(writer, b"")
-            place = self._place(volume, handle, status.st_mode, parent, name)
-            self._known[volume, id] = _Object(-1, inode, handle, place=place)
-        else:
-            fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
-            self._known[volume, id] = _Object(fd, inode, None)
-            self._open[volume, id] = None
         self._keep_writer((volume, id), writer)
         return inode
 
@@ -238,6 +238,6 @@ class Objects:
 
 
 def _check_data(fd: int, *kinds: int) -> None:
-    """Refuse what is no file: whoever opens a device for writing has a disk, and some act when they are opened."""
+    """Refuse what is no file: a device that is opened for writing is a disk, and some act when opened."""
     if stat.S_IFMT(os.fstat(fd).st_mode) not in kinds:
         raise OSError(errno.ENXIO, "only a file has data")

@@ -64,7 +64,7 @@ class Sender:
         """Something had moved away before it could be said: another pass finds it."""
         self._ids: dict[tuple[int, str], int] = {}
         self._lent: dict[tuple[int, str], int] = {}
-        """Ids of which only the copy speaks, the eldest first; the peer knows them until they are taken back."""
+        """Ids of which only the copy speaks, the eldest first; the peer knows them until they are taken."""
         self._first: dict[tuple[int, str], tuple[bytes, str]] = {}
         self._claimed: dict[tuple[int, str], str] = {}
 
@@ -172,7 +172,7 @@ class Sender:
             unknown.append((name, own))
         for name, own in reversed(unknown):
             above, id = id, self._id_of(volume, own)
-            # Said again even of a known id: what the peer bound it to may not be what has this name there now.
+            # Also of a known id: what the peer bound it to may not be what has this name there now.
             self.emit(ops.Bind(volume, id, above, name))
         return id
 
@@ -187,7 +187,7 @@ class Sender:
         return id
 
     def take_back(self) -> None:
-        """The peer may forget the ids that were lent longest ago. Between two batches: none of theirs goes."""
+        """The peer may forget the ids that were lent longest ago. Between batches: none of theirs goes."""
         while len(self._lent) > IDS_MAX:
             about = next(iter(self._lent))
             id = self._lent.pop(about)

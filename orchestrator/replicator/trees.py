@@ -20,7 +20,7 @@ BLOCK_BYTES: Final = 256 << 10  # small enough to spare the wire, large enough t
 BLOCKS_MAX: Final = 256  # one answer covers 64 MiB: a fraction of a second of hashing
 NAMES_MAX: Final = 10_000  # entries in one answer, some 2 MiB
 PAGE_TEXT_BYTES: Final = 8 << 20
-"""Of an answer that goes on in the next one: half of what one may have, as its last part may be large itself."""
+"""Of an answer that goes on in the next one: half of what one may have, as its last part may be large."""
 PATH_BYTES_MAX: Final = 128 << 10
 """Of a path that a copy can tell: as text a quarter of what a question may have."""
 _ZEROS: Final = bytes(BLOCK_BYTES)
@@ -81,7 +81,7 @@ def join(path: bytes, name: bytes) -> bytes:
 
 
 def check_path(path: bytes) -> None:
-    """Refuse what is no plain path below the root, or leads to our hidden directory; the empty one is the root."""
+    """Refuse what is no plain path below the root, or leads to our hidden directory; empty: the root."""
     if len(path) > PATH_BYTES_MAX:
         raise OSError(
             errno.ENAMETOOLONG, f"a path of {len(path)} bytes: no copy tells more than {PATH_BYTES_MAX}"

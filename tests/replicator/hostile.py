@@ -37,7 +37,7 @@ class FalsePrimary:
         self.session = secrets.token_hex(16)
         self.connections: list[Connection] = []
 
-    def open(self, channel: str, **lies: Any) -> tuple[Connection, dict[str, Any]]:
+    def open(self, channel: str, /, **lies: Any) -> tuple[Connection, dict[str, Any]]:
         connection = dial(self._settings, LYON, ALL, WAIT_S)
         self.connections.append(connection)
         hello = {

@@ -1,4 +1,4 @@
-"""A follower that is broken, or somebody else's: what its answers and acknowledgements can do to the primary."""
+"""A follower that is broken, or somebody else's: what its answers and its word can do to the primary."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def false(pair: Pair) -> Iterator[FalseFollower]:
 def quick(pair: Pair, **changes: Any) -> None:
     """The primary to come waits for less, or keeps less."""
     settings = pair.settings
-    pair.settings = lambda *given: dataclasses.replace(settings(*given), **changes)  # type: ignore[method-assign]
+    pair.settings = lambda *given: dataclasses.replace(settings(*given), **changes)  # type: ignore
 
 
 # --- answers -----------------------------------------------------------------------------------------------
@@ -247,7 +247,8 @@ def test_no_lie_in_an_answer_ends_in_an_exception_that_is_not_ours() -> None:
         for seed in range(LIES):
             dice = random.Random(seed)
             try:
-                question(Questions(lambda request: lied(dice, answer), lambda: 0))  # noqa: B023
+                told = lied(dice, answer)
+                question(asked(told if isinstance(told, dict) else {}))
             except (WireFault, OSError):
                 pass
 
@@ -410,7 +411,7 @@ def test_an_acknowledgement_that_lies_ends_the_session_and_nothing_is_taken_for_
         assert not pair.said("member_ready")
         assert primary._gate.durable(LYON) == 0
         for said in [*pair.said("stream_down"), *pair.said("member_lost")]:
-            assert len(said["why"]) <= 500
+            assert len(said["why"]) <= 700
             assert said["why"].isprintable()
         pair.stop_primary()
 
@@ -472,8 +473,7 @@ def test_a_peer_that_applies_nothing_is_given_up_and_whoever_writes_goes_on(
 
     threading.Thread(target=write, daemon=True).start()
     assert written.wait(20), "whoever writes waits for ever"
-    said = pair.said("stream_down")
-    assert any("applied nothing" in each["why"] for each in said), said
+    eventually(lambda: any("applied nothing" in each["why"] for each in pair.said("stream_down")), 10)
 
 
 # --- who dials a follower ----------------------------------------------------------------------------------
