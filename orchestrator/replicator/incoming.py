@@ -207,9 +207,8 @@ class Session:
             receiver.begun += 1
             try:
                 sync = self._obey(frame)
-            except (
-                OSError
-            ) as fault:  # of what is kept beside the tree: the lineage, the list of what is set aside
+            except OSError as fault:
+                # Of what is kept beside the tree: the lineage, the list of what is set aside.
                 raise ApplyFailed(frame.kind.name, fault.errno or errno.EIO, str(fault)) from fault
             receiver.ended += 1
             receiver.applied = frame.sequence

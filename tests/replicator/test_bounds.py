@@ -26,6 +26,7 @@ from orchestrator.replicator import codec, incoming, ops, outbox, trees
 from orchestrator.replicator.apply import Applier, ApplyFailed
 from orchestrator.replicator.control import AGENTS_MAX, Control
 from orchestrator.replicator.handles import Table
+from orchestrator.replicator.link import Connection
 from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.outbox import Outbox, window_for
 from orchestrator.replicator.plan import Changes
@@ -206,10 +207,12 @@ def test_a_slow_disk_slows_the_stream_instead_of_collecting_descriptors(
         frames.encode(kind, payload, number) for number, (kind, payload) in enumerate(sent_frames, 1)
     )
     false.forward.send(data, 10)
-    eventually(lambda: pair.follower.applied >= incoming.SYNCS_MAX, 10)  # type: ignore[union-attr]
-    assert pair.follower.applied <= incoming.SYNCS_MAX + 2
-    assert descriptors() <= before + incoming.SYNCS_MAX + 40
-    held.set()
+    try:
+        eventually(lambda: pair.follower.applied >= incoming.SYNCS_MAX, 10)  # type: ignore[union-attr]
+        assert pair.follower.applied <= incoming.SYNCS_MAX + 2
+        assert descriptors() <= before + incoming.SYNCS_MAX + 40
+    finally:
+        held.set()
     eventually(lambda: pair.follower.applied == 2001, 20)  # type: ignore[union-attr]
     false.close()
     eventually(lambda: pair.said("stream_down") != [], 10)
@@ -332,7 +335,7 @@ def test_a_tree_deeper_than_recursion_and_paths_go_is_copied_and_compared(pair: 
 
 
 def filled_up(file: Path, room: int) -> None:
-    """Make the file so long that this much is left on its disk."""
+    """Make the file so long that about this much is left on its disk."""
     fd = os.open(file, os.O_CREAT | os.O_WRONLY)
     with contextlib.suppress(OSError):  # until it is full
         while True:
@@ -359,6 +362,30 @@ def test_what_a_full_disk_cannot_set_aside_is_not_overwritten(tmp_path: Path) ->
         assert (tree / "mine").read_bytes() == mine
         applier.close()
         os.close(root)
+
+
+def iter_frames(connection: Connection) -> Iterator[frames.Frame]:
+    while True:
+        yield from connection.receive(10)
+
+
+def test_what_cannot_be_set_aside_is_told_to_the_primary_each_time(pair: Pair) -> None:
+    """Else it begins the same copy for ever, and nobody hears why."""
+    (pair.trees[LYON] / ".hafarm").write_bytes(b"no directory")
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    assert pair.follower is not None
+    before = descriptors()
+    for count in range(1, 4):
+        false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
+        false.begin()
+        begin = {"set_aside": f"7-{count}", "reigns": [], "verdict": "diverged", "why": "diverged"}
+        false.forward.send(frames.encode_json(Kind.COPY_BEGIN, begin, 1), 5)
+        told = next(frame for frame in iter_frames(false.back) if frame.kind is Kind.FAILED)
+        assert told.json()["number"] == errno.ENOTDIR
+        false.close()
+        eventually(lambda: len(pair.said("stream_down")) == count, 10)  # noqa: B023
+    eventually(lambda: descriptors() <= before, 10)
+    assert not pair.follower.status()["copying"]
 
 
 # --- sockets and journals ----------------------------------------------------------------------------------

@@ -522,6 +522,7 @@ def test_a_hello_that_lies_is_refused_with_a_reason(pair: Pair, lies: dict[str, 
         {"act": "other"},
         {"act": []},
         {"after": -1},
+        {"after": 1 << 62},
         {"after": 1 << 63},
         {"after": True},
         {"after": None},
@@ -580,7 +581,7 @@ def test_whoever_connects_and_says_nothing_keeps_no_node_out(pair: Pair) -> None
     honest = FalsePrimary(pair, record(1, LIFE, {PARIS}))
     honest.begin()
     assert time.monotonic() - began < 4, "it had to wait until somebody else's time was over"
-    assert descriptors() < before + len(idle) + GREETINGS_MAX + 30
+    assert descriptors() < before + len(idle) + GREETINGS_MAX + 20
     honest.close()
     for each in idle:
         each.close()
@@ -629,3 +630,31 @@ def test_a_follower_without_a_free_descriptor_hears_the_next_node(
     honest = FalsePrimary(pair, record(1, LIFE, {PARIS}))
     honest.begin()
     honest.close()
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"set_aside": "../../x"},
+        {"set_aside": "1" * 300},
+        {"set_aside": "\u00b2"},
+        {"set_aside": 7},
+        {"set_aside": None},
+        {"set_aside": "7-3", "reigns": 7},
+        {"set_aside": "7-3", "reigns": [[1, "../x"]]},
+        {"set_aside": "7-3"},
+    ],
+    ids=lambda about: str(about)[:40],
+)
+def test_a_copy_that_begins_with_a_lie_leaves_everything_as_it_was(pair: Pair, about: dict[str, Any]) -> None:
+    follower = pair.start_follower(record(1, LIFE, {PARIS}))
+    false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
+    false.begin()
+    with no_other_exceptions():
+        false.forward.send(frames.encode_json(Kind.COPY_BEGIN, about, 1), 5)
+        eventually(lambda: pair.said("stream_down") != [], 10)
+        assert "a COPY_BEGIN" in pair.said("stream_down")[0]["why"]
+    assert not follower.history.standing.inconsistent
+    assert os.listdir(pair.trees[LYON]) == []
+    assert not follower.status()["copying"]
+    false.close()

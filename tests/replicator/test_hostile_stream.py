@@ -20,7 +20,7 @@ from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Kind, WireFault
 from orchestrator.mirror.lineage import Standing
 from orchestrator.model.errors import HafarmError
-from orchestrator.replicator import codec, ops
+from orchestrator.replicator import codec, ops, trees
 from orchestrator.replicator.apply import Applier, ApplyFailed
 from orchestrator.replicator.codec import Remove
 from orchestrator.replicator.objects import HANDLES_OPEN_MAX
@@ -274,7 +274,7 @@ def applier(place: Path) -> Iterator[Applier]:
 def test_a_device_that_a_stream_made_is_never_opened(place: Path, applier: Applier) -> None:
     """Else whoever is primary writes on every disk of this machine."""
     image = place / "image"
-    image.write_bytes(bytes(1 << 20))
+    image.write_bytes(Canary.SECRET.ljust(1 << 20))
     found = subprocess.run(["losetup", "-f", "--show", image], check=True, capture_output=True, text=True)
     loop = found.stdout.strip()
     try:
@@ -290,8 +290,11 @@ def test_a_device_that_a_stream_made_is_never_opened(place: Path, applier: Appli
             passed_over = applier.passed_over
             do(applier, operation)
             assert applier.passed_over == passed_over + 1
+        root = os.open(place / "tree", os.O_RDONLY)
+        assert trees.hash_at(root, b"disk", 0, 1) == [], "whoever asks reads it"
+        os.close(root)
         with open(loop, "rb") as device:
-            assert device.read(64) == bytes(64)
+            assert device.read(64) == Canary.SECRET.ljust(64)
     finally:
         subprocess.run(["losetup", "-d", loop], check=True)
     assert stat.S_ISBLK((place / "tree" / "disk").lstat().st_mode), "as a name a device is replicated"
