@@ -222,8 +222,10 @@ class PeerLink:
         with believed("a WELCOME"):
             standing = Standing.from_dict(welcome["standing"])
             applied, empty, life = welcome["applied"], welcome["empty"], welcome["life"]
-            if type(applied) is not int or not isinstance(empty, bool) or not NAME_PATTERN.fullmatch(life):
+            if type(applied) is not int or not 0 <= applied < 1 << 63 or not isinstance(empty, bool):
                 raise ValueError("other fields than ours")
+            if not NAME_PATTERN.fullmatch(life):
+                raise ValueError("a life that is no nonce")
         self._life = Nonce(life)
         resumes = welcome.get("stream") == primary.stream and self._outbox.can_resume(self.peer, applied)
         log = primary.logs.of[self.peer]
