@@ -136,6 +136,15 @@ def allocate(fd: int, mode: int, offset: int, length: int) -> None:
     _check(_libc.fallocate(fd, mode, offset, length))
 
 
+_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_SYNC_FILE_RANGE_WRITE: Final = 2
+
+
+def begin_write_back(fd: int) -> None:
+    """Let what is in memory of this file go to the disk now. A fault of the disk shows at the next sync."""
+    _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
 def sync_filesystem(fd: int) -> None:
     """syncfs(2), through a descriptor that is not O_PATH: the file system is on its disk, or an error."""
     _check(_libc.syncfs(fd))

@@ -138,7 +138,7 @@ class Decoder:
         """A frame has begun whose rest has not come yet."""
         return bool(self._held)
 
-    def receive_data(self, data: bytes) -> list[Frame]:
+    def receive_data(self, data: bytes | memoryview) -> list[Frame]:
         """The frames that these bytes complete; WireFault as soon as a header cannot be honest."""
         held = self._held
         held += data

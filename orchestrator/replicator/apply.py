@@ -19,6 +19,7 @@ from orchestrator.mirror.frames import WireFault
 from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.errors import HafarmError
 from orchestrator.replicator import ops, quarantine
+from orchestrator.replicator.behind import LARGE_BYTES, WriteBehind
 from orchestrator.replicator.codec import Remove, Sent
 from orchestrator.replicator.objects import ABSENT, Objects
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
@@ -65,6 +66,7 @@ class Applier:
         self._aside: list[Quarantine] = []
         self._log = log
         self._sequence = 0
+        self._behind = WriteBehind()
 
     def close(self) -> None:
         self.end_copy()
@@ -228,6 +230,8 @@ class Applier:
         done = os.pwrite(fd, op.data, op.offset)
         while done < len(op.data):
             done += os.pwrite(fd, op.data[done:], op.offset + done)
+        if done >= LARGE_BYTES:
+            self._behind.wrote((op.volume, op.id), fd, done)
 
     def _set_attr(self, op: ops.SetAttr) -> None:
         fd = self.objects.get(op.volume, op.id)

@@ -14,6 +14,7 @@ from orchestrator.host import disk
 from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import NO_REPLY, READERS, Caller
 from orchestrator.replicator import codec, ops
+from orchestrator.replicator.behind import LARGE_BYTES, WriteBehind
 from orchestrator.replicator.handles import Node, OpenFile
 from orchestrator.replicator.namespace import Namespace, text
 from orchestrator.replicator.volume import Mode, refusal
@@ -54,6 +55,7 @@ class Contents(Namespace):
 
     def start_syncers(self) -> None:
         self._syncers = Workers(_SYNCERS, "sync")
+        self._behind = WriteBehind()
         self._inline = threading.Semaphore(_SYNCS_INLINE)
 
     # --- opening ----------------------------------------------------------------------------------------
@@ -144,6 +146,8 @@ class Contents(Namespace):
             # Looked at before: a write as the caller itself ends setuid, and the others must hear of it.
             loses = how & wire.WRITE_KILL_PRIVILEGES and os.fstat(file.fd).st_mode & _SPECIAL
             written = self._pwrite(file, data, offset, caller)
+            if written >= LARGE_BYTES:
+                self._behind.wrote(node.inode, file.fd, written)
             if not node.local:
                 if written < size:
                     data = data[:written]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from orchestrator.host.tls_socket import TlsSocket
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import (
     HandshakeRejected,
@@ -106,7 +107,7 @@ class Follower:
         self._admitted = threading.Condition()
         self._door = threading.Lock()
         """Held while one of the next two changes."""
-        self._greetings: dict[object, ssl.SSLSocket] = {}
+        self._greetings: dict[object, socket.socket] = {}
         """Who has not said yet who it is, the eldest first."""
         self._pending: dict[tuple[str, str], Connection] = {}
         self._session: Session | None = None
@@ -218,36 +219,39 @@ class Follower:
 
     def _welcome(self, plain: socket.socket) -> None:
         greeting = object()
-        tls: ssl.SSLSocket | None = None
+        tls: TlsSocket | None = None
         try:
             plain.settimeout(HANDSHAKE_S)
             tune(plain)
-            tls = self.settings.server.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-            self._greet(greeting, tls)
-            tls.do_handshake()
-            self._hello(tls, greeting)
-        except (OSError, HafarmError) as fault:
+            self._greet(greeting, plain)
+            tls = TlsSocket(plain, self.settings.server)
+            tls.handshake(time.monotonic() + HANDSHAKE_S)
+        except OSError as fault:
             self._refuse(None, fault)
-            (tls or plain).close()
+            plain.close()
+            tls = None
+        try:
+            if tls is not None:
+                self._hello(tls, greeting)
         finally:
             self._greeted(greeting)
 
-    def _greet(self, greeting: object, tls: ssl.SSLSocket) -> None:
+    def _greet(self, greeting: object, plain: socket.socket) -> None:
         """Somebody dialled, nobody knows who: the one who has not said so for longest makes room."""
         with self._door:
             while len(self._greetings) >= GREETINGS_MAX:
                 eldest = self._greetings.pop(next(iter(self._greetings)))
                 try:
-                    socket.socket.shutdown(eldest, socket.SHUT_RDWR)  # wakes its thread, which closes it
+                    eldest.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
                 except OSError:
                     pass  # it went away by itself
-            self._greetings[greeting] = tls
+            self._greetings[greeting] = plain
 
     def _greeted(self, greeting: object) -> None:
         with self._door:
             self._greetings.pop(greeting, None)
 
-    def _hello(self, tls: ssl.SSLSocket, greeting: object) -> None:
+    def _hello(self, tls: TlsSocket, greeting: object) -> None:
         connection = Connection(tls, _ASKED)
         keep = is_counted = False
         try:
@@ -351,6 +355,8 @@ class Follower:
             reason, why = "foreign", f"its certificate is not of this cluster ({fault.verify_message})"
         if reason in ("version", "foreign", "clone"):
             self.tell({"event": "handshake_refused", "peer": "", "verdict": reason, "why": quoted(why)})
+        if isinstance(fault, WireFault):  # of a node of ours: the certificate was seen
+            log.warning("a connection was refused: %s", quoted(why))
         if connection is None:
             return
         try:

@@ -245,7 +245,7 @@ class Table:
         self.shorten()
 
     def note_exchange(self, unique: int, key: bytes) -> None:
-        """About to exchange two names: done twice it would be undone, and only this tells that it was."""
+        """About to exchange two names: done twice it is undone, and only this tells that it was done."""
         self.exchanges[unique] = key
         if len(self.exchanges) > _OUTCOMES_MAX:  # those that failed have no outcome
             del self.exchanges[next(iter(self.exchanges))]

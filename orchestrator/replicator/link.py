@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from orchestrator.host.tls import peer_name
+from orchestrator.host.tls_socket import TlsSocket
 from orchestrator.mirror.frames import REASONS, Decoder, Frame, HandshakeRejected, Kind, WireFault
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
@@ -19,7 +20,6 @@ from orchestrator.replicator.outbox import WINDOW_BYTES
 
 FORWARD, BACK, BULK = "forward", "back", "bulk"
 
-_READ_BYTES: Final = 1 << 18  # several frames of a busy stream at once; more gained nothing
 _TOLD_MAX: Final = 500  # letters: the longest of our own reasons is half as long
 
 
@@ -70,7 +70,7 @@ def quoted(told: object) -> str:
 class Connection:
     """Frames over one TLS session, which one thread at a time reads or writes: OpenSSL shares none."""
 
-    def __init__(self, tls: ssl.SSLSocket, allowed: frozenset[Kind]) -> None:
+    def __init__(self, tls: TlsSocket, allowed: frozenset[Kind]) -> None:
         self._tls = tls
         self._decoder = Decoder(allowed)
         self._ready: list[Frame] = []
@@ -87,9 +87,7 @@ class Connection:
             try:
                 self._check_open()
                 self._set_timeout(timeout_s)
-                sent = self._tls.send(data)
-                if sent < len(data):
-                    self._tls.sendall(memoryview(data)[sent:])
+                self._tls.send(data)
             except OSError as fault:
                 raise ConnectionLost(str(fault) or type(fault).__name__) from fault
 
@@ -100,12 +98,7 @@ class Connection:
             return frames
         ends = None if within_s is None else time.monotonic() + within_s
         while True:
-            if ends is not None and (timeout_s := ends - time.monotonic()) <= 0:
-                raise ConnectionLost(f"not told within {within_s} s")
-            data = self._read(timeout_s)
-            if not data:
-                raise ConnectionLost("closed by the other side")
-            frames = self._decoder.receive_data(data)
+            frames = self._read(timeout_s, ends)
             if frames:
                 return frames
 
@@ -114,7 +107,7 @@ class Connection:
         if self._ready or self._decoder.has_half:
             return True
         with self._in_use:
-            return self._closed or self._tls.pending() > 0 or bool(self._arrivals.poll(0))
+            return self._closed or self._tls.has_unread() or bool(self._arrivals.poll(0))
 
     def has_arrived(self) -> bool:
         """Something has come that the thread that reads has not taken. For any other thread."""
@@ -125,12 +118,15 @@ class Connection:
         except (OSError, ValueError):
             return False  # closed meanwhile
 
-    def _read(self, timeout_s: float | None) -> bytes:
+    def _read(self, timeout_s: float | None, ends: float | None) -> list[Frame]:
         with self._in_use:
             try:
                 self._check_open()
                 self._set_timeout(timeout_s)
-                return self._tls.recv(_READ_BYTES)
+                data = self._tls.receive(ends)
+                if not data:
+                    raise ConnectionLost("closed by the other side")
+                return self._decoder.receive_data(data)
             except TimeoutError as fault:
                 raise ConnectionLost(f"silent for {timeout_s} s") from fault
             except OSError as fault:
@@ -162,11 +158,7 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
-            try:
-                # Not SSLSocket.shutdown: it drops the session, and what another thread sends goes out plain.
-                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
-            except OSError:
-                pass  # already gone
+            self._tls.shut()
         # The descriptor's number is free only when nobody is inside OpenSSL with it any more: a file of the
         # tree might get it otherwise, and the frame would be written there.
         with self._in_use:
@@ -183,16 +175,21 @@ def dial(settings: LinkSettings, peer: NodeName, allowed: frozenset[Kind], timeo
         except OSError as fault:
             last = fault
             continue
-        return _secured(settings, peer, plain, allowed)
+        return _secured(settings, peer, plain, allowed, timeout_s)
     raise ConnectionLost(f"no path to {peer}: {last}")
 
 
 def _secured(
-    settings: LinkSettings, peer: NodeName, plain: socket.socket, allowed: frozenset[Kind]
+    settings: LinkSettings,
+    peer: NodeName,
+    plain: socket.socket,
+    allowed: frozenset[Kind],
+    timeout_s: float,
 ) -> Connection:
     try:
         tune(plain)
-        tls = settings.client.wrap_socket(plain, server_hostname=peer)
+        tls = TlsSocket(plain, settings.client, peer)
+        tls.handshake(time.monotonic() + timeout_s)
     except ssl.SSLCertVerificationError as fault:
         plain.close()
         why = f"its certificate is not of this cluster ({fault.verify_message})"
@@ -207,9 +204,9 @@ def _secured(
     return Connection(tls, allowed)
 
 
-def certified(tls: ssl.SSLSocket) -> tuple[str, str]:
+def certified(tls: TlsSocket) -> tuple[str, str]:
     """(cluster, node) as the other side's certificate says; a witness is no node."""
-    peer = peer_name(tls)
+    peer = peer_name(tls.session)
     return ("", "a witness") if peer.witness else (peer.cluster, peer.name)
 
 

@@ -13,11 +13,12 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from orchestrator.demo.machine import Machine
 from orchestrator.host.tls import client_context, server_context
+from orchestrator.host.tls_socket import TlsSocket
 
 PORT = 9611
 BLOCK = 1 << 20
@@ -54,22 +55,29 @@ def serve(port: int, bundle: str) -> None:
 def _receive_all(listener: socket.socket, context: ssl.SSLContext | None) -> None:
     buffer = bytearray(BLOCK)
     while True:
-        connection: Any = listener.accept()[0]
-        if context is not None:
-            connection = context.wrap_socket(connection, server_side=True)
-        while connection.recv_into(buffer):
-            pass
+        connection = listener.accept()[0]
+        if context is None:
+            while connection.recv_into(buffer):
+                pass
+        else:
+            tls = TlsSocket(connection, context)
+            tls.handshake()
+            while tls.receive():
+                pass
         connection.close()
 
 
 def send(host: str, port: int, bundle: str, mebibytes: int) -> float:
-    connection: Any = socket.create_connection((host, port))
+    connection = socket.create_connection((host, port))
+    give: Callable[[bytes], None] = connection.sendall
     if port != PORT:
-        connection = client_context(bundle).wrap_socket(connection)
+        tls = TlsSocket(connection, client_context(bundle), host)
+        tls.handshake()
+        give = tls.send
     data = bytes(BLOCK)
     begin = time.monotonic()
     for _ in range(mebibytes):
-        connection.sendall(data)
+        give(data)
     return mebibytes / (time.monotonic() - begin)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.chaos.schedule import Step, schedule
 from tests.chaos.workloads import Sqlite, Workload
 from tests.fidelity import campaign as fidelity
 from tests.fidelity.rig import DISKS
+from tests.replicator.kills import alone, kill_again_and_again
 from tests.support import leftovers
 from tests.support.disks import enter_private_mounts
 
@@ -43,7 +46,10 @@ def main() -> int:
         "--operations", action="store_true", help="file operations instead, beside a bare disk"
     )
     words.add_argument("--replay", metavar="FILE", help="with --operations: run a printed list again")
+    words.add_argument("--kills", type=int, metavar="N", help="only the replicator, so many times")
     asked = words.parse_args()
+    if asked.kills:
+        return kills(asked)
     if asked.operations:
         return operations(asked)
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -88,6 +94,26 @@ def operations(asked: argparse.Namespace) -> int:
     if asked.json:
         Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
     return int("difference" in facts)
+
+
+def kills(asked: argparse.Namespace) -> int:
+    """The replicator killed below an application that works on its files."""
+    enter_private_mounts()
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}; --seed {seed} repeats the operations", flush=True)
+    with tempfile.TemporaryDirectory(prefix="hafarm-kills-") as base, alone(Path(base)) as mirror:
+        mirror.serve()
+        report = kill_again_and_again(mirror, asked.kills, seed, _tell)
+    for line in (*report.errors, *report.wrong):
+        print(f"FAIL {line}")
+    print(
+        f"{report.kills} kills, {report.operations} operations, {len(report.errors)} errors,"
+        f" {len(report.wrong)} differences, longest stall {report.longest_stall_s:.2f} s"
+    )
+    if asked.json:
+        facts = {**dataclasses.asdict(report), "seed": seed}
+        Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
+    return 0 if report.ok else 1
 
 
 def run(names: list[str], steps: Iterator[Step], until: float) -> Report:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.fidelity.rig import DISKS
 from tests.fidelity.test_directed import as_user, error_of
-from tests.replicator.test_keeper import Mirror
+from tests.replicator.kills import Alone
 from tests.support.disks import ext4, xfs
 from tests.support.waiting import eventually
 
@@ -24,12 +24,12 @@ ANN = 1001
 
 
 @contextmanager
-def serving(base: Path, disk: Path) -> Iterator[Mirror]:
+def serving(base: Path, disk: Path) -> Iterator[Alone]:
     """A mirror of this node alone over `disk`/orders, that anybody may write to."""
     tree = disk / "orders"
     tree.mkdir()
     tree.chmod(0o777)
-    thing = Mirror(base, tree)
+    thing = Alone(base, tree)
     try:
         thing.serve()
         yield thing
@@ -38,18 +38,18 @@ def serving(base: Path, disk: Path) -> Iterator[Mirror]:
 
 
 @pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[Mirror]:
+def mirror(tmp_path: Path) -> Iterator[Alone]:
     with ext4(tmp_path / "image", tmp_path / "disk") as disk, serving(tmp_path, disk) as thing:
         yield thing
 
 
-def kill_replicator(mirror: Mirror) -> None:
+def kill_replicator(mirror: Alone) -> None:
     victim = mirror.replicator()
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: mirror.replicator() not in (0, victim), 20)
 
 
-def test_what_is_open_and_has_no_name_outlives_a_replicator(mirror: Mirror) -> None:
+def test_what_is_open_and_has_no_name_outlives_a_replicator(mirror: Alone) -> None:
     tree = mirror.tree
     unlinked = os.open(tree / "unlinked", os.O_CREAT | os.O_RDWR)
     os.write(unlinked, b"still")
@@ -79,7 +79,7 @@ def test_what_is_open_and_has_no_name_outlives_a_replicator(mirror: Mirror) -> N
 def test_an_application_may_open_more_files_than_a_service_manager_gives(tmp_path: Path) -> None:
     with ext4(tmp_path / "image", tmp_path / "disk") as disk:
         (disk / "orders").mkdir()
-        thing = Mirror(tmp_path, disk / "orders")
+        thing = Alone(tmp_path, disk / "orders")
         keeper = [sys.executable, "-m", "orchestrator.replicator.keeper", str(thing.settings)]
         subprocess.run(["prlimit", "--nofile=1024:4096", *keeper], check=True, timeout=30)
         try:
@@ -170,7 +170,7 @@ def test_what_the_mount_below_forbids_is_forbidden_above(tmp_path: Path) -> None
         assert os.statvfs(mirror.tree).f_flag & os.ST_NOSUID
 
 
-def test_what_the_mount_below_allows_is_allowed_above(mirror: Mirror) -> None:
+def test_what_the_mount_below_allows_is_allowed_above(mirror: Alone) -> None:
     (mirror.tree / "script").write_text("#!/bin/sh\nexit 7\n")
     (mirror.tree / "script").chmod(0o755)
     os.mknod(mirror.tree / "null", 0o20666, os.makedev(1, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import secrets
 import socket
 import struct
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from orchestrator.host.tls_socket import TlsSocket
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, Frame, Identity, Kind
 from orchestrator.mirror.lineage import Standing
@@ -123,7 +125,9 @@ class FalseFollower:
     def _serve(self, plain: socket.socket) -> None:
         with contextlib.suppress(OSError, HafarmError):
             plain.settimeout(WAIT_S)
-            connection = Connection(self._settings.server.wrap_socket(plain, server_side=True), ALL)
+            tls = TlsSocket(plain, self._settings.server)
+            tls.handshake()
+            connection = Connection(tls, ALL)
             self._connections.append(connection)
             hello = connection.receive_one(Kind.HELLO, WAIT_S)
             channel = hello["channel"]
@@ -163,6 +167,41 @@ class FalseFollower:
                 if not isinstance(answer, bytes):
                     answer = frames.encode_json(Kind.ANSWER, answer)
                 bulk.send(answer, WAIT_S)
+
+
+def mutated(dice: random.Random, data: bytes) -> bytes:
+    """Some of its bytes otherwise, fewer or more."""
+    bad = bytearray(data)
+    for _ in range(dice.randrange(1, 5)):
+        at = dice.randrange(len(bad) + 1)
+        match dice.randrange(4):
+            case 0:
+                bad[at:at] = dice.randbytes(dice.randrange(1, 9))
+            case 1:
+                del bad[at : at + dice.randrange(1, 9)]
+            case 2 if at < len(bad):
+                bad[at] = dice.choice([0, 1, 0x7F, 0x80, 0xFF])
+            case _:
+                bad[at : at + 4] = struct.pack("<I", dice.choice([0, 0x7FFFFFFF, 0xFFFFFFFF, 70_000]))
+    return bytes(bad)
+
+
+def answer_of_an_empty_node(request: dict[str, Any]) -> dict[str, Any]:
+    """As a follower whose tree holds nothing."""
+    match request["do"]:
+        case "summaries":
+            return {
+                "summaries": [
+                    {"digests": "00" * 8 * buckets, "linked": {}} for _, buckets in request["items"]
+                ]
+            }
+        case "names":
+            return {"names": [], "whole": True}
+        case "look":
+            return {"entries": [None] * len(request["paths"])}
+        case "passed_over":
+            return {"count": 0}
+    return {"digests": [[] for _ in request.get("items", ())]}
 
 
 class Canary:

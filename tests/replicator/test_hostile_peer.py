@@ -14,15 +14,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Kind, WireFault
+from orchestrator.model.record import Record
 from orchestrator.replicator import codec, ops, questions, trees
 from orchestrator.replicator.answers import Answers
 from orchestrator.replicator.apply import Applier
+from orchestrator.replicator.copy import Copier
 from orchestrator.replicator.follower import GREETINGS_MAX
 from orchestrator.replicator.link import BACK, FORWARD
 from orchestrator.replicator.logs import ChangeLogs
@@ -31,14 +34,15 @@ from tests.replicator.hostile import (
     Canary,
     FalseFollower,
     FalsePrimary,
+    answer_of_an_empty_node,
     descriptors,
     eventually_no_more_descriptors_than,
+    mutated,
     no_other_exceptions,
     raw,
 )
 from tests.replicator.pair import LYON, PARIS, Pair, record
 from tests.replicator.test_apply import Notes
-from tests.replicator.test_hostile_stream import mutated
 from tests.support.waiting import eventually
 
 LIFE = secrets.token_hex(16)
@@ -365,24 +369,6 @@ def test_what_the_peers_log_and_lists_name_beside_the_tree_is_not_sent(
 # --- acknowledgements --------------------------------------------------------------------------------------
 
 
-def answer_of_an_empty_node(request: dict[str, Any]) -> dict[str, Any]:
-    """As a follower whose tree holds nothing."""
-    match request["do"]:
-        case "summaries":
-            return {
-                "summaries": [
-                    {"digests": "00" * 8 * buckets, "linked": {}} for _, buckets in request["items"]
-                ]
-            }
-        case "names":
-            return {"names": [], "whole": True}
-        case "look":
-            return {"entries": [None] * len(request["paths"])}
-        case "passed_over":
-            return {"count": 0}
-    return {"digests": [[] for _ in request.get("items", ())]}
-
-
 ACKNOWLEDGEMENTS = [
     Acknowledged(1 << 60, 0, 0).encode(),
     Acknowledged(0, 1 << 60, 0).encode(),
@@ -652,3 +638,19 @@ def test_a_copy_that_begins_with_a_lie_leaves_everything_as_it_was(pair: Pair) -
             assert os.listdir(pair.trees[LYON]) == [], about
             assert not follower.status()["copying"], about
             false.close()
+
+
+def test_no_depth_of_nesting_ends_in_an_exception_that_is_not_ours() -> None:
+    """Python's own limit is met by whoever prints what could just be read."""
+    for depth in range(800, 1000):
+        nested = b"[" * depth + b"]" * depth
+        payload = b'{"record": ' + json.dumps(record(1, LIFE, {PARIS}).as_dict() | {"reason": 0}).encode()
+        payload = payload.replace(b'"reason": 0', b'"reason": ' + nested) + b"}"
+        with pytest.raises(WireFault), frames.believed("a HELLO"):
+            Record.from_dict(frames.Frame(Kind.HELLO, 0, payload).json()["record"])
+
+
+def test_a_log_of_a_directory_that_nobody_replicates_is_no_log() -> None:
+    copier = SimpleNamespace(_source=SimpleNamespace(volumes=1))
+    with pytest.raises(WireFault, match="number 7"):
+        Copier._here(copier, 7, b"a", ops.NAMES, 0, {})  # type: ignore[arg-type]

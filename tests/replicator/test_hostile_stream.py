@@ -7,7 +7,6 @@ import random
 import resource
 import secrets
 import stat
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,9 +26,12 @@ from orchestrator.replicator.objects import HANDLES_OPEN_MAX
 from orchestrator.replicator.quarantine import remove_tree
 from tests.replicator.hostile import (
     Canary,
+    FalseFollower,
     FalsePrimary,
+    answer_of_an_empty_node,
     descriptors,
     eventually_no_more_descriptors_than,
+    mutated,
     no_other_exceptions,
     raw,
 )
@@ -40,7 +42,7 @@ from tests.support.waiting import eventually
 
 SEEDS = 400
 """Of operations given to the applier; each is a stream of its own over an empty tree."""
-STREAMS = 40
+STREAMS = 30
 """Of frames over real connections."""
 LIFE = secrets.token_hex(16)
 
@@ -138,23 +140,6 @@ class Dice(random.Random):
             case _:
                 directories = tuple(self.id() for _ in range(self.choice([0, 1, codec.DIRECTORIES_MAX])))
                 return ops.Sync(volume, id, self.random() < 0.5, directories, self.choice([None, (1, -1)]))
-
-
-def mutated(dice: random.Random, data: bytes) -> bytes:
-    """Some of its bytes otherwise, fewer or more."""
-    bad = bytearray(data)
-    for _ in range(dice.randrange(1, 5)):
-        at = dice.randrange(len(bad) + 1)
-        match dice.randrange(4):
-            case 0:
-                bad[at:at] = dice.randbytes(dice.randrange(1, 9))
-            case 1:
-                del bad[at : at + dice.randrange(1, 9)]
-            case 2 if at < len(bad):
-                bad[at] = dice.choice([0, 1, 0x7F, 0x80, 0xFF])
-            case _:
-                bad[at : at + 4] = struct.pack("<I", dice.choice([0, 0x7FFFFFFF, 0xFFFFFFFF, 70_000]))
-    return bytes(bad)
 
 
 @pytest.fixture(scope="module")
@@ -474,6 +459,7 @@ def test_the_follower_ends_each_bad_stream_says_why_and_serves_the_next(pair: Pa
             false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
             false.begin()
             count = len(pair.said("stream_down"))
+            eventually(lambda: len(pair.said("stream_up")) > count, 10)  # noqa: B023
             data = [frames.encode_json(Kind.COPY_BEGIN, {"set_aside": dice.choice(["", "7-3"])}, 1)]
             data += [dice.frame(number) for number in range(2, 60)]
             try:
@@ -481,8 +467,9 @@ def test_the_follower_ends_each_bad_stream_says_why_and_serves_the_next(pair: Pa
                     false.forward.send(one, 5)
             except HafarmError:
                 pass  # ended in the middle, as it should be
-            false.close()
+            false.forward.close()  # whatever it sent is read before
             eventually(lambda: len(pair.said("stream_down")) > count, 20)  # noqa: B023
+            false.close()
             assert pair.said("stream_down")[-1]["why"]
             canary.check()
         eventually_no_more_descriptors_than(before + 4)
@@ -494,3 +481,64 @@ def test_the_follower_ends_each_bad_stream_says_why_and_serves_the_next(pair: Pa
     eventually(lambda: pair.said("member_ready") != [], 30)
     assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
     canary.check()
+
+
+def recorded(folder: Path) -> tuple[list[frames.Frame], dict[str, Any]]:
+    """What a primary really sends to an empty node, and what its tree is then."""
+    folder.mkdir()
+    pair = Pair(folder)
+    false = FalseFollower(pair)
+    false.answer = answer_of_an_empty_node
+    tree = pair.trees[PARIS]
+    (tree / "folder").mkdir()
+    (tree / "folder" / "file").write_bytes(b"copied" * 1000)
+    os.link(tree / "folder" / "file", tree / "linked")
+    os.symlink("folder/file", tree / "pointer")
+    os.setxattr(tree / "linked", "user.kind", b"copied")
+    pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("member_ready") != [], 20)
+    assert pair.live is not None
+    for number in range(10):
+        pair.live.create(f"live{number}")
+        pair.live.write(f"live{number}", number, b"written")
+    pair.live.rename("live1", "folder/moved")
+    pair.live.unlink("live2")
+    last = pair.live.sync("live3")
+    eventually(lambda: false.received[-1].sequence >= last, 10)
+    shown = picture(tree)
+    pair.stop()
+    false.close()
+    return list(false.received), shown
+
+
+def test_a_recorded_stream_with_some_bytes_changed_leads_nowhere(
+    pair: Pair, canary: Canary, tmp_path: Path
+) -> None:
+    sent, shown = recorded(tmp_path / "recorded")
+    pair.admits = False
+    tree = pair.trees[LYON]
+    with no_other_exceptions():
+        for seed in range(STREAMS + 1):
+            dice = random.Random(seed)
+            os.close(emptied(tree))
+            os.symlink(canary.path, tree / "door")
+            data = [raw(frame.kind, frame.payload, frame.sequence) for frame in sent]
+            for _ in range(dice.choice([1, 1, 3]) if seed < STREAMS else 0):
+                at = dice.randrange(1, len(data))
+                data[at] = mutated(
+                    dice, data[at].replace(b"folder", dice.choice([b"folder", b"../../", b"door/x"]))
+                )
+            false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
+            false.begin(after=sent[0].sequence - 1)
+            count = len(pair.said("stream_down"))
+            eventually(lambda: len(pair.said("stream_up")) > count, 10)  # noqa: B023
+            try:
+                false.forward.send(b"".join(data), 5)
+            except HafarmError:
+                pass  # ended in the middle
+            false.forward.close()  # whatever it sent is read before
+            eventually(lambda: len(pair.said("stream_down")) > count, 20)  # noqa: B023
+            false.close()
+            canary.check()
+    (tree / "door").unlink()
+    assert picture(tree) == shown, "as it was sent it makes the tree that it was sent of"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -14,34 +13,21 @@ from pathlib import Path
 import pytest
 
 from orchestrator.host.fuse.mount import mounts_of_ours
-from tests.replicator.processes import Agent, Process, record, write_durably
-from tests.support.disks import ext4
+from tests.replicator.kills import Alone, alone, kill_again_and_again
+from tests.replicator.processes import record, write_durably
 from tests.support.waiting import eventually
 
-
-class Mirror(Process):
-    """A mirror of this node alone."""
-
-    def serve(self) -> Agent:
-        agent = self.start()
-        agent.ask("take_reign", record=record(1, "paris", agent.ask("status")["life"], ["paris"]))
-        agent.event("reign_taken")
-        return agent
+KILLS = 6
+"""The keeper makes a pause before each start but the first; `./run chaos --kills` does a hundred."""
 
 
 @pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[Mirror]:
-    with ext4(tmp_path / "image", tmp_path / "disk") as disk:
-        tree = disk / "orders"
-        tree.mkdir()
-        thing = Mirror(tmp_path, tree)
-        try:
-            yield thing
-        finally:
-            thing.end()
+def mirror(tmp_path: Path) -> Iterator[Alone]:
+    with alone(tmp_path) as thing:
+        yield thing
 
 
-def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: Mirror) -> None:
+def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: Alone) -> None:
     agent = mirror.start()
     with pytest.raises(OSError, match="Read-only"):
         (mirror.tree / "early").write_bytes(b"")
@@ -60,7 +46,7 @@ def test_a_node_alone_serves_from_reign_to_stop_and_leaves_plain_files(mirror: M
     assert (mirror.tree / "a").read_bytes() == b"acknowledged"
 
 
-def test_a_gate_that_is_closed_while_it_opens_stays_closed(mirror: Mirror) -> None:
+def test_a_gate_that_is_closed_while_it_opens_stays_closed(mirror: Alone) -> None:
     agent = mirror.start()
     life = agent.ask("status")["life"]
     for epoch in range(1, 11):
@@ -76,7 +62,7 @@ def test_a_gate_that_is_closed_while_it_opens_stays_closed(mirror: Mirror) -> No
 
 
 def test_a_sync_that_a_lost_member_must_confirm_is_held_and_refused_when_the_gate_closes(
-    mirror: Mirror,
+    mirror: Alone,
 ) -> None:
     agent = mirror.serve()
     agent.ask("widen_required", members=["lyon"])
@@ -96,57 +82,22 @@ def test_a_sync_that_a_lost_member_must_confirm_is_held_and_refused_when_the_gat
     eventually(lambda: errors == ["5"])
 
 
-def test_a_killed_replicator_is_not_noticed_by_a_writer(mirror: Mirror) -> None:
+def test_a_replicator_that_is_killed_again_and_again_is_not_noticed_by_its_application(
+    mirror: Alone,
+) -> None:
     mirror.serve()
     life = mirror.dial().ask("status")["life"]
-    stop = threading.Event()
-    wrote: dict[str, bytes] = {}
-    faults: list[BaseException] = []
-    log = os.open(mirror.tree / "log", os.O_CREAT | os.O_RDWR | os.O_APPEND)
-
-    def work() -> None:
-        number = 0
-        try:
-            while not stop.is_set():
-                data = secrets.token_bytes(100)
-                path = mirror.tree / f"f{number % 50}"
-                if number >= 50:
-                    os.unlink(path)
-                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                os.write(fd, data)
-                os.fsync(fd)
-                os.close(fd)
-                os.write(log, b"%08d\n" % number)
-                wrote[path.name] = data
-                number += 1
-            wrote["lines"] = b"%d" % number
-        except BaseException as fault:
-            faults.append(fault)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    for round_number in range(4):
-        already = len((mirror.tree / "log").read_bytes())
-        eventually(lambda before=already: len((mirror.tree / "log").read_bytes()) > before or faults, 20)
-        victim = mirror.replicator()
-        os.kill(victim, signal.SIGKILL)
-        eventually(lambda gone=victim: mirror.replicator() not in (0, gone), 20)
-        assert not faults, (round_number, faults)
-    stop.set()
-    thread.join(20)
-    assert not faults
-    lines = int(wrote.pop("lines"))
-    assert os.pread(log, 1 << 20, 0) == b"".join(b"%08d\n" % number for number in range(lines))
-    for name, data in wrote.items():
-        assert (mirror.tree / name).read_bytes() == data
-    os.close(log)
+    report = kill_again_and_again(mirror, KILLS, seed=1)
+    assert not report.errors
+    assert not report.wrong
+    assert report.kills == KILLS
     status = mirror.dial().ask("status")
     assert status["life"] == life
     assert status["open"]
 
 
 def test_a_killed_keeper_takes_the_replicator_along_and_the_next_start_finds_the_files(
-    mirror: Mirror,
+    mirror: Alone,
 ) -> None:
     mirror.serve()
     write_durably(mirror.tree / "a", b"kept")
@@ -161,7 +112,7 @@ def test_a_killed_keeper_takes_the_replicator_along_and_the_next_start_finds_the
     assert (mirror.tree / "a").read_bytes() == b"kept"
 
 
-def test_a_second_keeper_for_the_same_mirror_is_refused(mirror: Mirror) -> None:
+def test_a_second_keeper_for_the_same_mirror_is_refused(mirror: Alone) -> None:
     mirror.start()
     command = [sys.executable, "-m", "orchestrator.replicator.keeper", mirror.settings]
     again = subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -169,7 +120,7 @@ def test_a_second_keeper_for_the_same_mirror_is_refused(mirror: Mirror) -> None:
     assert "already runs" in again.stderr
 
 
-def test_a_keeper_has_nothing_of_the_replicator_and_gives_away_all_but_its_lock(mirror: Mirror) -> None:
+def test_a_keeper_has_nothing_of_the_replicator_and_gives_away_all_but_its_lock(mirror: Alone) -> None:
     mirror.start()
     maps = Path(f"/proc/{mirror.keeper}/maps").read_text()
     assert [name for name in ("_ctypes", "_ssl", "libcrypto") if name in maps] == []

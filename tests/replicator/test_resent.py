@@ -1,7 +1,8 @@
-"""What a successor must get right after a kill: requests that the kernel sends anew, and the journal it reads."""
+"""After a kill: requests that the kernel sends anew, and the journal that the successor reads."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -16,7 +17,7 @@ from orchestrator.host.fuse.session import Caller
 from orchestrator.replicator.files import Files
 from orchestrator.replicator.handles import Table
 from orchestrator.replicator.ops import ROOT
-from tests.replicator.test_files import Mounted, disk, mounted  # noqa: F401: fixtures
+from tests.replicator.test_files import Mounted, disk, mounted  # noqa: F401  (the fixtures)
 from tests.support.waiting import eventually
 
 Request = Callable[[Files, Caller], object]
@@ -104,7 +105,7 @@ def test_an_exchange_that_was_killed_before_it_was_done_is_done_when_it_is_sent_
     table = mounted.files.table
     table.note_exchange(1 << 40, table.nodes[node_of(mounted.files, b"one")].key)
     REQUESTS["exchange"](mounted.files, caller(1 << 40, resent=True))
-    assert (mounted.tree / "one").read_bytes() == b"2"
+    assert (mounted.plain / "one").read_bytes() == b"2"
 
 
 @pytest.fixture
@@ -120,14 +121,18 @@ def loaded(folder: Path) -> Table:
     return found
 
 
+def fill(pipe: int) -> None:
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, bytes(4096))
+    os.set_blocking(pipe, True)
+
+
 def test_a_reply_waits_for_what_another_thread_writes_of_it(table: Table) -> None:
     table.keep()
     read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            os.write(write_end, bytes(4096))
-    os.set_blocking(write_end, True)
+    fill(write_end)
     os.dup2(write_end, table._journal)
     table.note_outcome(7, b"answer")
     other = threading.Thread(target=table.keep, daemon=True)
@@ -137,8 +142,10 @@ def test_a_reply_waits_for_what_another_thread_writes_of_it(table: Table) -> Non
     mine.start()
     mine.join(0.3)
     assert mine.is_alive()  # nothing is in the file yet: no reply
-    while mine.is_alive() or other.is_alive():
-        os.read(read_end, 1 << 16)
+    os.read(read_end, 1 << 20)  # more than a pipe holds
+    for each in (mine, other):
+        each.join(20)
+        assert not each.is_alive()
     for fd in (read_end, write_end):
         os.close(fd)
 
@@ -155,7 +162,8 @@ def test_the_number_of_a_file_that_was_closed_is_never_given_again(tmp_path: Pat
 
 def test_an_exchange_that_began_is_known_to_the_next_life(tmp_path: Path, table: Table) -> None:
     table.note_exchange(7, b"first")
-    assert loaded(tmp_path).exchanges == {7: b"first"}
-    table.note_outcome(7, b"")
-    table.keep()
+    later = loaded(tmp_path)
+    assert later.exchanges == {7: b"first"}
+    later.note_outcome(7, b"")
+    later.keep()
     assert not loaded(tmp_path).exchanges
