@@ -17,7 +17,7 @@ HOT_MAX: Final = 1024
 """Entries kept although both disks are equal: 4 GiB of hot extents; a steady database pays nothing."""
 
 ENTRIES_MAX: Final = 1 << 20
-"""Entries of one log, some 600 MiB with their places: beyond, everything is compared. Of a node that was away
+"""Entries of one log, some 550 MiB with their places: beyond, everything is compared. Of a node that was away
 while a million files changed that is as quick."""
 
 NAMES_MAX: Final = 4096
