@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
@@ -61,7 +62,7 @@ class Answers:
             case "list":
                 return self._list(request)
             case "describe":
-                return {"entry": trees.describe(self._root(request), _path(request["path"]))}
+                return {"entry": trees.describe(self._root(request), self._path(request))}
             case "hash":
                 return self._hash(request)
             case "look":
@@ -82,6 +83,16 @@ class Answers:
     def _root(self, request: dict[str, Any]) -> int:
         return self._applier.objects.root(_number(request["volume"]))
 
+    def _path(self, request: dict[str, Any]) -> bytes:
+        path = _path(request["path"])
+        if not self._shows(_number(request["volume"]), path):
+            raise FileNotFoundError(errno.ENOENT, "local to this node")
+        return path
+
+    def _shows(self, volume: int, path: bytes) -> bool:
+        """What is excluded is nobody's but this node's."""
+        return not path or not self._excluded(volume, path)
+
     def _some(self, items: Any, most: int, of: Callable[[Any], tuple[T, int]]) -> list[T]:
         """Of the first of these items, at most so many; `of` also says how long the answer to one is."""
         if not isinstance(items, list):
@@ -98,22 +109,23 @@ class Answers:
 
     def _list(self, request: dict[str, Any]) -> dict[str, Any]:
         after = bytes.fromhex(request["from"])
-        entries, whole = trees.list_entries(self._root(request), _path(request["path"]), after)
+        entries, whole = trees.list_entries(self._root(request), self._path(request), after)
         return {"entries": {name.hex(): entry for name, entry in entries.items()}, "whole": whole}
 
     def _hash(self, request: dict[str, Any]) -> dict[str, Any]:
         first, count = _number(request["first"]), _number(request["count"])
-        fd = trees.open_file(self._root(request), _path(request["path"]))
+        fd = trees.open_file(self._root(request), self._path(request))
         try:
             return {"blocks": trees.hash_blocks(fd, first, count), "size": os.fstat(fd).st_size}
         finally:
             os.close(fd)
 
     def _look(self, request: dict[str, Any]) -> dict[str, Any]:
-        root = self._root(request)
+        root, volume = self._root(request), _number(request["volume"])
 
-        def look(path: Any) -> tuple[trees.Entry | None, int]:
-            entry = trees.look(root, _path(path))
+        def look(told: Any) -> tuple[trees.Entry | None, int]:
+            path = _path(told)
+            entry = trees.look(root, path) if self._shows(volume, path) else None
             return entry, trees.text_of(entry)
 
         return {"entries": self._some(request["paths"], LOOKS_MAX, look)}
@@ -122,9 +134,10 @@ class Answers:
         root, volume = self._root(request), _number(request["volume"])
 
         def summary(item: Any) -> tuple[dict[str, Any] | None, int]:
-            path, buckets = item
-            into = min(max(_number(buckets), 1), BUCKETS_MAX)
-            return _told(summarize(root, volume, _path(path), into, self._excluded))
+            path, buckets = _path(item[0]), min(max(_number(item[1]), 1), BUCKETS_MAX)
+            if not self._shows(volume, path):
+                return _told(None)
+            return _told(summarize(root, volume, path, buckets, self._excluded))
 
         return {"summaries": self._some(request["items"], DIRECTORIES_MAX, summary)}
 
@@ -132,13 +145,13 @@ class Answers:
         volume, of = _number(request["volume"]), max(_number(request["of"]), 1)
         wanted = {_number(bucket) for bucket in request["buckets"]}
         last = bytes.fromhex(request["from"])
-        names = names_in(self._root(request), volume, _path(request["path"]), of, wanted, self._excluded)
+        names = names_in(self._root(request), volume, self._path(request), of, wanted, self._excluded)
         names = [name for name in names if name > last]
         page = self._some(names, len(names), lambda name: (name.hex(), 2 * len(name) + 3))
         return {"names": page, "whole": len(page) == len(names)}
 
     def _hashes(self, request: dict[str, Any]) -> dict[str, Any]:
-        root = self._root(request)
+        root, volume = self._root(request), _number(request["volume"])
         blocks = 0
         fits: list[tuple[bytes, int, int]] = []
         for path, first, count in request["items"][:LOOKS_MAX]:
@@ -146,7 +159,11 @@ class Answers:
             if fits and blocks > BLOCKS_MAX:
                 break
             fits.append((_path(path), _number(first), count))
-        return {"digests": self._some(fits, len(fits), lambda one: (trees.hash_at(root, *one), 0))}
+
+        def hashed(one: tuple[bytes, int, int]) -> tuple[list[str], int]:
+            return trees.hash_at(root, *one) if self._shows(volume, one[0]) else [], 0
+
+        return {"digests": self._some(fits, len(fits), hashed)}
 
     def _changed(self, first: int) -> dict[str, Any]:
         """Where this node may differ from the primary, as its own log says (S5), from this entry on."""

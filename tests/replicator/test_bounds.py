@@ -33,7 +33,7 @@ from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.main import link_settings
 from orchestrator.replicator.outbox import Outbox, window_for
 from orchestrator.replicator.plan import Changes
-from orchestrator.replicator.quarantine import remove_tree
+from orchestrator.replicator.quarantine import Quarantine, remove_tree
 from orchestrator.replicator.settings import Settings
 from orchestrator.replicator.stream import Primary
 from tests.replicator.hostile import FalsePrimary, descriptors
@@ -451,6 +451,17 @@ def test_what_cannot_be_set_aside_is_told_to_the_primary_each_time(pair: Pair) -
         eventually(lambda: len(pair.said("stream_down")) == count, 10)  # noqa: B023
     eventually(lambda: descriptors() <= before, 10)
     assert not pair.follower.status()["copying"]
+
+
+def test_a_set_aside_that_cannot_begin_keeps_no_descriptor(tmp_path: Path) -> None:
+    (tmp_path / ".hafarm" / "quarantine" / "7-1" / "LIST").mkdir(parents=True)
+    root = os.open(tmp_path, os.O_RDONLY)
+    before = descriptors()
+    for tag in ("7-1", "9" * 300):
+        with pytest.raises(OSError, match="directory|too long"):
+            Quarantine(root, tag, {})
+    assert descriptors() == before
+    os.close(root)
 
 
 # --- sockets and journals ----------------------------------------------------------------------------------

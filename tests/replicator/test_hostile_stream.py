@@ -428,11 +428,27 @@ def test_questions_are_answered_or_refused_and_lead_nowhere(pair: Pair, canary: 
     tree = pair.trees[LYON]
     (tree / "a").write_bytes(b"a" * 300_000)
     os.symlink(canary.path, tree / "door")
+    os.mkfifo(tree / "pipe")
+    (tree / "kept.tmp").mkdir()
+    (tree / "kept.tmp" / "inner").write_bytes(b"local")
     (tree / ".hafarm" / "quarantine" / "1-1").mkdir(parents=True)
     (tree / ".hafarm" / "quarantine" / "1-1" / "000001").write_bytes(b"kept")
+    assert pair.follower is not None
+    pair.follower.excluded = lambda volume, path: path.split(b"/")[0].endswith(b".tmp")
     with no_other_exceptions():
         false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
         false.begin()
+        local = [b"kept.tmp".hex(), b"kept.tmp/inner".hex()]
+        assert false.ask(do="look", volume=0, paths=local)["entries"] == [None, None]
+        items = [[path, 0, 1] for path in (*local, b"pipe".hex(), b"door".hex())]
+        assert false.ask(do="hashes", volume=0, items=items)["digests"] == [[]] * 4
+        assert false.ask(do="summaries", volume=0, items=[[local[0], 1]])["summaries"] == [None]
+        for path in local:
+            assert "error" in false.ask(do="describe", volume=0, path=path)
+            assert "error" in false.ask(do="hash", volume=0, path=path, first=0, count=1)
+            assert "error" in false.ask(do="list", volume=0, path=path, **{"from": ""})
+            more = {"of": 1, "buckets": [0], "from": ""}
+            assert "error" in false.ask(do="names", volume=0, path=path, **more)
         for question in QUESTIONS:
             answer = false.ask(**question)
             bounded = question.get("do") in ("look", "hashes", "summaries", "names")
