@@ -654,3 +654,20 @@ def test_a_log_of_a_directory_that_nobody_replicates_is_no_log() -> None:
     copier = SimpleNamespace(_source=SimpleNamespace(volumes=1))
     with pytest.raises(WireFault, match="number 7"):
         Copier._here(copier, 7, b"a", ops.NAMES, 0, {})  # type: ignore[arg-type]
+
+
+def test_a_record_counts_as_the_agent_admitted_it(pair: Pair) -> None:
+    """Not as the stream shows it: with the epoch of the one that was admitted it may say anything else."""
+    follower = pair.start_follower(record(1, LIFE, {PARIS}))
+    false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
+    false.begin()
+    done = {"reigns": [], "forced": None, "flushed": 0}
+    shown = record(1, LIFE, {PARIS, LYON}).as_dict() | {"forced": True, "reason": "by order"}
+    for number, (kind, content) in enumerate(
+        [(Kind.COPY_BEGIN, {}), (Kind.COPY_DONE, done), (Kind.RECORD, shown)], 1
+    ):
+        false.forward.send(frames.encode_json(kind, content, number), 5)
+    eventually(lambda: follower.applied == 3, 10)
+    assert [reign.nonce for reign in follower.history.standing.reigns] == [LIFE]
+    assert follower.history.standing.forced is None
+    false.close()
