@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import random
 import secrets
@@ -27,6 +28,12 @@ from tests.support.waiting import eventually
 
 ALL = frozenset(Kind)
 WAIT_S = 5.0
+
+
+def quick(pair: Pair, **changes: Any) -> None:
+    """The primary to come waits for less, or keeps less."""
+    settings = pair.settings
+    pair.settings = lambda *given: dataclasses.replace(settings(*given), **changes)  # type: ignore
 
 
 class FalsePrimary:

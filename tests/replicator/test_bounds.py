@@ -36,7 +36,7 @@ from orchestrator.replicator.plan import Changes
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
 from orchestrator.replicator.settings import Settings
 from orchestrator.replicator.stream import Primary
-from tests.replicator.hostile import FalsePrimary, descriptors
+from tests.replicator.hostile import FalsePrimary, descriptors, quick
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.replicator.test_apply import Notes, do
 from tests.replicator.test_files import Mounted, disk, mounted, sent  # noqa: F401
@@ -329,6 +329,26 @@ def test_more_changes_during_a_copy_than_are_remembered_mean_that_all_is_looked_
     assert changes.keys() is None
 
 
+def test_a_copy_during_which_too_much_changed_looks_at_everything(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.replicator.plan.CHANGES_MAX", 5)
+    quick(pair, copy_bytes_per_s=300_000)  # slow enough to change things meanwhile
+    for number in range(20):
+        (pair.trees[PARIS] / f"{number}").write_bytes(os.urandom(20_000))
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    pair.start_primary(record(1, LIFE, {PARIS}))
+    eventually(lambda: pair.said("copy_begins") != [], 20)
+    assert pair.live is not None
+    for number in range(20):
+        pair.live.rename(f"{number}", f"renamed {number}")
+    eventually(lambda: pair.said("member_ready") != [], 60)
+    assert any(
+        told["full"] and "more changed during the copy" in told["why"] for told in pair.said("progress")
+    )
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
 def test_a_copy_of_more_objects_than_it_has_ids_for_takes_ids_back(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -510,6 +530,59 @@ def test_the_control_socket_takes_so_many_agents_lines_of_so_much_and_waits_for_
     assert heard.wait(30)
     for agent in agents:
         agent.close()
+
+
+def test_the_file_of_a_log_stays_near_to_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.replicator.logs._SLACK_BYTES", 1000)
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    path = tmp_path / f"may-differ.{LYON}"
+    for number in range(0, 12_800, 32):
+        logs.before_change([(0, inode, ops.DATA, 1) for inode in range(number, number + 32)], number)
+        if number % 320 == 0:
+            logs.of[LYON].confirmed(Position(STREAM, number))
+    assert len(logs.of[LYON].keys()) < 2000
+    assert path.stat().st_size < 3 * 2000 * 24, "what is gone is still in the file"
+
+
+def test_the_journal_stays_near_to_what_the_kernel_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.replicator.handles._JOURNAL_BYTES_MAX", 10_000)
+    root = os.open(tmp_path, os.O_RDONLY)
+    table = Table(root, str(tmp_path / "journal"), 100)
+    table.load()
+    for number in range(3000):
+        table.note_outcome(number % 10, b"answer")
+        table.keep()
+    assert (tmp_path / "journal").stat().st_size < 15_000
+    os.close(table._journal)
+    os.close(root)
+
+
+def test_objects_that_nobody_uses_are_closed_and_reached_again(disk: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder = disk / secrets.token_hex(4)
+    folder.mkdir()
+    root = os.open(folder, os.O_RDONLY)
+    table = Table(root, str(tmp_path / "journal"), 20)
+    table.load()
+    table.add(host_disk.handle_of(root, b""), folder.stat().st_ino, stat.S_IFDIR, False)
+    before = descriptors()
+    nodes = []
+    for number in range(200):
+        (folder / f"{number}").touch()
+        handle = host_disk.handle_of(root, b"%d" % number)
+        nodes.append(table.add(handle, (folder / f"{number}").stat().st_ino, stat.S_IFREG, False))
+        with nodes[-1] as fd:
+            assert os.fstat(fd).st_ino == nodes[-1].inode
+    assert descriptors() <= before + 22
+    with nodes[0] as fd:
+        assert os.fstat(fd).st_ino == nodes[0].inode
+    for node in nodes:
+        table.close(node)
+    os.close(table._journal)
+    os.close(root)
 
 
 def test_exchanges_that_fail_are_not_remembered_for_ever(tmp_path: Path) -> None:
