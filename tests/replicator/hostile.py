@@ -211,6 +211,20 @@ def answer_of_an_empty_node(request: dict[str, Any]) -> dict[str, Any]:
     return {"digests": [[] for _ in request.get("items", ())]}
 
 
+def lied(dice: random.Random, value: Any) -> Any:
+    """The same with some of it otherwise."""
+    if dice.random() < 0.08:
+        return dice.choice(
+            [None, -1, 1 << 70, "", "zz", [], {}, True, 1.5, "2e2e", "2f", "00", "61" * 200, float("inf")]
+        )
+    if isinstance(value, dict):
+        return {key: lied(dice, each) for key, each in value.items() if dice.random() > 0.02}
+    if isinstance(value, list):
+        some = [lied(dice, each) for each in value if dice.random() > 0.03]
+        return some * dice.choice([1, 1, 1, 1, 2])
+    return value
+
+
 class Canary:
     """A directory beside the tree that nobody may touch, and every way to it that a stream could try."""
 
