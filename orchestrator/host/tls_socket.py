@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from typing import Final, cast
 
@@ -14,6 +15,10 @@ _RECORD_BYTES: Final = 1 << 14
 """The largest record of TLS, unpacked."""
 _WRITE_BYTES: Final = 1 << 18
 """Encrypted before it is sent: one piece is on its way while the next one is made."""
+_SO_RCVTIMEO, _SO_SNDTIMEO = 20, 21
+_TIMEVAL: Final = struct.Struct("@ll")
+_SHORTEST_S: Final = 0.001
+"""What rounds to nothing would be no bound at all."""
 
 
 class TlsSocket:
@@ -26,6 +31,9 @@ class TlsSocket:
     def __init__(self, plain: socket.socket, context: ssl.SSLContext, peer: str | None = None) -> None:
         """`peer`: the name of who is dialled; None: this side was dialled."""
         self._plain = plain
+        timeout_s = plain.gettimeout()
+        plain.settimeout(None)
+        self.settimeout(timeout_s)
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.session = context.wrap_bio(
             self._arrived, self._leaving, server_side=peer is None, server_hostname=peer
@@ -39,8 +47,12 @@ class TlsSocket:
         return self._plain.fileno()
 
     def settimeout(self, timeout_s: float | None) -> None:
-        """The most that one wait for the other side lasts; TimeoutError then."""
-        self._plain.settimeout(timeout_s)
+        """The most that one wait for the other side lasts; TimeoutError then. None: as long as it takes."""
+        # The kernel's own time-outs: with Python's each call is two, and the interpreter is let go twice.
+        seconds = 0.0 if timeout_s is None else max(timeout_s, _SHORTEST_S)
+        value = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+        for option in (_SO_RCVTIMEO, _SO_SNDTIMEO):
+            self._plain.setsockopt(socket.SOL_SOCKET, option, value)
 
     def handshake(self, ends: float | None = None) -> None:
         """OSError when the other side is not one to talk to, or is gone, or is not done at this moment."""
@@ -101,13 +113,19 @@ class TlsSocket:
     def _hear(self, ends: float | None) -> bool:
         if ends is not None and time.monotonic() >= ends:
             raise TimeoutError("it comes in drops")
-        count = self._plain.recv_into(self._raw)
+        try:
+            count = self._plain.recv_into(self._raw)
+        except BlockingIOError as fault:
+            raise TimeoutError("timed out") from fault
         self._arrived.write(self._raw[:count])
         return count > 0
 
     def _send_leaving(self) -> None:
         if self._leaving.pending:
-            self._plain.sendall(self._leaving.read())
+            try:
+                self._plain.sendall(self._leaving.read())
+            except BlockingIOError as fault:
+                raise TimeoutError("timed out") from fault
 
     def shut(self) -> None:
         """End it at once, whatever another thread does with it: that one's call fails or finds the end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -118,8 +119,13 @@ def _decode_sync(payload: bytes) -> ops.Sync:
 
 
 def _encoder(code: int, head: struct.Struct, numbers: list[str], texts: list[str]) -> Callable[[Any], bytes]:
+    numbers_of = attrgetter(*numbers)
+
     def encoded(operation: Any) -> bytes:
-        parts = [head.pack(code, *(getattr(operation, name) for name in numbers))]
+        start: bytes = head.pack(code, *numbers_of(operation))
+        if not texts:
+            return start
+        parts = [start]
         for name in texts:
             text = getattr(operation, name)
             parts.append(_LENGTH.pack(len(text)) + text)

@@ -290,16 +290,13 @@ class Contents(Namespace):
         self, unique: int, fd: int, node: Node, sequence: int, sync: Callable[[int], None], body: bytes
     ) -> None:
         held = Durable(lambda error, answer: self.reply(unique, error, b"" if error else answer), body)
-        own = os.dup(fd)  # the file may be closed by another thread while this waits in the pool
 
         def sync_here() -> None:
             error = 0
             try:
-                sync(own)
+                sync(fd)  # which stays open: the kernel closes no file that is asked for something
             except OSError as fault:
                 error = self.fault(fault).errno or errno.EIO
-            finally:
-                os.close(own)
             held.done(error or (errno.EIO if self.failed else 0))  # never believed after one failure
 
         if node.local:

@@ -129,7 +129,10 @@ class Files(ExtendedAttributes):
         resume = self.resumes
         self.mode = mode
         self.start_syncers()
-        if not resume:
+        if resume:
+            with self.names:
+                self.settle_refuges()
+        else:
             mount.mount(self._device, self.path, os.fstatvfs(self._readable).f_flag)
         self._session.start(resume)
         threading.Thread(target=self._settle_loop, name="settle", daemon=True).start()
@@ -151,7 +154,7 @@ class Files(ExtendedAttributes):
 
     def forget_followed(self) -> None:
         """What the kernel cached while others changed the tree is dropped, before changes are let in."""
-        self.clear_orphans()
+        self.settle_refuges()
         self._forget_cached()
 
     def open_writes(self) -> None:

@@ -115,6 +115,8 @@ class Table:
         self._journal = -1
         self._notes: list[bytes] = []
         self._noting = threading.Lock()
+        self._writing = False
+        """Notes were taken that are not in the journal yet."""
 
     # --- beginning --------------------------------------------------------------------------------------
 
@@ -217,13 +219,18 @@ class Table:
     def keep(self) -> None:
         """What was noted outlives this process: before each reply, as one write for all of one request.
 
-        Also what another thread is writing for this one at the moment: the lock is taken before any look.
+        Also what another thread is writing for this one at the moment.
         """
+        if not self._notes and not self._writing:
+            return
         with self._noting:
-            if self._notes:
-                data, self._notes = b"".join(self._notes), []
-                os.write(self._journal, data)
-                self._written += len(data)
+            if not self._notes:
+                return
+            self._writing = True  # before the notes are taken: whoever finds none then waits for the lock
+            data, self._notes = b"".join(self._notes), []
+            os.write(self._journal, data)
+            self._written += len(data)
+            self._writing = False
 
     def shorten(self) -> None:
         """Begin a compact journal when this one is long."""

@@ -29,6 +29,14 @@ def orphan_name(id: int) -> bytes:
     return b"%x" % id
 
 
+def orphan_number(name: bytes) -> int:
+    """The reverse of `orphan_name`; 0, which no object has, for any other name."""
+    try:
+        return int(name, 16)
+    except ValueError:
+        return 0
+
+
 # What a SetAttr sets.
 MODE, UID, GID, SIZE, ATIME, MTIME = 1, 2, 4, 8, 16, 32
 

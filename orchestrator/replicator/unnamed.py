@@ -62,20 +62,31 @@ class Unnamed(Volume):
         finally:
             os.close(refuge)
 
-    def clear_orphans(self) -> None:
-        """At the start: drop what no open file needs any more."""
-        kept = {ops.orphan_name(node.id) for node in self.table.nodes.values() if node.orphan}
+    def settle_refuges(self) -> None:
+        """At a beginning: what an earlier life did not come to note is noted, what nobody needs is dropped.
+
+        A refuge that stays behind would be taken for that of the next object with its number.
+        """
         try:
             # Not made here: a full disk must not keep a gate from opening.
             refuge = disk.open_beneath(self.root_fd, ops.ORPHANS, os.O_PATH | os.O_DIRECTORY)
         except FileNotFoundError:
             return
         try:
-            for name in os.listdir(disk.path_of(refuge)):
-                if os.fsencode(name) not in kept:
+            for name in map(os.fsencode, os.listdir(disk.path_of(refuge))):
+                node = self.table.nodes.get(ops.orphan_number(name))
+                if node is None or not self._is_refuge_of(node, refuge, name):
                     os.unlink(name, dir_fd=refuge)
+                elif not node.orphan:
+                    self.table.orphaned(node, True)
         finally:
             os.close(refuge)
+
+    @staticmethod
+    def _is_refuge_of(node: Node, refuge: int, name: bytes) -> bool:
+        """It is all that is left of this object; one with another name gives its refuge back."""
+        status = os.stat(name, dir_fd=refuge, follow_symlinks=False)
+        return status.st_nlink == 1 and disk.handle_of(refuge, name) == node.key
 
     def gone(self, node: Node) -> None:
         """Its last name was taken away, here and on the stream. Held: the namespace lock."""

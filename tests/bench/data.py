@@ -9,10 +9,12 @@ from pathlib import Path
 
 from tests.bench import tls
 from tests.bench.gluster import SETTINGS, Gluster
+from tests.bench.idle import TICKS_S, ticks
 from tests.bench.many import Many
 from tests.bench.rig import compiled
 
 LIMIT_PORT = 9601
+REPLICATOR = "orchestrator.replicator.main"
 RUN_S = 300.0
 """GlusterFS unpacks the tree in about a minute; nothing else comes near."""
 GOOD = ("ext4", "xfs")
@@ -88,6 +90,11 @@ class Contenders:
         much = [jobs, str(max(1.0, 4 * measure))] if jobs else [str(max(64, int(512 * measure)))]
         at = [self._address(), str(LIMIT_PORT), str(self._limits[0])]
         return _figure(self._first.inside(str(self._limit), kind, *at, *much))
+
+    def cpu_s(self) -> float:
+        """What all replicators of both nodes have used so far."""
+        pids = [pid for each in (self._first, self._second) for pid in each.pids(REPLICATOR)]
+        return sum(map(ticks, pids)) / TICKS_S
 
     def tls_share(self, measure: float) -> float:
         """What of a stream's bare speed is left when it is encrypted as ours is, both ends in Python."""

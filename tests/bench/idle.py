@@ -57,11 +57,11 @@ class Idle:
         """All processes of the product on the busier node, in percent of one core."""
         nodes = [self._cluster.machines[name] for name in self._cluster.names]
         pids = [machine.pids(OURS) for machine in nodes]
-        before = [sum(map(_ticks, each)) for each in pids]
+        before = [sum(map(ticks, each)) for each in pids]
         begin = time.monotonic()
         time.sleep(seconds)
         passed = time.monotonic() - begin
-        spent = [sum(map(_ticks, each)) - was for each, was in zip(pids, before, strict=True)]
+        spent = [sum(map(ticks, each)) - was for each, was in zip(pids, before, strict=True)]
         return 100 * max(spent) / TICKS_S / passed
 
     def agent_and_pulse_mib(self) -> list[float]:
@@ -85,7 +85,7 @@ class Idle:
         return sum(_rss_mib(pid) for room in rooms for pid in machine.pids(room))
 
 
-def _ticks(pid: int) -> int:
+def ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 

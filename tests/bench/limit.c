@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define FILE_BYTES (64 << 20)
+static int file_bytes = FILE_BYTES;
 #define BLOCK 4096
 #define CHUNK (1 << 20)
 
@@ -53,7 +54,7 @@ static int open_file(const char *directory, const char *side, long job) {
 
 static void fill(int fd) {
     char *zeros = calloc(1, CHUNK);
-    for (int at = 0; at < FILE_BYTES; at += CHUNK) if (pwrite(fd, zeros, CHUNK, at) != CHUNK) die("fill");
+    for (int at = 0; at < file_bytes; at += CHUNK) if (pwrite(fd, zeros, CHUNK, at) != CHUNK) die("fill");
     fsync(fd);
     free(zeros);
 }
@@ -121,7 +122,7 @@ static void *run_job(void *argument) {
     fill(fd);
     pthread_barrier_wait(&ready);
     for (double end = now() + job->seconds; now() < end; job->done++) {
-        struct header header = {(uint64_t)(rand_r(&seed) % (FILE_BYTES / BLOCK)) * BLOCK, BLOCK, 1};
+        struct header header = {(uint64_t)(rand_r(&seed) % (file_bytes / BLOCK)) * BLOCK, BLOCK, 1};
         if (pwrite(fd, data, BLOCK, header.offset) != BLOCK) die("write");
         char frame[sizeof header + BLOCK];
         memcpy(frame, &header, sizeof header);
@@ -137,6 +138,7 @@ static int fsync4k(const char *host, int port, const char *directory, int jobs, 
     struct job all[64] = {0};
     pthread_t threads[64];
     pthread_barrier_init(&ready, NULL, jobs);
+    if (jobs > 4) file_bytes = 4 * FILE_BYTES / jobs;  /* as the workload of the others */
     for (int i = 0; i < jobs; i++) {
         all[i] = (struct job){host, directory, port, i, seconds, 0};
         pthread_create(&threads[i], NULL, run_job, &all[i]);

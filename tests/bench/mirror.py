@@ -203,6 +203,32 @@ def data_path(bench: Bench, names: frozenset[str]) -> Iterator[Row]:
         yield median_row(name, ratios(ours, theirs), _beside(name, one, a, ours, b, theirs, share))
 
 
+def latency(bench: Bench) -> Iterator[Row]:
+    """What one synced write costs, in time above the bare directory's and in CPU; and sixteen at once."""
+    measure = 0.1 if bench.quick else 0.5
+    added: dict[str, list[float]] = defaultdict(list)
+    many: list[float] = []
+    cpu: list[float] = []
+    told: dict[str, list[float]] = defaultdict(list)
+    with data.Contenders(bench.work / "latency", False) as contenders:
+
+        def one_round() -> None:
+            for name in ("latency_p50", "latency_p99"):
+                bare, ours = contenders.bare(name, measure), contenders.ours(name, measure)
+                added[name].append(ours - bare)
+                told[name].append(bare)
+            many.append(contenders.ours("fsync4k_16", measure) / contenders.limit("fsync4k_16", measure))
+            before = contenders.cpu_s()
+            writes = contenders.ours("synced", measure)
+            cpu.append(1e6 * (contenders.cpu_s() - before) / writes)
+
+        bench.rounds(bench.much(5, 1), 150, one_round)
+    for name, row in (("latency_p50", "fsync4k_added_p50_us"), ("latency_p99", "fsync4k_added_p99_us")):
+        yield median_row(row, added[name], f"bare {statistics.median(told[name]):.0f} us; cache: through")
+    yield median_row("fsync4k_cpu_us", cpu, "cache: through")
+    yield median_row("fsync4k_16_vs_limit", many, "cache: through")
+
+
 def _one_workload(
     bench: Bench,
     contenders: data.Contenders,
@@ -326,6 +352,10 @@ ALL: Final = (
     Measurement(("false_takeovers", "decision_to_reply_loaded_ms"), _all(busy)),
     Measurement(("idle_cpu_pct", "idle_rss_mib", "replicator_idle_rss_mib"), _all(idle)),
     Measurement(tuple(match[0] for match in MATCHES), data_path),
+    Measurement(
+        ("fsync4k_added_p50_us", "fsync4k_added_p99_us", "fsync4k_cpu_us", "fsync4k_16_vs_limit"),
+        _all(latency),
+    ),
     Measurement(("resync_flatness", "resync_bytes_ratio", "compare_1m_files_s"), _all(resync)),
     Measurement(
         ("sim_weeks_per_cpu_min", "sim_faults_per_cpu_min", "sim_role_changes_per_cpu_min"), _all(simulator)

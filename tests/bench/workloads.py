@@ -21,6 +21,7 @@ from pathlib import Path
 FILE_BYTES = 64 << 20  # larger than any device cache we met, small enough to be filled before each round
 BLOCK_BYTES = 4096
 CHUNK_BYTES = 1 << 20
+BLOCK = b"x" * BLOCK_BYTES
 
 Workload = Callable[[Path, float], float]
 """A directory to work in, and how much to do: 1.0 is the full measure, `--quick` gives less."""
@@ -35,7 +36,7 @@ def fsync4k(jobs: int) -> Workload:
         results: multiprocessing.Queue[int] = multiprocessing.Queue()
         crew = [
             multiprocessing.Process(
-                target=_fsync_job, args=(place / f"job-{job}", job, seconds, barrier, results)
+                target=_fsync_job, args=(place / f"job-{job}", job, jobs, seconds, barrier, results)
             )
             for job in range(jobs)
         ]
@@ -49,22 +50,62 @@ def fsync4k(jobs: int) -> Workload:
     return work
 
 
-def _fsync_job(name: Path, seed: int, seconds: float, barrier: object, results: object) -> None:
+def _fsync_job(name: Path, seed: int, jobs: int, seconds: float, barrier: object, results: object) -> None:
     chance = random.Random(seed)
-    data = b"x" * BLOCK_BYTES
-    fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
-    for offset in range(0, FILE_BYTES, CHUNK_BYTES):
-        os.pwrite(fd, bytes(CHUNK_BYTES), offset)
-    os.fsync(fd)
+    # What many fill together before each round is no more than what four do.
+    size = FILE_BYTES if jobs <= 4 else 4 * FILE_BYTES // jobs
+    fd = _filled(name, size)
     barrier.wait()  # type: ignore[attr-defined]
     done = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        os.pwrite(fd, data, chance.randrange(FILE_BYTES // BLOCK_BYTES) * BLOCK_BYTES)
-        os.fsync(fd)
+        _synced_write(fd, chance, size)
         done += 1
     os.close(fd)
     results.put(done)  # type: ignore[attr-defined]
+
+
+def _filled(name: Path, size: int) -> int:
+    fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+    for offset in range(0, size, CHUNK_BYTES):
+        os.pwrite(fd, bytes(CHUNK_BYTES), offset)
+    os.fsync(fd)
+    return fd
+
+
+def _synced_write(fd: int, chance: random.Random, size: int) -> None:
+    os.pwrite(fd, BLOCK, chance.randrange(size // BLOCK_BYTES) * BLOCK_BYTES)
+    os.fsync(fd)
+
+
+def latency(percentile: int) -> Workload:
+    """Random 4 KiB writes, each followed by fsync, by one job: so many microseconds one of them takes."""
+
+    def work(place: Path, measure: float) -> float:
+        chance = random.Random(percentile)
+        fd = _filled(place / "job-0", FILE_BYTES)
+        times: list[float] = []
+        end = time.monotonic() + max(1.0, 4 * measure)
+        while (begin := time.monotonic()) < end:
+            _synced_write(fd, chance, FILE_BYTES)
+            times.append(time.monotonic() - begin)
+        os.close(fd)
+        return 1e6 * sorted(times)[len(times) * percentile // 100]
+
+    return work
+
+
+def synced(place: Path, measure: float) -> float:
+    """The same writes to the file that `latency` has left, which is filled: how many there were."""
+    chance = random.Random(1)
+    fd = os.open(place / "job-0", os.O_RDWR)
+    done = 0
+    end = time.monotonic() + max(1.0, 4 * measure)
+    while time.monotonic() < end:
+        _synced_write(fd, chance, FILE_BYTES)
+        done += 1
+    os.close(fd)
+    return done
 
 
 def seqwrite(place: Path, measure: float) -> float:
@@ -210,6 +251,10 @@ def pgbench(place: Path, measure: float) -> float:
 ALL: dict[str, Workload] = {
     "fsync4k_1": fsync4k(1),
     "fsync4k_4": fsync4k(4),
+    "fsync4k_16": fsync4k(16),
+    "synced": synced,
+    "latency_p50": latency(50),
+    "latency_p99": latency(99),
     "seqwrite": seqwrite,
     "warmread": warmread,
     "coldread": coldread,

@@ -104,6 +104,9 @@ def kills(asked: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="hafarm-kills-") as base, alone(Path(base)) as mirror:
         mirror.serve()
         report = kill_again_and_again(mirror, asked.kills, seed, _tell)
+        said = (Path(base) / "replicator.log").read_text().splitlines()
+    for line in () if report.ok else said[-100:]:
+        print(line)
     for line in (*report.errors, *report.wrong):
         print(f"FAIL {line}")
     print(

@@ -251,11 +251,11 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(base: Path, kind: str, writeback: bool = False) -> Iterator[Rig]:
-    """Two disks of this kind below `base`, with everything on them."""
+def rig(base: Path, kind: str, writeback: bool = False, size: str = "512M") -> Iterator[Rig]:
+    """Two disks of this kind and size below `base`, with everything on them."""
     with contextlib.ExitStack() as stack:
         disks = [
-            stack.enter_context(DISKS[kind](base / f"{name}-{kind}", base / f"at-{name}-{kind}", "512M"))
+            stack.enter_context(DISKS[kind](base / f"{name}-{kind}", base / f"at-{name}-{kind}", size))
             for name in ("paris", "lyon")
         ]
         made = Rig(base, kind, disks, writeback)

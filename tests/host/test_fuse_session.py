@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import socket
 import struct
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.host.fuse import wire
-from orchestrator.host.fuse.session import NO_REPLY, Caller, Handler, Session, Wishes
+from orchestrator.host.fuse.session import NO_REPLY, Caller, Handler, Session, Wishes, present_memory
 from tests.support.waiting import eventually
 
 
@@ -130,3 +132,13 @@ def test_attributes_survive_the_way_through_the_layout() -> None:
     assert fields[0] == status.st_ino
     assert fields[9] == status.st_mode
     assert wire.device_of(fields[13]) == status.st_rdev
+
+
+def test_no_page_of_a_request_s_memory_is_absent() -> None:
+    memory = present_memory(wire.BUFFER_BYTES)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    pages = -(-len(memory) // mmap.PAGESIZE)
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(8 * (begin // mmap.PAGESIZE))
+        entries = struct.unpack(f"<{pages}Q", file.read(8 * pages))
+    assert all(entry >> 63 for entry in entries)  # bit 63: present

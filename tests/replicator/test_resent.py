@@ -16,7 +16,7 @@ from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import Caller
 from orchestrator.replicator.files import Files
 from orchestrator.replicator.handles import Table
-from orchestrator.replicator.ops import ROOT
+from orchestrator.replicator.ops import ROOT, orphan_name
 from tests.replicator.test_files import Mounted, disk, mounted  # noqa: F401  (the fixtures)
 from tests.support.waiting import eventually
 
@@ -106,6 +106,31 @@ def test_an_exchange_that_was_killed_before_it_was_done_is_done_when_it_is_sent_
     table.note_exchange(1 << 40, table.nodes[node_of(mounted.files, b"one")].key)
     REQUESTS["exchange"](mounted.files, caller(1 << 40, resent=True))
     assert (mounted.plain / "one").read_bytes() == b"2"
+
+
+def test_a_refuge_belongs_to_the_object_of_its_number_or_goes(mounted: Mounted) -> None:  # noqa: F811
+    files = mounted.files
+    opened = [os.open(mounted.tree / name, os.O_CREAT | os.O_RDWR) for name in ("lost", "kept", "other")]
+    lost, kept, other = (node_of(files, name) for name in (b"lost", b"kept", b"other"))
+    refuge = files.orphan_directory()
+    path = host_disk.path_of(refuge)
+    # The life before was killed when it had taken the name of one, and was about to take that of another.
+    for number in (lost, kept):
+        with files.names, files.table.nodes[number] as fd:
+            host_disk.link(fd, refuge, orphan_name(number))
+    os.unlink(mounted.plain / "lost")
+    # It had made a third thing of whose number nothing is noted: another object has that now.
+    with files.names, files.table.nodes[kept] as fd:
+        host_disk.link(fd, refuge, orphan_name(other))
+    files.settle_refuges()
+    assert os.listdir(path) == [orphan_name(lost).decode()]
+    assert [files.table.nodes[number].orphan for number in (lost, kept, other)] == [True, False, False]
+    os.unlink(mounted.tree / "other")
+    assert set(os.listdir(path)) == {orphan_name(number).decode() for number in (lost, other)}
+    for fd in opened:
+        os.close(fd)
+    eventually(lambda: not os.listdir(path))
+    os.close(refuge)
 
 
 @pytest.fixture

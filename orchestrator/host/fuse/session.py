@@ -31,6 +31,16 @@ class Caller:
         """For the body of a large reply: memory that is there already, once it was needed."""
 
 
+def present_memory(size: int) -> memoryview:
+    """Memory of which every page is there.
+
+    The kernel copies a request page by page. For a thread that is being killed it fetches no page that is
+    absent, but ends the request: its caller gets EIO for what the next process would have done.
+    """
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    return memoryview(mmap.mmap(-1, size, flags))
+
+
 Handler = Callable[[Caller, int, memoryview], bytes | memoryview]
 """(caller, node id, what follows the header) -> the reply's body; raises OSError for a refusal."""
 
@@ -147,7 +157,7 @@ class Session:
         os.writev(self._device, (wire.OUT_HEADER.pack(16 + len(body), code, 0), body))
 
     def _serve(self) -> None:
-        whole = memoryview(mmap.mmap(-1, wire.BUFFER_BYTES))  # takes no memory before a large request comes
+        whole = present_memory(wire.BUFFER_BYTES)
         caller = Caller()
         while True:
             try:
