@@ -102,7 +102,7 @@ def decode(boot: str, body: bytes) -> Beat:
             vouched=vouched,
             states=states,
         )
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as fault:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as fault:
         raise CorruptState(what="a heartbeat", why=f"{type(fault).__name__}: {fault}") from fault
 
 

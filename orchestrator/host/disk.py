@@ -24,6 +24,8 @@ HERE: Final = -100
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
+ALLOCATE_MODES: Final = frozenset({0, 1, 3, 16, 17})
+"""Those of fallocate(2) that the kernel passes to a FUSE file system."""
 
 _FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ESHUTDOWN, 117})
 # 117: EUCLEAN, which ext4 and XFS answer when their own structures are damaged.
@@ -41,8 +43,32 @@ def _check(result: int) -> int:
     return result
 
 
+_PATH_MAX: Final = 4095  # of the kernel, for one call
+
+
 def open_beneath(root: int, path: bytes, flags: int, mode: int = 0) -> int:
-    """Open a relative path that never leaves `root` and crosses no symbolic link (openat2)."""
+    """Open a relative path that never leaves `root` and crosses no symbolic link, however long it is."""
+    if b"\0" in path:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if len(path) <= _PATH_MAX:
+        return _open_beneath(root, path, flags, mode)
+    here = root
+    try:
+        while len(path) > _PATH_MAX:
+            cut = path.rfind(b"/", 0, _PATH_MAX + 1)
+            if cut <= 0:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            inner = _open_beneath(here, path[:cut], os.O_PATH | os.O_DIRECTORY, 0)
+            if here != root:
+                os.close(here)
+            here, path = inner, path[cut + 1 :]
+        return _open_beneath(here, path, flags, mode)
+    finally:
+        if here != root:
+            os.close(here)
+
+
+def _open_beneath(root: int, path: bytes, flags: int, mode: int) -> int:
     how = struct.pack("<QQQ", flags | os.O_CLOEXEC, mode, _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS)
     return _check(_libc.syscall(_OPENAT2, root, path, how, len(how)))
 

@@ -31,7 +31,7 @@ class LineBuffer:
         for line in lines:
             try:
                 message = json.loads(line)
-            except ValueError as fault:
+            except (ValueError, RecursionError) as fault:
                 raise CorruptState(what="a message", why=str(fault)) from fault
             if not isinstance(message, dict):
                 raise CorruptState(what="a message", why="not an object")

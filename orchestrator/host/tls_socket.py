@@ -56,14 +56,14 @@ class TlsSocket:
         for option in (_SO_RCVTIMEO, _SO_SNDTIMEO):
             self._plain.setsockopt(socket.SOL_SOCKET, option, value)
 
-    def handshake(self) -> None:
-        """OSError when the other side is not one to talk to, or is gone."""
+    def handshake(self, ends: float | None = None) -> None:
+        """OSError when the other side is not one to talk to, or is gone, or is not done at this moment."""
         while True:
             try:
                 self.session.do_handshake()
             except ssl.SSLWantReadError:
                 self._send_leaving()
-                if not self._hear():
+                if not self._hear(ends):
                     raise ConnectionResetError("closed during the handshake") from None
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
@@ -84,15 +84,18 @@ class TlsSocket:
                 self.session.write(view[at : at + _WRITE_BYTES])
                 self._send_leaving(go_on)
 
-    def receive(self) -> memoryview:
-        """What has come, at least a byte; nothing at the end. Only good until the next call."""
+    def receive(self, ends: float | None = None) -> memoryview:
+        """What has come, at least a byte; nothing at the end. Only good until the next call.
+
+        TimeoutError when that is not there at the moment `ends`, though it comes in drops.
+        """
         room, size = self._room, 0
         while True:
             while self._arrived.pending and size <= len(room) - _RECORD_BYTES and not self._is_over:
                 size += self._unpack(room[size:])
             if size or self._is_over:
                 return room[:size]
-            if not self._hear():
+            if not self._hear(ends):
                 return room[:0]
 
     def has_unread(self) -> bool:
@@ -109,7 +112,9 @@ class TlsSocket:
         self._is_over = count == 0
         return count
 
-    def _hear(self) -> bool:
+    def _hear(self, ends: float | None) -> bool:
+        if ends is not None and time.monotonic() >= ends:
+            raise TimeoutError("it comes in drops")
         try:
             count = self._plain.recv_into(self._raw)
         except BlockingIOError as fault:

@@ -16,6 +16,10 @@ Key = tuple[int, int, int, int]
 HOT_MAX: Final = 1024
 """Entries kept although both disks are equal: 4 GiB of hot extents; a steady database pays nothing."""
 
+ENTRIES_MAX: Final = 1 << 20
+"""Entries of one log, some 550 MiB with their places: beyond, everything is compared. Of a node that was away
+while a million files changed that is as quick."""
+
 NAMES_MAX: Final = 4096
 """Changed names that are known one by one: beyond, a directory is compared as quickly as it is listed."""
 
@@ -34,7 +38,7 @@ _BASE: Final = struct.Struct(
 _RECORDS_MAX: Final = 1 << 20
 _BATCH_RECORDS: Final = 1 << 16  # when a log is written anew: a batch is checked as a whole
 _RUN_MAX: Final = 1 << 16  # far above any run of ours: a damaged record must not fill the memory
-_ADD, _RETIRE, _BASELINE, _SEQUENCE, _UNKNOWN, _PLACE, _PLACED = 1, 2, 3, 4, 5, 6, 7
+_ADD, _RETIRE, _BASELINE, _SEQUENCE, _UNKNOWN, _PLACE, _PLACED, _OVERFLOWED = 1, 2, 3, 4, 5, 6, 7, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,12 @@ class MayDiffer:
     placed: bool = True
     """Each entry came with its place; a reserved one that no object needed yet has none. A reserved one's
     place is on the disk before the entry of the directory in which it was made may go."""
+    overflowed: bool = False
+    """More changed than is kept one by one: the entries that are here are not all, and say nothing."""
+    counts_from: int | None = None
+    """Of one that overflowed: a copy has come, and from this position on all entries are kept again."""
+    last: int = 0
+    """The highest stamp that was given."""
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         """Those of these keys that must become durable before the change."""
@@ -102,7 +112,9 @@ class MayDiffer:
                 self.users[key] = left
             else:
                 del self.stamps[key]
-                self.stamps[key] = stamp
+                if not self.overflowed or self.counts_from is not None:
+                    self.stamps[key] = stamp
+        self.last = max(self.last, stamp)
 
     def pin(self, keys: Iterable[Key]) -> None:
         """These entries stay, whoever uses them: a copy is to come first."""
@@ -115,6 +127,26 @@ class MayDiffer:
         for key, used in list(self.stamps.items()):
             if used == IN_USE and key not in self.users:
                 self.stamps[key] = stamp
+        self.last = max(self.last, stamp)
+        if self.overflowed:
+            self.counts_from = self.last
+
+    def overflow(self) -> None:
+        """Keep no entries but those of changes on their way; from now on only a full comparison can tell."""
+        self.stamps = {key: IN_USE for key in self.stamps if key in self.users}
+        self.places.clear()
+        self.names.clear()
+        self.baseline = None
+        self.overflowed, self.counts_from = True, None
+
+    def begin_stream(self) -> None:
+        """Stamps of the former stream say nothing of this one."""
+        self.pin(self.used())
+        self.last, self.counts_from = 0, None
+
+    def is_whole_again(self, flushed: int) -> bool:
+        """Of one that overflowed: both disks have everything up to here, and all since is kept."""
+        return self.counts_from is not None and flushed >= self.counts_from
 
     def reserve(self, key: Key, count: int) -> None:
         """Entries for this inode and those after it, without a use yet: durable before they are needed."""
@@ -166,6 +198,11 @@ class MayDiffer:
         """Drop the places of what has no entry any more."""
         alive = {key[:2] for key in self.stamps}
         self.places = {about: place for about, place in self.places.items() if about in alive}
+
+
+def encode_overflowed() -> bytes:
+    """What the entries say is not all; an older release takes such a log for unreadable, which is as good."""
+    return _RECORD.pack(_OVERFLOWED, 0, 0, 0, 0, 0)
 
 
 def encode_placed() -> bytes:
@@ -295,6 +332,8 @@ def _replay(log: MayDiffer, body: bytes) -> bool:
             log.baseline = None
         elif kind == _PLACED:
             log.placed = True
+        elif kind == _OVERFLOWED:
+            log.overflowed, log.baseline = True, None
         elif kind == _PLACE and 0 <= extent * _RECORD.size <= len(body) - at:
             log.places[volume, inode] = _decode_place(body[at : at + extent * _RECORD.size], what, more)
             at += extent * _RECORD.size

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Final
 
-from orchestrator.model.errors import HafarmError
+from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
 
 WIRE_VERSION: Final = 1
@@ -68,6 +69,17 @@ class WireFault(HafarmError):
 
     def __str__(self) -> str:
         return f"the replication stream is not ours: {self.why}; check that both nodes run the same hafarm"
+
+
+@contextmanager
+def believed(what: str) -> Iterator[None]:
+    """What is read inside is what a replicator says, or WireFault: nothing is of its kind unseen."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as fault:
+        raise WireFault(f"{what}: {type(fault).__name__}: {str(fault)[:200]}") from fault
+    except CorruptState as fault:
+        raise WireFault(f"{what}: {fault.why[:200]}") from fault
 
 
 REASONS: Final = ("version", "foreign", "clone", "patterns", "epoch", "not-following", "busy", "broken")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from orchestrator.host import disk
 from orchestrator.mirror.differ import Key, Place, PlaceOf
+from orchestrator.mirror.frames import WireFault
 from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.errors import HafarmError
 from orchestrator.replicator import ops, quarantine
@@ -80,10 +81,14 @@ class Applier:
         The name of the folder: that of an earlier one that was left unfinished, if there is one.
         """
         self.end_copy()
-        self.copying = True
         self.passed_over = 0
-        if not set_aside:
-            return ""
+        if set_aside:
+            set_aside = self._begin_aside(set_aside, about)
+        # Only now: what cannot be set aside must not be overwritten.
+        self.copying = True
+        return set_aside
+
+    def _begin_aside(self, set_aside: str, about: Mapping[str, Any]) -> str:
         roots = [self.objects.root(volume) for volume in range(self.volumes)]
         if about.get("verdict") == Verdict.EDITED.value:
             # Only what was edited is anybody's loss: the rest is merely older than the primary's.
@@ -94,8 +99,8 @@ class Applier:
         else:
             set_aside = quarantine.unfinished(roots[0], about) or set_aside
             only = [None] * len(roots)
-        pairs = zip(roots, only, strict=True)
-        self._aside = [Quarantine(root, set_aside, about, inodes) for root, inodes in pairs]
+        for root, inodes in zip(roots, only, strict=True):
+            self._aside.append(Quarantine(root, set_aside, about, inodes))
         return set_aside
 
     def end_copy(self, whole: bool = False) -> None:
@@ -110,7 +115,7 @@ class Applier:
     def apply(self, operation: Sent, sequence: int) -> Callable[[], None] | None:
         """Do it; of a durable point the sync, which is still to be called once and raises OSError.
 
-        ApplyFailed: this copy is no longer equal.
+        ApplyFailed: this copy is no longer equal. WireFault: it is nothing that a primary does.
         """
         try:
             self._sequence = sequence
@@ -118,6 +123,9 @@ class Applier:
             if keys:
                 self._log.before_change(keys, sequence, functools.partial(self._place_of, operation))
             return _DO[type(operation)](self, operation)
+        except (ValueError, OverflowError) as fault:
+            # A NUL in a text, a number beyond what the system call takes: no primary can have done that.
+            raise WireFault(f"{type(operation).__name__}: {fault}") from fault
         except OSError as fault:
             if self.copying and fault.errno in _PASSED_OVER:
                 self.passed_over += 1

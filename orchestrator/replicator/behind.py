@@ -14,6 +14,8 @@ LARGE_BYTES: Final = 256 << 10
 """Of one write: of who copies or streams. A database's pages are smaller, and it syncs them itself."""
 STEP_BYTES: Final = 8 << 20
 """Of one file between two times: a tenth of a second of a plain disk, and few enough to cost nothing."""
+WAITING_MAX: Final = 64
+"""Files whose turn has not come, of a descriptor each; a disk so far behind is writing all it can."""
 FILES_MAX: Final = 256
 """Whose large writes are counted at a time; beyond it they are counted anew."""
 
@@ -30,7 +32,8 @@ class WriteBehind:
         """So much of this file is in the kernel's memory now, by one write of LARGE_BYTES at least."""
         written = self._written.pop(file, 0) + length
         if written >= STEP_BYTES:
-            self._workers.put(partial(_begin, os.dup(fd)))
+            if self._workers.waiting < WAITING_MAX:
+                self._workers.put(partial(_begin, os.dup(fd)))
             return
         if len(self._written) >= FILES_MAX:
             self._written.clear()

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
+from orchestrator.host import disk
 from orchestrator.mirror.frames import OPERATION_BYTES_MAX, WireFault
 from orchestrator.replicator import ops
 
 _LENGTH: Final = struct.Struct("<I")
-DIRECTORIES_MAX: Final = 1024  # a file that got names in more directories since its last sync: none seen
+DIRECTORIES_MAX: Final = 64
+"""In one sync, each of which costs the receiver a descriptor; for more a file is synced several times."""
+
+_FILE_BYTES_MAX: Final = (1 << 63) - 1  # the kernel's own bound
+_RENAME_FLAGS: Final = (0, disk.RENAME_NOREPLACE, disk.RENAME_EXCHANGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +62,34 @@ def encode(operation: Sent) -> bytes:
 
 
 def decode(payload: bytes) -> Sent:
-    """The operation in a payload; WireFault when it is not exactly one."""
+    """The operation in a payload; WireFault when it is not exactly one, or not one that a primary sends."""
     if not payload or payload[0] not in _DECODERS:
         raise WireFault(f"unknown operation {payload[:1].hex() or 'of no bytes'}")
     try:
-        return _DECODERS[payload[0]](payload)
+        operation = _DECODERS[payload[0]](payload)
     except struct.error as fault:
         raise WireFault(f"operation {payload[0]} is cut short") from fault
+    _check(operation)
+    return operation
+
+
+def _check(operation: Sent) -> None:
+    """Refuse what no system call of the primary can have been: numbers beyond a file, flags of its own."""
+    match operation:
+        case ops.Write(offset=offset, data=data):
+            honest = offset + len(data) <= _FILE_BYTES_MAX
+        case ops.SetAttr(which=which, size=size):
+            honest = which < 2 * ops.MTIME and size <= _FILE_BYTES_MAX
+        case ops.Allocate(mode=mode, offset=offset, length=length):
+            honest = mode in disk.ALLOCATE_MODES and offset + length <= _FILE_BYTES_MAX
+        case ops.Rename(flags=flags):
+            honest = flags in _RENAME_FLAGS
+        case ops.Create(id=id) | ops.Mkdir(id=id) | ops.Symlink(id=id) | ops.Bind(id=id):
+            honest = id > ops.ROOT
+        case _:
+            honest = True
+    if not honest:
+        raise WireFault(f"{type(operation).__name__} that no primary can have done")
 
 
 def _encode_write(write: ops.Write) -> bytes:

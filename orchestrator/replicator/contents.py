@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from orchestrator.host import disk
 from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import NO_REPLY, READERS, Caller
-from orchestrator.replicator import ops
+from orchestrator.replicator import codec, ops
 from orchestrator.replicator.behind import LARGE_BYTES, WriteBehind
 from orchestrator.replicator.handles import Node, OpenFile
 from orchestrator.replicator.namespace import Namespace, text
@@ -24,7 +24,6 @@ _SYNCERS: Final = 8  # each waits for the disk in turn; the disk groups what com
 _SYNCS_INLINE: Final = READERS - 1  # threads of the session that may wait for a disk: one reads on
 _ACCESS = os.O_ACCMODE
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
-_ALLOCATE_MODES = frozenset({0, 1, 3, 16, 17})
 
 T = TypeVar("T")
 
@@ -157,7 +156,7 @@ class Contents(Namespace):
             if loses:
                 self._strip_privileges(node)
             if file.flags & os.O_SYNC and not node.local:
-                sequence = self.send(self._sync_point(node, True, file.fd))
+                sequence = self._send_sync(node, True, file.fd)
         answer = wire.WRITE_OUT.pack(written, 0)
         if not file.flags & os.O_SYNC:
             return answer
@@ -201,7 +200,7 @@ class Contents(Namespace):
 
     def allocate(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(body)
-        if mode not in _ALLOCATE_MODES:
+        if mode not in disk.ALLOCATE_MODES:
             raise refusal(errno.EOPNOTSUPP)
         file = self.file(handle)
         node = file.node
@@ -250,7 +249,7 @@ class Contents(Namespace):
         data_only = bool(flags & wire.FSYNC_DATA_ONLY)
         with self.ordered(caller, node):
             if not node.local:
-                sequence = self.send(self._sync_point(node, data_only, file.fd))
+                sequence = self._send_sync(node, data_only, file.fd)
         sync = os.fdatasync if data_only else os.fsync
         self._make_durable(caller.unique, file.fd, node, sequence, sync, b"")
         return NO_REPLY
@@ -268,16 +267,20 @@ class Contents(Namespace):
         self._make_durable(caller.unique, file.fd, file.node, sequence, os.fsync, b"")
         return NO_REPLY
 
-    def _sync_point(self, node: Node, data_only: bool, fd: int) -> ops.Sync:
+    def _send_sync(self, node: Node, data_only: bool, fd: int) -> int:
+        """Say that this is to be durable now; the number of the point. Held: the stripe."""
         directories: tuple[int, ...] = ()
         if node.fresh_names:
             directories = tuple(up for up in node.fresh_names if self._is_bound(up))
             node.fresh_names = set()
+        while len(directories) > codec.DIRECTORIES_MAX:
+            some, directories = directories[: codec.DIRECTORIES_MAX], directories[codec.DIRECTORIES_MAX :]
+            self.send(ops.Sync(self.number, node.id, data_only, some))
         times = None
         if self.untouch(node):
             status = os.fstat(fd)
             times = (status.st_atime_ns, status.st_mtime_ns)
-        return ops.Sync(self.number, node.id, data_only, directories, times)
+        return self.send(ops.Sync(self.number, node.id, data_only, directories, times))
 
     def _is_bound(self, number: int) -> bool:
         node = self.table.nodes.get(number)

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from orchestrator.model.errors import HafarmError
 log = logging.getLogger("hafarm.control")
 
 _SEND_S = 2  # an agent that reads nothing for so long is dropped: whoever tells an event may hold a lock
+AGENTS_MAX = 16  # the agent, one that it takes the place of, and people with tools
+_AGAIN_S = 0.1
 
 Request = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -57,7 +60,15 @@ class Control:
 
     def _accept(self) -> None:
         while True:
-            agent, _ = self._listener.accept()
+            try:
+                agent, _ = self._listener.accept()
+            except OSError as fault:  # no descriptor is free: an agent that is refused dials again
+                log.warning("no agent is taken: %s", fault)
+                time.sleep(_AGAIN_S)
+                continue
+            if len(self._agents) >= AGENTS_MAX:
+                agent.close()
+                continue
             agent.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_S, 0))
             with self._lock:
                 self._agents.add(agent)
@@ -87,7 +98,7 @@ class Control:
             return {"id": number, "ok": act(request)}
         except HafarmError as fault:
             return _error(number, fault.code, str(fault))
-        except (OSError, KeyError, AssertionError) as fault:
+        except (OSError, KeyError, TypeError, ValueError, AssertionError) as fault:
             log.exception("%s failed", what)
             return _error(number, "HF1000", f"{what}: {type(fault).__name__}: {fault}")
 

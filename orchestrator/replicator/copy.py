@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 import threading
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from orchestrator.mirror.differ import Key, Place
+from orchestrator.mirror.frames import WireFault
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName
 from orchestrator.replicator import ops, trees
@@ -97,6 +99,9 @@ class Copier:
             if not self._cancelled.is_set():
                 log.warning("copy to %s stopped: %s", self._peer, fault)
                 self._failed(str(fault))
+        except Exception as fault:  # of ours: a copy that ends unsaid is waited for for ever
+            log.exception("copy to %s stopped", self._peer)
+            self._failed(f"{type(fault).__name__}: {fault}")
         finally:
             self._over.set()
             self._forget()
@@ -123,9 +128,13 @@ class Copier:
         places: dict[tuple[int, int], Place | None],
     ) -> Key:
         """Their entry in our tree; what is not here is a matter of the names around it."""
+        if volume >= self._source.volumes:
+            raise WireFault(f"its log speaks of the directory number {volume}")
         root = self._tree.root(volume)
-        while (status := trees.status_of(root, path)) is None:
-            path, what, extent = path.rpartition(b"/")[0], ops.NAMES, 0
+        status = trees.status_of(root, path)
+        if status is None:
+            path, what, extent = _nearest(root, path), ops.NAMES, 0
+            status = trees.status_of(root, path) or os.fstat(root)
         if what == ops.NAMES and not stat.S_ISDIR(status.st_mode):
             what, extent = ops.DATA, ops.WHOLE
         if (volume, status.st_ino) not in places:
@@ -148,6 +157,8 @@ class Copier:
             # The receiver passed over changes of what it did not have yet, or something moved past us: look
             # at all that was changed meanwhile again.
             keys = touched.keys()
+            if keys is None:
+                self._plan.full, self._plan.why = True, "more changed during the copy than is remembered"
 
     def _pass(self, keys: set[Key] | None) -> None:
         """Look at what these entries name; None: at everything."""
@@ -186,3 +197,16 @@ class Copier:
         places, placed = self._source.logs.of[self._peer].places()
         finder = Finder(self._tree.root(volume), volume, self._source.excluded)
         return finder.find(by_inode(keys, volume), places, placed, names)
+
+
+def _nearest(root: int, path: bytes) -> bytes:
+    """The deepest directory on the way to this path that is here; from the top, as most of a lie is not."""
+    parts = path.split(b"/")
+    found = b""
+    for part in parts[:-1]:
+        below = trees.join(found, part)
+        status = trees.status_of(root, below)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            break
+        found = below
+    return found

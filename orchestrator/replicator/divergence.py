@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any, ClassVar, Final
 
 from orchestrator.host import disk
 from orchestrator.model.errors import HafarmError
-from orchestrator.replicator import quarantine
+from orchestrator.replicator import quarantine, trees
 from orchestrator.replicator.ops import HIDDEN
 from orchestrator.replicator.quarantine import HERE_ONLY, THERE_DELETED, Listed
 from orchestrator.replicator.settings import load
@@ -104,7 +103,7 @@ def released(roots: Sequence[int], id: str, copying: bool) -> dict[str, Any]:
         except FileNotFoundError:
             continue  # nothing of this one was in this directory
         try:
-            shutil.rmtree(id, dir_fd=parent)
+            quarantine.remove_tree(parent, id.encode())
             os.fsync(parent)
         except FileNotFoundError:
             pass
@@ -165,24 +164,24 @@ def _files_of(folder: int, entry: Listed, since: float | None) -> Iterator[dict[
         why = entry.why if entry.why != HERE_ONLY else _why_gone(folder, entry.kept, since)
         yield _file(entry.was, why, _size(status), entry.kept.decode(), entry.facts)
         return
-    top = entry.kept.decode()
-    for path, directories, names, fd in os.fwalk(top, dir_fd=folder, follow_symlinks=False):
-        below = os.fsencode(path).removeprefix(entry.kept).lstrip(b"/")
-        place = entry.was + (b"/" + below if below else b"")
-        directories.sort()
-        if not names and not directories:
-            yield _file(place + b"/", _why_gone(fd, b"", since), 0, path, None)
-        links = [name for name in directories if stat.S_ISLNK(_lstat(fd, name).st_mode)]
-        for name in sorted([*names, *links]):
-            status = _lstat(fd, name)
-            raw = os.fsencode(name)
-            why = _why_gone(fd, raw, since)
-            kept = os.path.join(path, name)
-            yield _file(place + b"/" + raw, why, _size(status), kept, None)
-
-
-def _lstat(fd: int, name: str) -> os.stat_result:
-    return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    pending = [b""]
+    while pending:
+        below = pending.pop()
+        fd = disk.open_beneath(folder, trees.join(entry.kept, below), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            names = sorted(map(os.fsencode, os.listdir(fd)))
+            statuses = {name: os.stat(name, dir_fd=fd, follow_symlinks=False) for name in names}
+            inner = [name for name in names if stat.S_ISDIR(statuses[name].st_mode)]
+            place, kept = (trees.join(path, below) if below else path for path in (entry.was, entry.kept))
+            if not names:
+                yield _file(place + b"/", _why_gone(fd, b"", since), 0, os.fsdecode(kept), None)
+            for name in names:
+                if not stat.S_ISDIR(statuses[name].st_mode):
+                    why, size = _why_gone(fd, name, since), _size(statuses[name])
+                    yield _file(place + b"/" + name, why, size, os.fsdecode(kept + b"/" + name), None)
+        finally:
+            os.close(fd)
+        pending += [trees.join(below, name) for name in reversed(inner)]
 
 
 def _file(path: bytes, why: str, size: int, kept: str, facts: Any) -> dict[str, Any]:

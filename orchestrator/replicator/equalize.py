@@ -12,15 +12,15 @@ from orchestrator.replicator.blocks import Blocks, Pair
 from orchestrator.replicator.codec import Remove
 from orchestrator.replicator.places import About, Target, is_new, links_of, may_be_another
 from orchestrator.replicator.plan import Progress
-from orchestrator.replicator.questions import LOOKS_MAX, Questions, batches
+from orchestrator.replicator.questions import DIRECTORIES_MAX, LOOKS_MAX, Questions, batches
 from orchestrator.replicator.sender import TOLD, Sender, Source
 from orchestrator.replicator.summaries import Summary
 from orchestrator.replicator.trees import Entry
 
 NAMES_AT_ONCE: Final = 200
 """Names that are put right while no other changes: some 20 ms and one way to the peer and back."""
-DIRECTORIES_AT_ONCE: Final = 64  # in one question; of a thousand names each they are a third of a second
 _BUCKETS_AT_ONCE: Final = 512  # some 50,000 names, whose text is a quarter of what an answer may have
+_NAMES_HELD_MAX: Final = 200_000  # of one directory: what the peer alone has may have no end
 _LISTED: Final = frozenset({(ops.NAMES, 0), (ops.FRESH, 0)})
 
 
@@ -110,7 +110,7 @@ class Equalizer:
     def _listed(self, paths: list[bytes]) -> list[bytes]:
         """Compare what these directories hold, by name and attributes, nothing below; what the peer lacks."""
         absent = []
-        for batch in batches(paths, len, DIRECTORIES_AT_ONCE):
+        for batch in batches(paths, len, DIRECTORIES_MAX):
             for path, own, theirs in self._summaries(batch):
                 if self._is_made(path):
                     continue
@@ -132,7 +132,7 @@ class Equalizer:
         self._directories[top] = None
         pending = [top]
         while pending:
-            batch, pending = pending[-DIRECTORIES_AT_ONCE:], pending[:-DIRECTORIES_AT_ONCE]
+            batch, pending = pending[-DIRECTORIES_MAX:], pending[:-DIRECTORIES_MAX]
             for path, own, theirs in self._summaries(batch):
                 before = self._progress.files
                 looked_at = self._directory(path, own, theirs)
@@ -143,6 +143,7 @@ class Equalizer:
         self._full = False
 
     def _summaries(self, paths: list[bytes]) -> list[tuple[bytes, Summary | None, Summary | None]]:
+        self._sender.take_back()
         self._sender.wait_turn()
         wanted = [(path, summaries.buckets_for(self._root, path)) for path in paths]
         excluded = self._source.excluded
@@ -156,30 +157,44 @@ class Equalizer:
         return list(zip(paths, own, theirs, strict=True))
 
     def _directory(self, path: bytes, own: Summary | None, theirs: Summary | None) -> set[bytes]:
-        """Put right what differs in one directory; the names that were looked at one by one."""
+        """Put right what differs in one directory; our names that were looked at one by one."""
         self._progress.at(path)
         if own is None or theirs is None or len(own.digests) != len(theirs.digests):
             self._sender.missed = True  # taken away meanwhile, or moved before it was looked at
             return set()
         buckets = len(own.digests)
-        differing = [at for at in range(buckets) if own.digests[at] != theirs.digests[at]]
-        names = self._other_links(path, own, theirs)
+        differing = [
+            at for at in range(buckets) if own.digests[at] != theirs.digests[at] or not theirs.tells_links
+        ]
+        names = self._other_links(path, own, theirs) if theirs.tells_links else set()
+        looked_at = set(names)
         for start in range(0, len(differing), _BUCKETS_AT_ONCE):
             part = differing[start : start + _BUCKETS_AT_ONCE]
             found = summaries.names_in(
                 self._root, self._volume, path, buckets, set(part), self._source.excluded
             )
+            looked_at.update(found)
             names.update(found)
             if any(theirs.digests[at] for at in part):
-                names.update(self._visible(path, self._questions.names_in(self._volume, path, buckets, part)))
+                for page in self._questions.names_in(self._volume, path, buckets, part):
+                    names.update(self._visible(path, page))
+                    if len(names) > _NAMES_HELD_MAX:
+                        self._look_at(path, names)
+        self._look_at(path, names)
+        return looked_at
+
+    def _look_at(self, path: bytes, names: set[bytes]) -> None:
+        """Look at these names of one directory; none of them is left."""
         for batch in batches(sorted(names), len, NAMES_AT_ONCE):
             self._names(path, batch)
         if names:
             self._directories[path] = None
-        return names
+        names.clear()
 
     def _visible(self, path: bytes, names: Iterable[bytes]) -> list[bytes]:
+        """Without ours, and what is local to this node: whoever is asked may tell of any."""
         excluded = self._source.excluded
+        names = names if path else (name for name in names if name != ops.HIDDEN)
         return [name for name in names if not excluded(self._volume, trees.join(path, name), True)]
 
     def _chosen(self, path: bytes, entry: Entry | None) -> Entry | None:
@@ -198,7 +213,7 @@ class Equalizer:
     def _other_links(self, path: bytes, own: Summary, theirs: Summary) -> set[bytes]:
         """Names of objects with several names that must be looked at: they may lead to another one there."""
         names = set()
-        for name in own.linked.keys() | theirs.linked.keys():
+        for name in self._visible(path, own.linked.keys() | theirs.linked.keys()):
             child = trees.join(path, name)
             here, there = own.linked.get(name), theirs.linked.get(name)
             if here is None or there is None or self._sender.is_another_link(self._volume, here, there):
@@ -209,6 +224,7 @@ class Equalizer:
 
     def _names(self, path: bytes, names: list[bytes]) -> None:
         """Look at some names of one directory on both sides, and put them right."""
+        self._sender.take_back()
         self._sender.throttle()
         children = [trees.join(path, name) for name in names]
         theirs, own = trees.side_by_side(
@@ -313,6 +329,7 @@ class Equalizer:
 
         Those that are no targets are looked at for who has them, if anybody.
         """
+        self._sender.take_back()
         paths = [path for path in paths if path not in self._named and not self._is_made(path)]
         self._sender.throttle()
         theirs, own = trees.side_by_side(
@@ -371,6 +388,7 @@ class Equalizer:
     def _finish_directories(self) -> None:
         """Attributes of directories, the deepest first."""
         for batch in batches(sorted(self._directories, reverse=True), len, LOOKS_MAX):
+            self._sender.take_back()
             theirs, own = trees.side_by_side(
                 functools.partial(self._theirs, batch), functools.partial(self._own, batch)
             )

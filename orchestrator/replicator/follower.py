@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from orchestrator.mirror.frames import (
     Identity,
     Kind,
     WireFault,
+    believed,
     check_identity,
     read_identity,
 )
@@ -32,6 +35,7 @@ from orchestrator.replicator.link import (
     ConnectionLost,
     LinkSettings,
     certified,
+    quoted,
     tune,
 )
 from orchestrator.replicator.logs import ChangeLogs, History
@@ -39,6 +43,8 @@ from orchestrator.replicator.ops import HIDDEN
 from orchestrator.replicator.outgoing import ADMISSION_S, Tell
 from orchestrator.replicator.trees import Excluded, nothing_excluded
 from orchestrator.replicator.workers import Workers
+
+log = logging.getLogger("hafarm.follower")
 
 _ASKED: Final = frozenset(
     {
@@ -55,7 +61,11 @@ _ASKED: Final = frozenset(
     }
 )
 SYNC_THREADS: Final = 8  # fsyncs of different files overlap in the file system's journal; more gained nothing
-SESSIONS_MAX: Final = 16  # three connections a session, a few half-open ones; more is somebody else's game
+SESSIONS_MAX: Final = 16  # three connections a session, a few that end; more is somebody else's game
+GREETINGS_MAX: Final = (
+    64  # of whoever dials: an honest one is through in milliseconds, before so many others come
+)
+ACCEPT_AGAIN_S: Final = 0.1  # descriptors come free within one sync of a file
 
 
 class Follower:
@@ -95,6 +105,10 @@ class Follower:
         """Held while a position is written."""
         self._record: Record | None = None
         self._admitted = threading.Condition()
+        self._door = threading.Lock()
+        """Held while one of the next two changes."""
+        self._greetings: dict[object, socket.socket] = {}
+        """Who has not said yet who it is, the eldest first."""
         self._pending: dict[tuple[str, str], Connection] = {}
         self._session: Session | None = None
         self._turn = threading.Lock()
@@ -195,75 +209,110 @@ class Follower:
         while not self._stopped:
             try:
                 plain, _ = listener.accept()
-            except OSError:
-                return  # closed by stop
-            if not self._open_count.acquire(blocking=False):
-                plain.close()
+            except OSError as fault:
+                # Closed by stop; or no descriptor is free now: the next node is heard all the same.
+                if not self._stopped:
+                    log.warning("no connection is taken: %s", fault)
+                    time.sleep(ACCEPT_AGAIN_S)
                 continue
             threading.Thread(target=self._welcome, args=(plain,), name="session", daemon=True).start()
 
     def _welcome(self, plain: socket.socket) -> None:
-        try:
-            tls = self._secured(plain)
-            if tls is not None:
-                self._hello(tls)
-        finally:
-            self._open_count.release()
-
-    def _secured(self, plain: socket.socket) -> TlsSocket | None:
-        """None: it was refused."""
+        greeting = object()
+        tls: TlsSocket | None = None
         try:
             plain.settimeout(HANDSHAKE_S)
             tune(plain)
+            self._greet(greeting, plain)
             tls = TlsSocket(plain, self.settings.server)
-            tls.handshake()
+            tls.handshake(time.monotonic() + HANDSHAKE_S)
         except OSError as fault:
             self._refuse(None, fault)
             plain.close()
-            return None
-        return tls
+            tls = None
+        try:
+            if tls is not None:
+                self._hello(tls, greeting)
+        finally:
+            self._greeted(greeting)
 
-    def _hello(self, tls: TlsSocket) -> None:
+    def _greet(self, greeting: object, plain: socket.socket) -> None:
+        """Somebody dialled, nobody knows who: the one who has not said so for longest makes room."""
+        with self._door:
+            while len(self._greetings) >= GREETINGS_MAX:
+                eldest = self._greetings.pop(next(iter(self._greetings)))
+                try:
+                    eldest.shutdown(socket.SHUT_RDWR)  # wakes its thread, which closes it
+                except OSError:
+                    pass  # it went away by itself
+            self._greetings[greeting] = plain
+
+    def _greeted(self, greeting: object) -> None:
+        with self._door:
+            self._greetings.pop(greeting, None)
+
+    def _hello(self, tls: TlsSocket, greeting: object) -> None:
         connection = Connection(tls, _ASKED)
-        keep = False
+        keep = is_counted = False
         try:
             hello = connection.receive_one(Kind.HELLO, HANDSHAKE_S)
             identity = read_identity(hello)
             settings = self.settings
             check_identity(identity, certified(tls), settings.cluster, settings.module, settings.node)
+            self._greeted(greeting)
+            is_counted = self._open_count.acquire(blocking=False)
+            if not is_counted:
+                raise HandshakeRejected("busy", f"{SESSIONS_MAX} connections of our nodes are being served")
             keep = self._sort(connection, identity, hello)
         except (OSError, HafarmError) as fault:
             self._refuse(connection, fault)
         finally:
+            if is_counted:
+                self._open_count.release()
             if not keep:
                 connection.close()
 
     def _sort(self, connection: Connection, identity: Identity, hello: dict[str, Any]) -> bool:
         """Back and bulk wait for their forward connection, which is then served here; True: keep it open."""
+        with believed("a HELLO"):
+            offered = Record.from_dict(hello["record"])
+            session, stream = (_short(hello[what]) for what in ("session", "stream"))
         if hello.get("patterns", self.settings.patterns) != self.settings.patterns:
             raise HandshakeRejected("patterns", "exclude or only of its directories are others than here")
-        record = self._admit_offer(Record.from_dict(hello.get("record", {})), identity)
-        session = str(hello.get("session"))
+        record = self._admit_offer(offered, identity)
         if identity.channel in (BACK, BULK):
             connection.send(frames.encode_json(Kind.WELCOME, self._identity(identity.channel)), HANDSHAKE_S)
-            while len(self._pending) >= SESSIONS_MAX:
-                self._pending.pop(next(iter(self._pending))).close()
-            self._pending[session, identity.channel] = connection
+            self._keep(session, identity.channel, connection)
             return True
         if identity.channel != FORWARD:
             raise WireFault(f"a connection for {identity.channel!r:.40}")
-        back, bulk = self._pending.pop((session, BACK), None), self._pending.pop((session, BULK), None)
+        with self._door:
+            back, bulk = (self._pending.pop((session, channel), None) for channel in (BACK, BULK))
         if back is None or bulk is None:
+            for other in (back, bulk):
+                if other is not None:
+                    other.close()
             raise WireFault("a forward connection without its two others")
         self._end_session()
         try:
             with self._turn:
-                self._serve(Session(self, connection, back, bulk, record), record, str(hello.get("stream")))
+                self._serve(Session(self, connection, back, bulk, record), record, stream)
         finally:
             back.close()
             bulk.close()
             self._let_go()
         return False
+
+    def _keep(self, session: str, channel: str, connection: Connection) -> None:
+        """Keep it for its forward connection, which comes next."""
+        gone = []
+        with self._door:
+            known = self._pending.pop((session, channel), None)
+            while len(self._pending) >= SESSIONS_MAX:
+                gone.append(self._pending.pop(next(iter(self._pending))))
+            self._pending[session, channel] = connection
+        for other in (*gone, *([known] if known is not None else [])):
+            other.close()
 
     def _serve(self, session: Session, record: Record, stream: str) -> None:
         self._session = session
@@ -280,11 +329,10 @@ class Follower:
         with self._admitted:
             if self._record is None:
                 raise HandshakeRejected("not-following", f"{self.settings.node} follows nobody now")
-        self.wait_admitted(offered)
-        return offered
+        return self.wait_admitted(offered)
 
-    def wait_admitted(self, offered: Record, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Return once this record may be obeyed; HandshakeRejected when it may not, or nobody needs it."""
+    def wait_admitted(self, offered: Record, given_up: Callable[[], bool] = lambda: False) -> Record:
+        """The record of this epoch as the agent admitted it; HandshakeRejected when it is none, or over."""
         with self._admitted:
             known = self._record.epoch if self._record else NEVER
         if offered.epoch > known:
@@ -297,6 +345,7 @@ class Follower:
                 raise HandshakeRejected("not-following", "the agent has not admitted the newer record")
             if offered.epoch < self._record.epoch or offered.nonce != self._record.nonce:
                 raise HandshakeRejected("epoch", f"epoch {offered.epoch} is over, {self._record.epoch} rules")
+            return self._record
 
     def _decides(self, epoch: Epoch) -> bool:
         return self._record is not None and self._record.epoch >= epoch
@@ -307,12 +356,14 @@ class Follower:
         if isinstance(fault, ssl.SSLCertVerificationError):
             reason, why = "foreign", f"its certificate is not of this cluster ({fault.verify_message})"
         if reason in ("version", "foreign", "clone"):
-            self.tell({"event": "handshake_refused", "peer": "", "verdict": reason, "why": why})
+            self.tell({"event": "handshake_refused", "peer": "", "verdict": reason, "why": quoted(why)})
+        if isinstance(fault, WireFault):  # of a node of ours: the certificate was seen
+            log.warning("a connection was refused: %s", quoted(why))
         if connection is None:
             return
         try:
             connection.send(
-                frames.encode_json(Kind.REFUSED, {"reason": reason, "why": str(fault)[:500]}), 1.0
+                frames.encode_json(Kind.REFUSED, {"reason": reason, "why": quoted(str(fault))}), 1.0
             )
         except ConnectionLost:
             pass  # it is gone; refused all the same
@@ -349,3 +400,9 @@ class Follower:
 
     def _plain(self) -> list[int]:
         return [self.applier.objects.root(volume) for volume in range(self.applier.volumes)]
+
+
+def _short(told: Any) -> str:
+    if not isinstance(told, str) or len(told) > 64:
+        raise ValueError("not the name of a session or stream")
+    return told

@@ -254,6 +254,8 @@ class Table:
     def note_exchange(self, unique: int, key: bytes) -> None:
         """About to exchange two names: done twice it is undone, and only this tells that it was done."""
         self.exchanges[unique] = key
+        if len(self.exchanges) > _OUTCOMES_MAX:  # those that failed have no outcome
+            del self.exchanges[next(iter(self.exchanges))]
         self._note(_RECORD.pack(b"E", unique, 0, len(key)) + key)
         self.keep()
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from orchestrator.mirror import frames
-from orchestrator.mirror.frames import Acknowledged, Frame, Kind, WireFault
+from orchestrator.mirror.frames import Acknowledged, Frame, Kind, WireFault, believed
 from orchestrator.mirror.lineage import Position, Standing
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
 from orchestrator.replicator.answers import Answers
 from orchestrator.replicator.apply import Applier, ApplyFailed, Points
-from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings
+from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings, quoted
 from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.outgoing import LIFE_SIGN, REST_SIGN, Tell
+from orchestrator.replicator.outgoing import ANSWER_S, LIFE_SIGN, REST_SIGN, Tell
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.workers import Workers
 
@@ -28,6 +29,12 @@ TOLD_AT_ONCE: Final = 32
 """Operations: half of what a copy keeps on its way; it goes on while the answer travels."""
 TOLD_LATER_S: Final = 0.01
 """What no request waits for is told together; the window of the stream is a hundred times longer."""
+
+SYNCS_MAX: Final = 128
+"""Durable points on their way to the disk, of at most 65 descriptors each; eight are synced at a time."""
+
+_ACTS: Final = {"resume": Kind.OPERATION, "copy": Kind.COPY_BEGIN}
+_TAG: Final = re.compile("[0-9-]{0,64}")
 
 EARLIER_POINTS_S: Final = 0.5
 """How late a flush that waits for earlier points notices that its session was given up."""
@@ -59,7 +66,7 @@ class Receiver(Protocol):
 
     def welcome(self) -> dict[str, Any]: ...
 
-    def wait_admitted(self, offered: Record, given_up: Callable[[], bool] = ...) -> None: ...
+    def wait_admitted(self, offered: Record, given_up: Callable[[], bool] = ...) -> Record: ...
 
 
 class Session:
@@ -77,6 +84,10 @@ class Session:
         self._abandoned = False
         self._failure: tuple[int, str] | None = None
         self._stream = ""
+        self._begins_copy = False
+        """The next frame has to be the beginning of a copy."""
+        self._why = ""
+        """What the other connections ended the session for."""
         self._syncing = 0
         """Syncs that are on their way to the disk. Changed under the receiver's `progress`."""
         self._told = Acknowledged(0, 0, 0)
@@ -89,7 +100,9 @@ class Session:
         self._resting = False
         self._untold = threading.Event()
         """There is progress that nobody has told yet, or a failure."""
-        self._answers = Answers(receiver.applier, receiver.logs, record.primary, receiver.excluded)
+        self._answers = Answers(
+            receiver.applier, receiver.logs, record.primary, receiver.excluded, self._ended.is_set
+        )
 
     def abandon(self) -> None:
         """Nothing more is obeyed or written, from the moment at which the receiver's two locks were free."""
@@ -99,6 +112,8 @@ class Session:
     def end(self) -> None:
         self._ended.set()
         self._untold.set()
+        with self._receiver.progress:
+            self._receiver.progress.notify_all()
         for connection in (self._forward, self._back, self._bulk):
             connection.close()
 
@@ -109,13 +124,8 @@ class Session:
         self._forward.send(frames.encode_json(Kind.WELCOME, receiver.welcome()), HANDSHAKE_S)
         verdict = self._forward.receive_one(Kind.VERDICT, HANDSHAKE_S)
         if verdict.get("act") == "refuse":
-            receiver.tell(
-                {
-                    "event": "handshake_refused",
-                    "peer": self._record.primary,
-                    "verdict": verdict.get("verdict"),
-                }
-            )
+            told = quoted(verdict.get("verdict"))
+            receiver.tell({"event": "handshake_refused", "peer": self._record.primary, "verdict": told})
             return
         self._begin(stream, verdict)
         receiver.tell({"event": "stream_up", "peer": self._record.primary})
@@ -126,7 +136,7 @@ class Session:
         try:
             self._apply_all(timeout_s)
         except HafarmError as fault:
-            why = str(fault)
+            why = self._why or str(fault)
             self._fail(fault)
         finally:
             self._finish(helpers, why)
@@ -134,13 +144,13 @@ class Session:
 
     def _begin(self, stream: str, verdict: dict[str, Any]) -> None:
         receiver = self._receiver
-        try:
-            after = Position.from_list([stream, verdict.get("after")]).sequence
-        except ValueError as fault:
-            raise WireFault(f"a verdict without a place to begin: {fault}") from fault
+        with believed("a verdict without a place to begin"):
+            after = Position.from_list([stream, _position(verdict["after"])]).sequence
+            act = _ACTS[verdict["act"]]
         self._stream = stream
         receiver.ended = receiver.begun  # what a former session left half-done is as good as never told
-        if verdict.get("act") == "resume":
+        self._begins_copy = act is Kind.COPY_BEGIN
+        if not self._begins_copy:
             if receiver.stream != stream or receiver.applied != after:
                 raise WireFault("it resumes what was never begun")
             if not receiver.history.standing.inconsistent:
@@ -192,8 +202,14 @@ class Session:
                 return None
             if frame.sequence != receiver.applied + 1:
                 raise WireFault(f"number {frame.sequence} after {receiver.applied}")
+            if self._begins_copy is not (frame.kind is Kind.COPY_BEGIN):
+                raise WireFault(f"{frame.kind.name} at the wrong place of a copy")
             receiver.begun += 1
-            sync = self._obey(frame)
+            try:
+                sync = self._obey(frame)
+            except OSError as fault:
+                # Of what is kept beside the tree: the lineage, the list of what is set aside.
+                raise ApplyFailed(frame.kind.name, fault.errno or errno.EIO, str(fault)) from fault
             receiver.ended += 1
             receiver.applied = frame.sequence
         if not receiver.busy.is_set():
@@ -222,7 +238,9 @@ class Session:
             theirs = frames.decode_flushed(frame.payload)
             return self._point(receiver.applier.sync_all, frame.sequence, theirs)
         if frame.kind is Kind.RECORD:
-            self._new_record(Record.from_dict(frame.json()))
+            with believed("a RECORD"):
+                offered = Record.from_dict(frame.json())
+            self._new_record(offered)
         elif frame.kind is Kind.COPY_BEGIN:
             self._copy_begin(frame.json())
         elif frame.kind is Kind.COPY_DONE:
@@ -240,6 +258,8 @@ class Session:
         points, obeyed = receiver.points, receiver.begun
         points.begin(sequence)
         with receiver.progress:
+            # Each holds descriptors: a disk that is slower than the stream slows the stream.
+            receiver.progress.wait_for(lambda: self._syncing < SYNCS_MAX or self._ended.is_set())
             self._syncing += 1
 
         def bring_to_disk() -> None:
@@ -283,21 +303,22 @@ class Session:
             receiver.flushed = max(receiver.flushed, sequence)
             receiver.on_disk = max(receiver.on_disk or 0, obeyed)
 
-    def _new_record(self, record: Record) -> None:
-        if record.primary != self._record.primary:
+    def _new_record(self, offered: Record) -> None:
+        if offered.primary != self._record.primary:
             raise WireFault("a record of another primary")
-        self._receiver.wait_admitted(record, lambda: self._abandoned)
-        self._record = record
+        record = self._record = self._receiver.wait_admitted(offered, lambda: self._abandoned)
         if not self._receiver.history.standing.inconsistent:
             self._receiver.history.add_reign(record)
 
     def _copy_begin(self, facts: dict[str, Any]) -> None:
+        with believed("a COPY_BEGIN"):
+            tag = facts.get("set_aside", "")
+            if not _TAG.fullmatch(tag):
+                raise ValueError("a set-aside with a strange name")
+            about = self._about(facts) if tag else {}
         # Durable before the first overwritten byte: whatever happens now, this copy is no source (G3).
         self._receiver.history.change(inconsistent=True)
-        tag = str(facts.get("set_aside", ""))
-        if not all(letter.isdigit() or letter == "-" for letter in tag):
-            raise WireFault("a set-aside with a strange name")
-        about = self._about(facts) if tag else {}
+        self._begins_copy = False
         id = self._receiver.applier.begin_copy(tag, about)
         if tag:
             self._receiver.tell({"event": "set_aside", "id": id, **about})
@@ -308,8 +329,8 @@ class Session:
         theirs = Standing.from_dict(Standing().as_dict() | {"reigns": facts.get("reigns")})
         return {
             "at": time.time(),
-            "verdict": str(facts.get("verdict")),
-            "why": str(facts.get("why")),
+            "verdict": quoted(facts.get("verdict")),
+            "why": quoted(facts.get("why")),
             "lost": me,
             "kept_by": primary,
             "lineages": {
@@ -321,11 +342,15 @@ class Session:
 
     def _copy_done(self, frame: Frame) -> None:
         receiver = self._receiver
-        told = frame.json()
-        flushed = told.pop("flushed", None)
-        if not isinstance(flushed, int) or not 0 <= flushed <= frame.sequence:
-            raise WireFault("a copy's end without the sender's position")
-        source = Standing.from_dict(receiver.history.standing.as_dict() | told)
+        if not receiver.applier.copying:
+            raise WireFault("the end of a copy that never began")
+        with believed("a COPY_DONE"):
+            told = frame.json()
+            flushed = told["flushed"]
+            if type(flushed) is not int or not 0 <= flushed <= frame.sequence:
+                raise ValueError("no position of the sender")
+            known = receiver.history.standing.as_dict()
+            source = Standing.from_dict(known | {"reigns": told["reigns"], "forced": told["forced"]})
         try:
             receiver.applier.sync_all()
         except OSError as fault:
@@ -397,10 +422,16 @@ class Session:
         try:
             while not self._ended.is_set():
                 for frame in self._bulk.receive(None):
+                    if frame.kind is not Kind.ASK:
+                        raise WireFault(f"{frame.kind.name} among the questions")
                     request = frame.json()
-                    self._wait_applied(int(request.get("after", 0)))
-                    self._bulk.send(frames.encode_json(Kind.ANSWER, self._answers.answer(request)), 60.0)
-        except HafarmError:
+                    with believed("a question"):
+                        after = _position(request.get("after", 0))
+                    self._wait_applied(after)
+                    answer = frames.encode_json(Kind.ANSWER, self._answers.answer(request))
+                    self._bulk.send(answer, ANSWER_S)
+        except HafarmError as fault:
+            self._why = "" if isinstance(fault, ConnectionLost) else str(fault)
             self._forward.close()
 
     def _wait_applied(self, sequence: int) -> None:
@@ -438,3 +469,10 @@ class Session:
 
 def _failure_frame(number: int, why: str) -> bytes:
     return frames.encode(Kind.FAILED, json.dumps({"number": number, "why": why[:500]}).encode())
+
+
+def _position(value: Any) -> int:
+    # Far below what the lineage can hold: from here on one is added for each frame.
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError("no position of a stream")
+    return value

@@ -6,21 +6,24 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from orchestrator.host.tls import peer_name
 from orchestrator.host.tls_socket import TlsSocket
-from orchestrator.mirror.frames import Decoder, Frame, HandshakeRejected, Kind, WireFault
+from orchestrator.mirror.frames import REASONS, Decoder, Frame, HandshakeRejected, Kind, WireFault
 from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
+from orchestrator.replicator.outbox import WINDOW_BYTES
 
 FORWARD, BACK, BULK = "forward", "back", "bulk"
 
 Look = tuple[float, Callable[[], None]]
 """Every so many seconds; raises ConnectionLost when it is over."""
+_TOLD_MAX: Final = 500  # letters: the longest of our own reasons is half as long
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class LinkSettings:
     """Which names of the directories are replicated: the same on all nodes."""
     ports: Mapping[NodeName, int] = field(default_factory=dict)
     """Where a peer listens on another port than this node; empty: the same."""
+    window_bytes: int = WINDOW_BYTES
+    """What may be on its way to the peers; then whoever writes waits."""
 
 
 @dataclass(eq=False)
@@ -60,6 +65,12 @@ class ConnectionLost(HafarmError):
 
     def __str__(self) -> str:
         return f"the replication connection ended: {self.why}; it is dialled again"
+
+
+def quoted(told: object) -> str:
+    """What another node says of itself, for our logs and screens: one short line, whatever it is."""
+    text = told[:_TOLD_MAX] if isinstance(told, str) else f"({type(told).__name__})"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class Connection:
@@ -102,13 +113,14 @@ class Connection:
 
         self._tls.send(data, go_on)
 
-    def receive(self, timeout_s: float | None) -> list[Frame]:
-        """At least one frame; ConnectionLost when nothing whole came for so long."""
+    def receive(self, timeout_s: float | None, within_s: float | None = None) -> list[Frame]:
+        """At least one frame; ConnectionLost when nothing came for so long, or nothing whole within that."""
         if self._ready:
             frames, self._ready = self._ready, []
             return frames
+        ends = None if within_s is None else time.monotonic() + within_s
         while True:
-            frames = self._read(timeout_s)
+            frames = self._read(timeout_s, ends)
             if frames:
                 return frames
 
@@ -128,12 +140,12 @@ class Connection:
         except (OSError, ValueError):
             return False  # closed meanwhile
 
-    def _read(self, timeout_s: float | None) -> list[Frame]:
+    def _read(self, timeout_s: float | None, ends: float | None) -> list[Frame]:
         with self._in_use:
             try:
                 self._check_open()
                 self._set_timeout(timeout_s)
-                data = self._tls.receive()
+                data = self._tls.receive(ends)
                 if not data:
                     raise ConnectionLost("closed by the other side")
                 return self._decoder.receive_data(data)
@@ -152,11 +164,12 @@ class Connection:
             raise ConnectionLost("closed on this side")
 
     def receive_one(self, kind: Kind, timeout_s: float) -> dict[str, Any]:
-        """The next frame, which must be of this kind; a refusal is raised as what it is."""
-        first, *self._ready = self.receive(timeout_s)
+        """The next frame, whole within this time, of this kind; a refusal is raised as what it is."""
+        first, *self._ready = self.receive(timeout_s, timeout_s)
         if first.kind is Kind.REFUSED:
             refusal = first.json()
-            raise HandshakeRejected(str(refusal.get("reason")), str(refusal.get("why")))
+            reason = refusal.get("reason")
+            raise HandshakeRejected(reason if reason in REASONS else "broken", quoted(refusal.get("why")))
         if first.kind is not kind:
             raise WireFault(f"{first.kind.name} instead of {kind.name}")
         return first.json()
@@ -184,17 +197,21 @@ def dial(settings: LinkSettings, peer: NodeName, allowed: frozenset[Kind], timeo
         except OSError as fault:
             last = fault
             continue
-        return _secured(settings, peer, plain, allowed)
+        return _secured(settings, peer, plain, allowed, timeout_s)
     raise ConnectionLost(f"no path to {peer}: {last}")
 
 
 def _secured(
-    settings: LinkSettings, peer: NodeName, plain: socket.socket, allowed: frozenset[Kind]
+    settings: LinkSettings,
+    peer: NodeName,
+    plain: socket.socket,
+    allowed: frozenset[Kind],
+    timeout_s: float,
 ) -> Connection:
     try:
         tune(plain)
         tls = TlsSocket(plain, settings.client, peer)
-        tls.handshake()
+        tls.handshake(time.monotonic() + timeout_s)
     except ssl.SSLCertVerificationError as fault:
         plain.close()
         why = f"its certificate is not of this cluster ({fault.verify_message})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from orchestrator.model.errors import StoreFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record, Reign
 from orchestrator.replicator.ops import FRESH, FRESH_RUN, NAMES, Named
+
+log = logging.getLogger("hafarm.logs")
 
 HELD_MAX: Final = 32
 """Entries that one thread holds: the extents that a busy database writes by turns."""
@@ -112,6 +115,7 @@ class ChangeLog:
         self._moved.clear()  # what they say is in the records
         records = differ.encode_baseline(log.baseline) + differ.encode_add(log.stamps)
         records += [*([differ.encode_placed()] if log.placed else []), *differ.encode_places(log.places)]
+        records += [differ.encode_overflowed()] if log.overflowed else []
         batches = differ.encode_batches(0, records)
         data = b"".join(batches)
         write_durable(self.path, data)
@@ -142,12 +146,14 @@ class ChangeLog:
     ) -> None:
         with self._lock:
             self._raise_if_failed()
-            missing = self.log.missing(keys)
+            if self._drops and not knows_names:
+                keys = ()  # all is compared anyway
+            missing = [] if self._drops else self.log.missing(keys)
             keep(keys)
             if not knows_names:
                 self._forget_names(keys)
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
-            if missing:
+            if missing and not self._overflows():
                 if knows_names:
                     self.log.names.update((key[:2], set()) for key in missing if key[2] == NAMES)
                 for volume, inode in dict.fromkeys(key[:2] for key in missing):
@@ -155,6 +161,28 @@ class ChangeLog:
                 self._append(differ.encode_add(missing))
             self._settle(self._queued)
             self._shorten()
+
+    @property
+    def _drops(self) -> bool:
+        """It overflowed, and no copy has come since: a further entry says nothing new."""
+        return self.log.overflowed and self.log.counts_from is None
+
+    def _overflows(self) -> bool:
+        """Too many entries: none is kept from now on, durably with the next append. Held: the lock."""
+        if len(self.log.stamps) <= differ.ENTRIES_MAX:
+            return False
+        what = "more changed than is kept one by one: the next meeting with that node compares everything"
+        log.warning("%s: %s (%d entries)", self.path, what, len(self.log.stamps))
+        self.log.overflow()
+        self._moved.clear()
+        self._append([*differ.encode_baseline(None), differ.encode_overflowed()])
+        self._room = -1  # what the file holds is of no use any more
+        return True
+
+    @property
+    def says_too_little(self) -> bool:
+        """What is in it is not all that may differ."""
+        return self.unreadable or self.log.overflowed
 
     def _place(self, volume: int, inode: int, place: Place | None) -> None:
         """Remember where this is, on the disk with the next append."""
@@ -166,10 +194,13 @@ class ChangeLog:
         """Return when this new object's entry is durable, and those of the inodes after it."""
         with self._lock:
             self._raise_if_failed()
+            if self._drops:
+                return  # what is held while its change is on its way is all that is kept
             self._place(key[0], key[1], place)
             if key not in self.log.stamps:
                 self.log.reserve(key, FRESH_RUN)
                 self._append([differ.encode_run(key, FRESH_RUN)])
+                self._overflows()
             self._settle(self._queued)
 
     def named(self, keys: Iterable[Key], names: Iterable[Named] | None) -> None:
@@ -209,6 +240,8 @@ class ChangeLog:
             self.before_retiring()
         with self._lock:
             self._raise_if_failed()
+            if self.log.overflowed and not self._ends_overflow(position.sequence):
+                return
             known = self.log.baseline
             if known and known.stream == position.stream and known.sequence >= position.sequence:
                 return
@@ -221,6 +254,20 @@ class ChangeLog:
             self._settle(self._queued)
             if self._batch > _SLACK_BATCHES and not self._busy:
                 self._write_anew()
+
+    def _ends_overflow(self, flushed: int) -> bool:
+        """A copy came, and both disks have it: the entries are all again. Held: the lock."""
+        if not self.log.is_whole_again(flushed):
+            return False
+        while self._busy or self._durable < self._queued:
+            self._settle(self._queued)
+            if self._busy:
+                self._lock.wait()
+        # Once more: it may have overflowed again, while others were waited for.
+        if self.log.is_whole_again(flushed):
+            self.log.overflowed, self.log.counts_from = False, None
+            self._write_anew()  # durable, with every entry in it, before one is believed
+        return not self.log.overflowed
 
     def _shorten(self) -> None:
         """Begin a compact file when this one is long. Held: the lock."""
@@ -242,7 +289,7 @@ class ChangeLog:
     def pin_all(self) -> None:
         """Another stream begins: stamps of the former one say nothing of it; nothing goes before a copy."""
         with self._lock:
-            self.log.pin(self.log.used())
+            self.log.begin_stream()
 
     def keys(self) -> list[Key]:
         """The entries that some change has needed."""
@@ -257,7 +304,7 @@ class ChangeLog:
     def unsettled(self) -> list[Key] | None:
         """What a resync would look at for this log's sake; None: everything, as the log says too little."""
         with self._lock:
-            return None if self.unreadable or self.log.baseline is None else self.log.unsettled()
+            return None if self.says_too_little or self.log.baseline is None else self.log.unsettled()
 
     def in_use(self) -> list[Key]:
         """The entries whose change is not in the stream yet, for all that is known."""

@@ -29,6 +29,7 @@ from orchestrator.replicator.files import Files, Trees
 from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.outbox import window_for
 from orchestrator.replicator.outside import Outside
 from orchestrator.replicator.settings import Settings, load
 from orchestrator.replicator.stream import Primary
@@ -442,6 +443,7 @@ def link_settings(settings: Settings) -> LinkSettings:
         ack=settings.ack,
         slow_peer=SlowPeerConfig(settings.slow_after_s, settings.slow_do),
         patterns=settings.patterns,
+        window_bytes=window_for(settings.mirrors),
     )
 
 

@@ -16,6 +16,8 @@ from orchestrator.replicator import ops
 
 HANDLES_OPEN_MAX: Final = 4096  # O_PATH descriptors; far below the usual limit of 20,000 open files
 WRITERS_OPEN_MAX: Final = 256  # descriptors open for writing: the files of a large database
+IDS_MAX: Final = 4 << 20
+"""Of objects that one stream may speak of at once: a kernel that knows of so many has some 8 GiB for them."""
 ABSENT: Final = (errno.ENOENT, errno.ESTALE)
 
 
@@ -67,7 +69,7 @@ class Objects:
         """The id is what has this name now; its descriptor. An id without an object is kept as absent."""
         if id == ops.ROOT:
             raise OSError(errno.EINVAL, "the root's id is not given away")
-        self.drop(volume, id)
+        self._make_room(volume, id)
         try:
             fd = disk.open_name(self.get(volume, parent), name)
         except OSError as fault:
@@ -82,6 +84,12 @@ class Objects:
         self._open[volume, id] = None
         self._shrink()
         return fd
+
+    def _make_room(self, volume: int, id: int) -> None:
+        """What the id stood for before means nothing now."""
+        self.drop(volume, id)
+        if len(self._known) >= IDS_MAX:
+            raise OSError(errno.ENFILE, f"the stream speaks of more than {IDS_MAX} objects at once")
 
     def _place(self, volume: int, handle: bytes | None, mode: int, parent: int, name: bytes) -> Place | None:
         """What leads to an object with this handle that is called so."""
@@ -118,18 +126,22 @@ class Objects:
 
     def adopt(self, volume: int, id: int, writer: int, parent: int, name: bytes) -> int:
         """The id is what was made so as this descriptor, which is open for writing; its inode."""
-        self.drop(volume, id)
-        status = os.fstat(writer)
-        inode = status.st_ino
+        try:
+            self._make_room(volume, id)
+            status = os.fstat(writer)
+            inode = status.st_ino
+            if self._by_handle:
+                handle = disk.handle_of(writer, b"")
+                place = self._place(volume, handle, status.st_mode, parent, name)
+                self._known[volume, id] = _Object(-1, inode, handle, place=place)
+            else:
+                fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
+                self._known[volume, id] = _Object(fd, inode, None)
+                self._open[volume, id] = None
+        except OSError:  # as where the id was its own parent's
+            os.close(writer)
+            raise
         self._ids[volume, inode] = id
-        if self._by_handle:
-            handle = disk.handle_of(writer, b"")
-            place = self._place(volume, handle, status.st_mode, parent, name)
-            self._known[volume, id] = _Object(-1, inode, handle, place=place)
-        else:
-            fd = os.open(disk.path_of(writer), os.O_PATH | os.O_CLOEXEC)
-            self._known[volume, id] = _Object(fd, inode, None)
-            self._open[volume, id] = None
         self._keep_writer((volume, id), writer)
         return inode
 
@@ -178,7 +190,9 @@ class Objects:
         key = (volume, id)
         fd = self._writers.get(key)
         if fd is None:
-            fd = disk.reopen(self.get(volume, id), os.O_RDWR | os.O_NONBLOCK)
+            known = self.get(volume, id)
+            _check_data(known, stat.S_IFREG)
+            fd = disk.reopen(known, os.O_RDWR | os.O_NONBLOCK)
             self._keep_writer(key, fd)
         else:
             self._writers.move_to_end(key)
@@ -194,7 +208,9 @@ class Objects:
         writer = self._writers.get((volume, id))
         if writer is not None:
             return os.dup(writer)
-        return disk.reopen(self.get(volume, id), os.O_RDONLY | os.O_NONBLOCK)
+        known = self.get(volume, id)
+        _check_data(known, stat.S_IFREG, stat.S_IFDIR)
+        return disk.reopen(known, os.O_RDONLY | os.O_NONBLOCK)
 
     def drop(self, volume: int, id: int) -> None:
         known = self._known.pop((volume, id), None)
@@ -219,3 +235,9 @@ class Objects:
         del self._open[key]
         os.close(known.fd)
         known.fd = -1
+
+
+def _check_data(fd: int, *kinds: int) -> None:
+    """Refuse what is no file: a device that is opened for writing is a disk, and some act when opened."""
+    if stat.S_IFMT(os.fstat(fd).st_mode) not in kinds:
+        raise OSError(errno.ENXIO, "only a file has data")

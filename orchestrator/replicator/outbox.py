@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from orchestrator.mirror.frames import Kind
 from orchestrator.model.names import NodeName
 
 WINDOW_BYTES: Final = 64 << 20  # half a second of a 1 Gbit/s link, or a burst of a busy database
+WINDOWS_BYTES: Final = 256 << 20
+"""Of all mirrors of a node together: with more than four the window of each is smaller."""
+WINDOW_BYTES_MIN: Final = 8 << 20  # some of the largest operations fit, however many mirrors there are
 WINDOW_FRAMES: Final = 10_000  # small operations: what a receiver applies in about a second
 _BATCH_BYTES: Final = 1 << 20  # one system call's worth of frames
 _FULL_BYTES: Final = 64 << 10  # so much is sent at once: a larger batch spares nothing more
@@ -21,6 +25,11 @@ _LINGER_S: Final = 0.004
 nobody who emits has to wake the sender up."""
 _LOOKS_IN_VAIN: Final = 5
 """So often a sender looks without being told; then it rests. A busy application asks within these 20 ms."""
+
+
+def window_for(mirrors: int) -> int:
+    """The window of one mirror on a node that has so many."""
+    return min(WINDOW_BYTES, max(WINDOWS_BYTES // mirrors, WINDOW_BYTES_MIN))
 
 
 @dataclass(slots=True)
@@ -36,12 +45,14 @@ class _Receiver:
     unsent: int = 0
     """Bytes that were queued since the last batch."""
     hurried: bool = False
+    moved_at: float = 0.0
+    """When it applied something last."""
 
 
 class Outbox:
     """Numbers what is emitted and hands it to each receiver in order; a full window holds the emitter."""
 
-    def __init__(self, binding: int = 1) -> None:
+    def __init__(self, binding: int = 1, window_bytes: int = WINDOW_BYTES) -> None:
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         self.last = 0
@@ -50,16 +61,40 @@ class Outbox:
         self._bytes = 0
         self._receivers: dict[NodeName, _Receiver] = {}
         self._stopped = False
+        self._window_bytes = window_bytes
+        self._waiting = 0
+        """How many emitters wait for room."""
+        self._full_at = 0.0
+        """When the first of them began to."""
 
     def put(self, kind: Kind, payload: bytes, only: NodeName | None = None, wait: bool = True) -> int:
         """Append one frame (`only`: the others skip its number); its sequence number."""
         with self.changed:
-            while wait and self._is_full() and not self._stopped:
-                self.changed.wait(1.0)
+            if wait and self._is_full():
+                self._wait_for_room()
             self.last += 1
             if self._receivers:
                 self._keep(kind, payload, only)
             return self.last
+
+    def _wait_for_room(self) -> None:
+        self._full_at = self._full_at if self._waiting else time.monotonic()
+        self._waiting += 1
+        try:
+            while self._is_full() and not self._stopped:
+                self.changed.wait(1.0)
+        finally:
+            self._waiting -= 1
+
+    def holds_up_s(self, node: NodeName) -> float:
+        """For how long emitters have waited for this receiver, which applied nothing meanwhile."""
+        with self.changed:
+            receiver = self._receivers.get(node)
+            if not self._waiting or receiver is None or not self._frames:
+                return 0.0
+            if receiver.applied >= self._frames[0][0]:
+                return 0.0  # another one is behind it
+            return time.monotonic() - max(self._full_at, receiver.moved_at)
 
     def _keep(self, kind: Kind, payload: bytes, only: NodeName | None) -> None:
         self._frames.append((self.last, frames.encode(kind, payload, self.last), only))
@@ -71,13 +106,13 @@ class Outbox:
                 receiver.news.notify()
 
     def _is_full(self) -> bool:
-        if self._bytes < WINDOW_BYTES and len(self._frames) < WINDOW_FRAMES:
+        if self._bytes < self._window_bytes and len(self._frames) < WINDOW_FRAMES:
             return False
         # A receiver without a connection is kept only as long as there is room for what it missed.
         for node in [node for node, receiver in self._receivers.items() if not receiver.connected]:
             del self._receivers[node]
         self._trim()
-        return self._bytes >= WINDOW_BYTES or len(self._frames) >= WINDOW_FRAMES
+        return self._bytes >= self._window_bytes or len(self._frames) >= WINDOW_FRAMES
 
     def attach(self, node: NodeName, kind: Kind, payload: bytes) -> int:
         """A receiver that knows nothing begins after the returned number, and with this frame.
@@ -194,7 +229,7 @@ class Outbox:
         with self.changed:
             receiver = self._receivers.get(node)
             if receiver is not None and receiver.applied < sequence <= receiver.sent:
-                receiver.applied = sequence
+                receiver.applied, receiver.moved_at = sequence, time.monotonic()
                 self._trim()
                 self.changed.notify_all()
 

@@ -11,14 +11,30 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from orchestrator.mirror import frames
-from orchestrator.mirror.frames import Acknowledged, HandshakeRejected, Identity, Kind, WireFault
+from orchestrator.mirror.frames import (
+    Acknowledged,
+    HandshakeRejected,
+    Identity,
+    Kind,
+    WireFault,
+    believed,
+)
 from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verdict, judge, position_fits
 from orchestrator.mirror.pace import Finding
 from orchestrator.model.errors import HafarmError
-from orchestrator.model.names import NodeName, Nonce
+from orchestrator.model.names import NAME_PATTERN, NodeName, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator.copy import Copier
-from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection, ConnectionLost, LinkSettings, dial
+from orchestrator.replicator.link import (
+    BACK,
+    BULK,
+    FORWARD,
+    Connection,
+    ConnectionLost,
+    LinkSettings,
+    dial,
+    quoted,
+)
 from orchestrator.replicator.logs import History
 from orchestrator.replicator.pacing import Pacing
 from orchestrator.replicator.plan import CopyPlan
@@ -39,6 +55,11 @@ node lives, and the first change after a silent cut is held for T all the same."
 
 _READER_S: Final = 0.01
 """A thread that has read something says so in less, once this one waits."""
+
+ANSWER_S: Final = 60.0
+"""For a whole answer: 64 directories of a thousand names each, on a cold disk that seeks for every one."""
+
+_ERRNO_MAX: Final = 4096  # of the kernel
 
 _REPLIES: Final = frozenset(
     {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
@@ -211,17 +232,18 @@ class PeerLink:
     def _judge(self, welcome: dict[str, Any]) -> tuple[Ruling, bool]:
         primary = self._primary
         assert primary.record is not None
-        try:
+        with believed("a WELCOME"):
             standing = Standing.from_dict(welcome["standing"])
-            applied, empty = welcome["applied"], welcome["empty"]
-            self._life = Nonce(str(welcome["life"]))
-        except KeyError as fault:
-            raise WireFault(f"a WELCOME without {fault}") from fault
-        if not isinstance(applied, int) or not isinstance(empty, bool):
-            raise WireFault("a WELCOME with other fields than ours")
+            applied, empty, life = welcome["applied"], welcome["empty"], welcome["life"]
+            if type(applied) is not int or not 0 <= applied < 1 << 63 or not isinstance(empty, bool):
+                raise ValueError("other fields than ours")
+            if not NAME_PATTERN.fullmatch(life):
+                raise ValueError("a life that is no nonce")
+        self._life = Nonce(life)
         resumes = welcome.get("stream") == primary.stream and self._outbox.can_resume(self.peer, applied)
         log = primary.logs.of[self.peer]
         why = "the may-differ log is unreadable" if log.unreadable else ""
+        why = why or ("more changed than its may-differ log holds" if log.log.overflowed else "")
         why = why or position_fits(log.log.baseline, standing.position)
         joiner = Joiner(self.peer, standing, empty, resumes)
         ruling = judge(primary.record, primary.history.standing, joiner, not why, why)
@@ -286,6 +308,7 @@ class PeerLink:
                 is_due = time.monotonic() - self._sent_at >= pace_s
                 self._send_batch(forward, back, frames.encode(Kind.ALIVE) if is_due else b"")
             self._check_silence(back)
+            self._check_room(back)
             if self._hurried:
                 self.hurry()
 
@@ -353,16 +376,16 @@ class PeerLink:
         if frame.kind is Kind.ACKNOWLEDGED:
             self._progressed(Acknowledged.decode(frame.payload))
         elif frame.kind is Kind.FAILED:
-            failure = frame.json()
+            why = quoted(frame.json().get("why"))
             self._outbox.detach(self.peer)
             self._broken_at = None
-            self._primary.lost(self.peer, str(failure.get("why")))
-            raise ConnectionLost(str(failure.get("why")))
+            self._primary.lost(self.peer, why)
+            raise ConnectionLost(why)
         elif frame.kind is not Kind.ALIVE:
             raise WireFault(f"{frame.kind.name} on the way back")
 
     def _progressed(self, progress: Acknowledged) -> None:
-        if progress.applied > self._outbox.last:
+        if max(progress.applied, progress.points, progress.flushed) > self._outbox.last:
             raise WireFault("it acknowledges what was never sent")
         if progress.points > self._points_at[0] or not self._primary.oldest_held():
             self._points_at = (progress.points, time.monotonic())
@@ -397,6 +420,17 @@ class PeerLink:
             if waited_s > self._settings.ack_timeout_s:
                 self._outbox.detach(self.peer)
                 raise ConnectionLost(f"acknowledged nothing for {waited_s:.1f} s while asked")
+        self._check_room()
+
+    def _check_room(self, back: Connection | None = None) -> None:
+        """Whoever writes waits for a full window, needed or not: not for one that takes nothing out of it."""
+        waited_s = self._outbox.holds_up_s(self.peer)
+        if waited_s <= self._settings.ack_timeout_s:
+            return
+        if back is not None and (back.has_arrived() or self._stopped.wait(_READER_S)):
+            return  # this process may be the late one: whoever reads looks next
+        self._outbox.detach(self.peer)
+        raise ConnectionLost(f"applied nothing for {waited_s:.1f} s while the window was full")
 
     def _look_at_pace(self, reached: int = 0) -> None:
         """Tell what is new of how fast its disk is; ConnectionLost where the policy waits no longer."""
@@ -459,7 +493,7 @@ class PeerLink:
         self._outbox.detach(self.peer)
         self.end_session(why)
 
-    def ask(self, request: dict[str, Any], timeout_s: float = 60.0) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], timeout_s: float = ANSWER_S) -> dict[str, Any]:
         """One question to the peer's tree over the bulk connection, and its answer."""
         with self._bulk_lock:
             bulk = self._bulk
@@ -469,7 +503,9 @@ class PeerLink:
             bulk.send(frames.encode_json(Kind.ASK, request), timeout_s)
             answer = bulk.receive_one(Kind.ANSWER, timeout_s)
         if "error" in answer:
-            raise OSError(int(answer.get("number", errno.EIO)), str(answer["error"]))
+            number = answer.get("number")
+            number = number if type(number) is int and 0 < number < _ERRNO_MAX else errno.EIO
+            raise OSError(number, quoted(answer["error"]))
         return answer
 
     def tell_progress(self) -> None:

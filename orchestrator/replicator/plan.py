@@ -17,27 +17,34 @@ from orchestrator.replicator.throttle import Throttle
 PROGRESS_EVERY_S: Final = 1.0
 RATE_OVER: Final = 10  # tellings, seconds mostly: short enough to follow, long enough to read
 
+CHANGES_MAX: Final = 1 << 20
+"""Changes that are remembered one by one while a copy runs, some 200 MiB: beyond, everything is compared."""
+
 
 class Changes:
     """What the application changed while a copy ran."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._keys: set[Key] = set()
+        self._keys: set[Key] | None = set()
         self.moves = 0
         """Renames and links so far: what they moved may have slipped past the copy."""
 
     def note(self, keys: Iterable[Key]) -> None:
         with self._lock:
-            self._keys.update(keys)
+            if self._keys is not None:
+                self._keys.update(keys)
+                if len(self._keys) > CHANGES_MAX:
+                    self._keys = None
 
     def moved(self) -> None:
         with self._lock:
             self.moves += 1
 
-    def keys(self) -> set[Key]:
+    def keys(self) -> set[Key] | None:
+        """None: more than is remembered."""
         with self._lock:
-            return self._keys.copy()
+            return None if self._keys is None else self._keys.copy()
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,6 +84,14 @@ class Quarantine:
         self._root = root
         self._only = only
         self._fd = make_folder(root, HIDDEN, FOLDER, tag.encode())
+        self._list = self._made = -1
+        try:
+            self._begin(about)
+        except OSError:
+            self.close()
+            raise
+
+    def _begin(self, about: Mapping[str, Any]) -> None:
         self._describe(about)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._list = os.open(LIST, flags, 0o600, dir_fd=self._fd)
@@ -108,7 +116,8 @@ class Quarantine:
 
     def close(self) -> None:
         for fd in (self._list, self._made, self._fd):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -132,7 +141,7 @@ class Quarantine:
     def move(self, parent: int, name: bytes) -> None:
         """Take the name away, durably, with everything below it."""
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        path = self._path(os.path.join(os.fsencode(os.readlink(disk.path_of(parent))), name))
+        path = self._path(parent, status.st_ino, name)
         kept = self._next(path, HERE_ONLY, status.st_ino)
         disk.rename(parent, name, self._fd, kept, disk.RENAME_NOREPLACE)
         os.fsync(self._fd)
@@ -143,7 +152,7 @@ class Quarantine:
         status = os.stat(fd)
         if status.st_ino in self._kept or not self._cares(status.st_ino):
             return
-        path = self._path(os.fsencode(os.readlink(disk.path_of(fd))))
+        path = self._path(fd, status.st_ino)
         if stat.S_ISREG(status.st_mode) and path not in self._paths:
             self._copy(fd, status, path)
         self._kept.add(status.st_ino)
@@ -154,7 +163,7 @@ class Quarantine:
         if inode in self._kept or inode in self._marked or not self._cares(inode):
             return
         self._marked.add(inode)
-        path = self._path(os.fsencode(os.readlink(disk.path_of(fd))))
+        path = self._path(fd, inode)
         self.note(Listed(path, HERE_CHANGED, b"", inode, facts))
 
     def note(self, entry: Listed) -> None:
@@ -191,7 +200,15 @@ class Quarantine:
         os.rename(kept + _PART, kept, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
 
-    def _path(self, path: bytes) -> bytes:
+    def _path(self, fd: int, inode: int, name: bytes = b"") -> bytes:
+        """Where this object is, or what has this name in it; for people, and once for each object."""
+        try:
+            path = os.path.join(os.fsencode(os.readlink(disk.path_of(fd))), name)
+        except OSError as fault:
+            if fault.errno != errno.ENAMETOOLONG:
+                raise
+            # Deeper than the kernel tells: the number keeps apart what is in the same place.
+            return b"(too deep)/%d/%s" % (inode, name)
         return os.path.relpath(path, os.fsencode(os.readlink(disk.path_of(self._root))))
 
     def _next(self, path: bytes, why: str, inode: int) -> bytes:
@@ -288,14 +305,56 @@ def remove_tree(parent: int, name: bytes) -> None:
     if not stat.S_ISDIR(status.st_mode):
         os.unlink(name, dir_fd=parent)
         return
-    # rmtree with dir_fd walks by descriptors and refuses to follow a link put in its way.
-    shutil.rmtree(os.fsdecode(name), dir_fd=parent)
+    for folder, below, is_directory in walk_below(parent, name):
+        (os.rmdir if is_directory else os.unlink)(below, dir_fd=folder)
+    os.rmdir(name, dir_fd=parent)
+
+
+def walk_below(parent: int, name: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    """Everything below this directory, what is in a directory before the directory itself.
+
+    (A descriptor of the directory, a name in it, is a directory). Two descriptors, however deep it is; no
+    symbolic link is crossed, and what is moved meanwhile is an error.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    here = os.open(name, flags, dir_fd=parent)
+    # Of each directory on the way down: which it is, the name that was gone into, and what is left there.
+    above: list[tuple[os.stat_result, bytes, list[bytes]]] = []
+    try:
+        left: list[bytes] | None = None
+        while True:
+            if left is None:
+                left = []
+                with os.scandir(here) as items:
+                    for item in items:
+                        below = os.fsencode(item.name)
+                        if item.is_dir(follow_symlinks=False):
+                            left.append(below)
+                        else:
+                            yield here, below, False
+            if left:
+                below = left.pop()
+                inner = os.open(below, flags, dir_fd=here)
+                above.append((os.fstat(here), below, left))
+                left = None
+            elif above:
+                inner = os.open(b"..", flags, dir_fd=here)
+            else:
+                return
+            os.close(here)
+            here = inner
+            if left is not None:
+                status, below, left = above.pop()
+                if not os.path.samestat(status, os.fstat(here)):
+                    raise OSError(errno.ESTALE, "a directory was moved while it was walked through")
+                yield here, below, True
+    finally:
+        os.close(here)
 
 
 def _inodes(parent: int, name: bytes) -> Iterator[int]:
-    for _, directories, files, fd in os.fwalk(os.fsdecode(name), dir_fd=parent, follow_symlinks=False):
-        for each in (*directories, *files):
-            yield os.stat(each, dir_fd=fd, follow_symlinks=False).st_ino
+    for folder, below, _ in walk_below(parent, name):
+        yield os.stat(below, dir_fd=folder, follow_symlinks=False).st_ino
 
 
 def _copy_data(source: int, target: int, size: int) -> None:
@@ -342,14 +401,18 @@ def _write_file(folder: int, name: bytes, data: bytes) -> None:
 def make_folder(root: int, *names: bytes) -> int:
     """The innermost of these folders, each made durably if it is not there."""
     fd = os.open(disk.path_of(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for name in names:
-        try:
-            os.mkdir(name, 0o700, dir_fd=fd)
-            os.fsync(fd)
-        except FileExistsError:
-            pass  # made by an earlier life
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        inner = os.open(name, flags, dir_fd=fd)
+    try:
+        for name in names:
+            try:
+                os.mkdir(name, 0o700, dir_fd=fd)
+                os.fsync(fd)
+            except FileExistsError:
+                pass  # made by an earlier life
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            inner = os.open(name, flags, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+    except OSError:  # of a full disk, perhaps: it is tried again and again
         os.close(fd)
-        fd = inner
+        raise
     return fd

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.model.errors import CorruptState
+from orchestrator.model.errors import CorruptState, StoreFailed
 from orchestrator.replicator import ops, trees
 from orchestrator.replicator.ops import HIDDEN, ChangeKey
 from orchestrator.replicator.quarantine import HERE_CHANGED, HERE_DELETED, HERE_ONLY
@@ -19,6 +19,8 @@ _MAGIC: Final = b"hafarm seal 1\n"
 _DIRECTORY: Final = struct.Struct("<IQQ")  # volume, inode, length of what follows
 _ENTRY: Final = struct.Struct("<QIIIqqH")  # inode, mode, uid, gid, size, ctime in ns, length of the name
 _PACK_LEVEL: Final = 1  # names and times: the first level finds most of what there is to save
+RECORD_BYTES_MAX: Final = 1 << 30
+"""Of a record before it is packed: some 15 million files, all of which a start has in memory at once."""
 Blobs = dict[tuple[int, int], bytes]
 """By volume and inode of a directory: what was in it."""
 Fields = tuple[int, int, int, int, int, int]
@@ -84,12 +86,16 @@ def scan(root: int, volume: int, excluded: Excluded) -> Iterator[Directory]:
 
 
 def take(roots: Sequence[int], excluded: Excluded) -> bytes:
-    """The record of these trees as they are now."""
+    """The record of these trees as they are now; StoreFailed when there is too much for one."""
     packer = zlib.compressobj(_PACK_LEVEL)
     parts = [_MAGIC]
+    length = 0
     for volume, root in enumerate(roots):
         for _, inode, entries in scan(root, volume, excluded):
             blob = _blob(entries)
+            length += _DIRECTORY.size + len(blob)
+            if length > RECORD_BYTES_MAX:
+                raise StoreFailed("the record of a clean stop", "there are too many files for one")
             parts.append(packer.compress(_DIRECTORY.pack(volume, inode, len(blob)) + blob))
     return b"".join([*parts, packer.flush()])
 
@@ -111,7 +117,10 @@ def read(data: bytes) -> Blobs:
     if not data.startswith(_MAGIC):
         raise CorruptState("the record of a clean stop", "it does not begin as one")
     try:
-        raw = zlib.decompress(data[len(_MAGIC) :])
+        unpacker = zlib.decompressobj()
+        raw = unpacker.decompress(data[len(_MAGIC) :], RECORD_BYTES_MAX)
+        if not unpacker.eof:
+            raise CorruptState("the record of a clean stop", "it has no end")
         blobs: Blobs = {}
         at = 0
         while at < len(raw):

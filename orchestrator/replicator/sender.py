@@ -23,6 +23,9 @@ from orchestrator.replicator.trees import BLOCK_BYTES, Entry, Excluded
 BEHIND_MAX: Final = 64
 """Frames of a copy that the receiver has not applied: 16 MiB, so that a live write waits milliseconds."""
 
+IDS_MAX: Final = 100_000
+"""Of objects that only the copy speaks of, some 50 MiB on the peer: far more than one batch needs."""
+
 TOLD: Final = ("mode", "uid", "gid", "mtime_ns")
 
 
@@ -60,6 +63,8 @@ class Sender:
         self.missed = False
         """Something had moved away before it could be said: another pass finds it."""
         self._ids: dict[tuple[int, str], int] = {}
+        self._lent: dict[tuple[int, str], int] = {}
+        """Ids of which only the copy speaks, the eldest first; the peer knows them until they are taken."""
         self._first: dict[tuple[int, str], tuple[bytes, str]] = {}
         self._claimed: dict[tuple[int, str], str] = {}
 
@@ -139,8 +144,7 @@ class Sender:
         if first is not None and own["links"] > 1 and not stat.S_ISDIR(own["mode"]):
             self.emit(ops.Link(volume, self.id_at(volume, first[0]), parent, name))
             return False
-        id = self._tree.id_of(volume, own["inode"]) or self._tree.new_id(volume)
-        self._ids[volume, own["handle"]] = id
+        id = self._id_of(volume, own)
         mode, uid, gid = own["mode"], own["uid"], own["gid"]
         if stat.S_ISDIR(mode):
             self.emit(ops.Mkdir(volume, id, parent, name, stat.S_IMODE(mode), uid, gid))
@@ -155,18 +159,41 @@ class Sender:
 
     def id_at(self, volume: int, path: bytes) -> int:
         """The id of an object that the peer has at this path. Held: the namespace lock."""
-        if not path:
-            return ops.ROOT
-        own = trees.describe(self._tree.root(volume), path)
-        known = self._ids.get((volume, own["handle"]))
-        if known is not None:
-            return known
-        above, _, name = path.rpartition(b"/")
-        id = self._tree.id_of(volume, own["inode"]) or self._tree.new_id(volume)
-        self._ids[volume, own["handle"]] = id
-        # Said again even of a known id: what the peer bound it to may not be what has this name there now.
-        self.emit(ops.Bind(volume, id, self.id_at(volume, above), name))
+        root = self._tree.root(volume)
+        unknown: list[tuple[bytes, Entry]] = []
+        id = ops.ROOT
+        while path:  # no recursion: a path has more parts than Python has frames
+            own = trees.describe(root, path)
+            known = self._ids.get((volume, own["handle"]))
+            if known is not None:
+                id = known
+                break
+            path, _, name = path.rpartition(b"/")
+            unknown.append((name, own))
+        for name, own in reversed(unknown):
+            above, id = id, self._id_of(volume, own)
+            # Also of a known id: what the peer bound it to may not be what has this name there now.
+            self.emit(ops.Bind(volume, id, above, name))
         return id
+
+    def _id_of(self, volume: int, own: Entry) -> int:
+        """The id of an object that is about to be bound or made, remembered from now on."""
+        about = (volume, own["handle"])
+        id = self._tree.id_of(volume, own["inode"])
+        if id is None:
+            id = self._lent.pop(about, 0) or self._tree.new_id(volume)
+            self._lent[about] = id
+        self._ids[about] = id
+        return id
+
+    def take_back(self) -> None:
+        """The peer may forget the ids that were lent longest ago. Between batches: none of theirs goes."""
+        while len(self._lent) > IDS_MAX:
+            about = next(iter(self._lent))
+            id = self._lent.pop(about)
+            if self._ids.get(about) == id:
+                del self._ids[about]
+            self.emit(ops.Unbind(about[0], id))
 
     # --- attributes -----------------------------------------------------------------------------------------
 

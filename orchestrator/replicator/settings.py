@@ -56,6 +56,8 @@ class Settings:
     """Bytes a second that copies may send; 0: no bound."""
     resync_workers: int = 6
     """Blocks that are read and hashed at a time."""
+    mirrors: int = 1
+    """How many this node has: they share what their windows may hold."""
     log: str = ""
 
     @property

@@ -59,7 +59,7 @@ class Primary:
         """Set with every change, for whoever notes that this node is at work."""
         self._watchers: list[Changes] = []
         self.stream = ""
-        self.outbox = Outbox()
+        self.outbox = Outbox(window_bytes=settings.window_bytes)
         self.record: Record | None = None
         self.volumes = 0
         self._gate: Gate[Callable[[int], None]] = Gate(settings.node)
@@ -210,7 +210,7 @@ class Primary:
 
     def _begin_stream(self) -> None:
         self.stream = secrets.token_hex(16)
-        self.outbox = Outbox(self.outbox.binding + 1)
+        self.outbox = Outbox(self.outbox.binding + 1, self.settings.window_bytes)
         self._stop = threading.Event()
         self._flushed = 0
         for log in self.logs.of.values():

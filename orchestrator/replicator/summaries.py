@@ -37,6 +37,8 @@ class Summary:
     """One for each bucket: names fall into buckets by their hash. 0: no name falls into it."""
     linked: dict[bytes, str] = field(default_factory=dict)
     """Names of objects that have several: which object it is, is no matter of its attributes."""
+    tells_links: bool = True
+    """False, of a peer's: more names than an answer holds have objects with several."""
     directories: list[bytes] = field(default_factory=list)
     filled: list[tuple[bytes, int]] = field(default_factory=list)
     """Files that are not empty, with their size."""

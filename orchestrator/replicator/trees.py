@@ -19,6 +19,10 @@ from orchestrator.replicator.ops import HIDDEN
 BLOCK_BYTES: Final = 256 << 10  # small enough to spare the wire, large enough to keep hashing fast
 BLOCKS_MAX: Final = 256  # one answer covers 64 MiB: a fraction of a second of hashing
 NAMES_MAX: Final = 10_000  # entries in one answer, some 2 MiB
+PAGE_TEXT_BYTES: Final = 8 << 20
+"""Of an answer that goes on in the next one: half of what one may have, as its last part may be large."""
+PATH_BYTES_MAX: Final = 128 << 10
+"""Of a path that a copy can tell: as text a quarter of what a question may have."""
 _ZEROS: Final = bytes(BLOCK_BYTES)
 WORKERS: Final = 6  # as many files as others copy at a time; reading and hashing leave the interpreter's lock
 
@@ -52,6 +56,9 @@ _ASKERS: Final = ThreadPoolExecutor(4, "ask")
 T = TypeVar("T")
 U = TypeVar("U")
 
+_ENTRY_TEXT: Final = 400  # its numbers, their names, and a handle
+_DIGEST_TEXT: Final = 40  # a digest, with what stands around it
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
 Entry = dict[str, Any]
 Excluded = Callable[[int, bytes, bool], bool]
 """(volume, path, is a directory): local to each node, never compared."""
@@ -71,6 +78,17 @@ def open_path(root: int, path: bytes, flags: int) -> int:
 
 def join(path: bytes, name: bytes) -> bytes:
     return path + b"/" + name if path else name
+
+
+def check_path(path: bytes) -> None:
+    """Refuse what is no plain path below the root, or leads to our hidden directory; empty: the root."""
+    if len(path) > PATH_BYTES_MAX:
+        raise OSError(
+            errno.ENAMETOOLONG, f"a path of {len(path)} bytes: no copy tells more than {PATH_BYTES_MAX}"
+        )
+    parts = path.split(b"/") if path else []
+    if b"\0" in path or parts[:1] == [HIDDEN] or not _NO_NAMES.isdisjoint(parts):
+        raise OSError(errno.EINVAL, f"not a path of the tree: {path!r:.80}")
 
 
 def list_names(root: int, path: bytes) -> list[bytes]:
@@ -110,6 +128,14 @@ def describe_fd(fd: int) -> Entry:
     else:
         entry["xattrs"] = xattr_digests(fd)
     return entry
+
+
+def text_of(entry: Entry | None) -> int:
+    """About how many letters an entry has in an answer."""
+    if entry is None:
+        return 5
+    names = entry.get("xattrs", ())
+    return _ENTRY_TEXT + len(entry.get("target", "")) + sum(len(name) + _DIGEST_TEXT for name in names)
 
 
 def identity(fd: int, inode: int) -> str:
@@ -154,7 +180,11 @@ def list_entries(root: int, path: bytes, after: bytes) -> tuple[dict[bytes, Entr
     try:
         names = [name for name in list_names(root, path) if name > after]
         entries: dict[bytes, Entry] = {}
+        text = seen = 0
         for name in names[:NAMES_MAX]:
+            if text > PAGE_TEXT_BYTES:
+                break
+            seen += 1
             try:
                 child = disk.open_name(fd, name)
             except FileNotFoundError:
@@ -163,7 +193,8 @@ def list_entries(root: int, path: bytes, after: bytes) -> tuple[dict[bytes, Entr
                 entries[name] = describe_fd(child)
             finally:
                 os.close(child)
-        return entries, len(names) <= NAMES_MAX
+            text += 2 * len(name) + text_of(entries[name])
+        return entries, seen == len(names)
     finally:
         os.close(fd)
 
@@ -175,10 +206,21 @@ def hash_blocks(fd: int, first: int, count: int) -> list[str]:
     return HASHERS.hash(fd, blocks)
 
 
+def open_file(root: int, path: bytes) -> int:
+    """Open a file for reading; of what is none there, which may be a device or a fifo, nothing is opened."""
+    seen = open_path(root, path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(seen).st_mode):
+            raise OSError(errno.ENXIO, "only a file has data")
+        return disk.reopen(seen, os.O_RDONLY)
+    finally:
+        os.close(seen)
+
+
 def hash_at(root: int, path: bytes, first: int, count: int) -> list[str]:
     """The same of the file at this path; of what is no file there: nothing."""
     try:
-        fd = open_path(root, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_file(root, path)
     except OSError:
         return []
     try:

@@ -16,6 +16,7 @@ from orchestrator.replicator import trees
 from orchestrator.replicator.divergence import readable
 from orchestrator.replicator.ops import Tree
 from orchestrator.replicator.outbox import Outbox
+from orchestrator.replicator.questions import Questions
 from orchestrator.replicator.trees import BLOCK_BYTES, BLOCKS_MAX, Entry, Excluded
 
 NAMES_SHOWN_MAX: Final = 10_000  # an answer of bounded size; whoever differs more needs a full compare anyway
@@ -100,7 +101,7 @@ class Verifier:
     ) -> None:
         self._source = source
         self._tree = source.tree
-        self._ask = ask
+        self._questions = Questions(ask, lambda: source.outbox.last)
         self._tell = tell
         self._told = 0.0
         self._began = time.monotonic()
@@ -247,14 +248,8 @@ class Verifier:
         return self._visible(volume, path, entries)
 
     def _theirs(self, volume: int, path: bytes) -> dict[bytes, Entry]:
-        entries: dict[bytes, Entry] = {}
-        whole, last = False, b""
         try:
-            while not whole:
-                answer = self._question("list", volume, path, **{"from": last.hex()})
-                page = {bytes.fromhex(name): entry for name, entry in answer["entries"].items()}
-                entries |= page
-                whole, last = bool(answer["whole"]) or not page, max(page, default=last)
+            entries = self._questions.entries(volume, path)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         return self._visible(volume, path, entries)
@@ -330,10 +325,9 @@ class Verifier:
 
     def _hashes(self, volume: int, path: bytes, first: int, count: int) -> list[str]:
         try:
-            blocks: list[str] = self._question("hash", volume, path, first=first, count=count)["blocks"]
+            return self._questions.blocks(volume, path, first, count)
         except OSError:
             return []
-        return blocks
 
     # --- the second look -----------------------------------------------------------------------------------
 
@@ -368,14 +362,9 @@ class Verifier:
 
     def _look_there(self, volume: int, path: bytes) -> Entry | None:
         try:
-            entry: Entry = self._question("describe", volume, path)["entry"]
+            return self._questions.describe(volume, path)
         except OSError:
             return None
-        return entry
-
-    def _question(self, do: str, volume: int, path: bytes, **more: Any) -> dict[str, Any]:
-        request = {"do": do, "volume": volume, "path": path.hex(), "after": self._source.outbox.last, **more}
-        return self._ask(request)
 
 
 def _round_down(percent: float) -> float:

@@ -16,6 +16,11 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._starting = threading.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How much was given that nobody has begun."""
+        return self._work.qsize()
+
     def put(self, work: Callable[[], None]) -> None:
         """`work` raises nothing: there is nobody to hear of it."""
         if not self._threads:

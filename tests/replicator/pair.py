@@ -22,6 +22,7 @@ from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs, History
 from orchestrator.replicator.places import place_at
 from orchestrator.replicator.stream import Primary
+from orchestrator.replicator.trees import Excluded, nothing_excluded
 from orchestrator.setup.ca import Issued, issue, make_authority
 
 CLUSTER, MODULE = ClusterName("shop"), ModuleName("db")
@@ -297,10 +298,12 @@ class Pair:
         self.follower.follow(following)
         return self.follower
 
-    def start_primary(self, serving: Record, node: NodeName = PARIS) -> Primary:
+    def start_primary(
+        self, serving: Record, node: NodeName = PARIS, excluded: Excluded = nothing_excluded
+    ) -> Primary:
         history, logs = self.state(node)
         self.live = LiveTree(self.trees[node])
-        self.primary = Primary(self.settings(node), history, logs, self.tell)
+        self.primary = Primary(self.settings(node), history, logs, self.tell, excluded)
         self.primary.serve_tree(self.live, 1)
         self.live.outlet = self.primary
         self.primary.take_reign(serving)
