@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +43,12 @@ class Bare:
         """`CODE text` of each."""
         done = self.cluster.hafarm(node, "events", "-o", "tsv")
         return ["  ".join(line.split("\t")[-2:]) for line in done.stdout.splitlines()[1:]]
+
+    def kill_replicator(self, node: str) -> None:
+        """Keeper and replicator at once: the gate's life is over."""
+        machine = self.cluster.machines[node]
+        for pid in machine.pids("orchestrator.replicator"):
+            os.kill(pid, signal.SIGKILL)
 
     def begin(self) -> None:
         """The very first start, until both are in sync."""
