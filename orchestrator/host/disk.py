@@ -26,8 +26,8 @@ HERE: Final = -100
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 
-_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ESHUTDOWN, 117})
-# 117: EUCLEAN, which ext4 and XFS answer when their own structures are damaged.
+_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ESHUTDOWN, errno.EBADMSG, 117})
+# What ext4 and XFS answer when their own structures are damaged: EBADMSG for a wrong checksum, 117 (EUCLEAN).
 
 
 class SyncFailed(OSError):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.chaos.campaign import Campaign, Report
 from tests.chaos.cuts import campaign as cuts
+from tests.chaos.cuts.found import Findings
 from tests.chaos.faults import KINDS
 from tests.chaos.postgres import Postgres
 from tests.chaos.rig import rig
@@ -102,11 +103,11 @@ def power_cuts(asked: argparse.Namespace) -> int:
         signal.signal(number, _interrupt)
     print(f"seed {seed}; --seed {seed} repeats the cuts", flush=True)
     leftovers.mark()
+    found = Findings()
     try:
-        found = cuts.run(seed, asked.count, _tell)
+        cuts.run(seed, asked.count, found, _tell)
     except KeyboardInterrupt:
         print("interrupted; everything was cleaned up")
-        return 130
     cuts.describe(found, print)
     left = leftovers.left()
     print(f"left on this machine: {left}" if left else "nothing of the run is left on this machine")

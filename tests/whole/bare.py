@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Bare:
         """Keeper and replicator at once: the gate's life is over."""
         machine = self.cluster.machines[node]
         for pid in machine.pids("orchestrator.replicator"):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it does not outlive its keeper
+                os.kill(pid, signal.SIGKILL)
 
     def begin(self) -> None:
         """The very first start, until both are in sync."""

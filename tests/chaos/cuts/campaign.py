@@ -51,14 +51,13 @@ def images() -> Iterator[Images]:
                 path.unlink()
 
 
-def run(seed: int, count: int, tell: Tell) -> Findings:
-    """So many cuts, over both file systems by turns."""
+def run(seed: int, count: int, found: Findings, tell: Tell) -> None:
+    """So many cuts, over both file systems by turns; what is found by then is there also after an interrupt."""
     enter_private_mounts()
-    found = Findings()
     with images() as empty:
         for kind, plans in _shares(seed):
             if found.cuts >= count or found.wrong >= BROKEN_MAX:
-                return found
+                return
             begun, before = time.monotonic(), found.cuts
             one(empty, kind, plans, random.Random(seed + found.cuts), found, count=count, tell=tell)
             each_s = (time.monotonic() - begun) / max(found.cuts - before, 1)
@@ -157,7 +156,9 @@ def describe(found: Findings, tell: Tell) -> None:
         tell(f"  {step.during:<10} {step.node:<8} {step.name:<28} {found.steps[step.name]:4}")
     tell(f"cuts {found.cuts}: " + ", ".join(f"{name} {number}" for name, number in sorted(found.of.items())))
     tell(f"acknowledged {found.acknowledged}, lost {found.lost}")
-    tell(f"copies of a part {found.copies}, of everything {sum(found.fulls.values())}")
+    tell(
+        f"copies of a part {found.copies} (cold files read: {found.cold}), of everything {sum(found.fulls.values())}"
+    )
     for why, number in found.fulls.most_common():
         tell(f"  {number} x {why}")
     for name in CHECKS:

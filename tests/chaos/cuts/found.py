@@ -34,6 +34,8 @@ class Findings:
     """Copies that compared everything, by the reason that was told."""
     copies: int = 0
     """Copies that looked at a part."""
+    cold: int = 0
+    """Files that these read and nobody had changed."""
     held: Counter[str] = field(default_factory=Counter)
     broken: dict[str, list[str]] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ class Findings:
             "of": dict(sorted(self.of.items())),
             "steps": {step.name: self.steps[step.name] for step in STEPS},
             "copies": self.copies,
+            "cold": self.cold,
             "full": dict(self.fulls),
             "checks": [
                 {

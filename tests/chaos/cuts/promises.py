@@ -47,6 +47,8 @@ class Blocks:
     owner: int
     count: int
     tried: list[int] = field(default_factory=list)
+    written: list[int] = field(default_factory=list)
+    """What the file system took; a sync speaks of that, and not of what was tried in vain."""
     base: list[int] = field(default_factory=list)
     """What was there when it was looked at last, on a disk."""
     told: list[tuple[int, int, int]] = field(default_factory=list)
@@ -54,10 +56,11 @@ class Blocks:
 
     def __post_init__(self) -> None:
         self.tried = [0] * self.count
+        self.written = [0] * self.count
         self.base = [0] * self.count
 
     def acknowledged(self, at: int) -> None:
-        self.told.append((time.monotonic_ns(), at, self.tried[at]))
+        self.told.append((time.monotonic_ns(), at, self.written[at]))
 
     def missing(self, root: Path, before_ns: float) -> list[str]:
         """What was acknowledged before this moment and is not there; also what nobody wrote."""
@@ -74,6 +77,7 @@ class Blocks:
     def rebase(self, root: Path) -> None:
         """It is on a disk now, told or not."""
         self.base, self.told = self._found(root), []
+        self.written = list(self.base)
         self.tried = [max(pair) for pair in zip(self.base, self.tried, strict=True)]
 
     def _found(self, root: Path) -> list[int]:

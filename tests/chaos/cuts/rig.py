@@ -16,6 +16,7 @@ from typing import Final
 
 from orchestrator.mirror import differ
 from orchestrator.setup.ca import make_authority
+from orchestrator.replicator.ops import FRESH_RUN
 from tests.chaos import trees
 from tests.chaos.cuts.found import EDITS, EQUAL, FELT, HALF, LOOKED, SOUND, Findings
 from tests.chaos.cuts.node import Node, Refused, Stem, Struck
@@ -30,9 +31,11 @@ from tests.support.leftovers import remember
 from tests.support.waiting import eventually
 
 NAMES: Final = ("paris", "lyon")
-COLD: Final = tuple(f"cold{number}" for number in range(40))
+COLD: Final = tuple(f"cold/{number}" for number in range(400))
 """Files that nobody writes after the beginning: no resync has a reason to read them."""
-COLD_BYTES: Final = 50_000
+COLD_BYTES: Final = 1_000
+COLD_READ_MAX: Final = FRESH_RUN + 16
+"""But those whose inode numbers follow that of a new file: their entries became durable with its own."""
 REFUSALS_MAX: Final = 5
 """A joiner that was ready may not be any more; so often in a row it is not."""
 SOUND_EVERY: Final = 25
@@ -81,13 +84,16 @@ class Rig:
         for node in self.nodes:
             node.disk.mount()
             node.plain.mkdir()
+        (paris.plain / "cold").mkdir()
         for name in COLD:
             (paris.plain / name).write_bytes(self.chance.randbytes(COLD_BYTES))
         for node in self.nodes:
             node.disk.unmount()
             self._power_on(node)
-        self._take_role(paris)
-        self._join(lyon)
+        self._take(paris, [paris.name])
+        self.primary = paris
+        self._join(lyon)  # before anything is written: what is cold has the lowest inode numbers on both
+        self.writers.start(paris.tree)
         for node in self.nodes:
             eventually(lambda node=node: not self._is_logged(node), 30)  # type: ignore[misc]
 
@@ -120,7 +126,8 @@ class Rig:
         self.plan = None
         if self.primary in struck:
             self.primary = None
-            early = [why for when, why in self.writers.stop() if when < at_ns]
+            ends = [(at_ns - when, why) for when, why in self.writers.stop()]
+            early = [f"{why}, {ns / 1e6:.3f} ms before it" for ns, why in ends if ns > 0]
             self.found.check(FELT, "; ".join(early))
 
     def _role_of(self, struck: list[Node]) -> str:
@@ -230,8 +237,10 @@ class Rig:
             self.found.check(LOOKED, "" if why else "everything was compared, and nobody said why")
             return
         self.found.copies += 1
-        read = sum(self._cold_read()[path] != at for path, at in before.items())
-        self.found.check(LOOKED, f"{read} cold files were read" if read else "")
+        now = self._cold_read()
+        read = len({path.name for path, at in before.items() if now[path] != at})
+        self.found.cold += read
+        self.found.check(LOOKED, f"{read} cold files were read" if read > COLD_READ_MAX else "")
 
     def _cold_read(self) -> dict[Path, int]:
         """When each cold file was read last, on both nodes: the file systems keep strict times."""
@@ -266,7 +275,7 @@ class Rig:
             _write_durably(primary.tree / "marker")
             self.found.check(EQUAL, "; ".join(trees.differences(primary.plain, joiner.plain))[:500])
             self.found.missing(self.writers.missing(primary.plain, float("inf")))
-        self.found.check(FELT, "; ".join(why for _, why in self.writers.ends()))
+        self.found.check(FELT, "; ".join(f"{why}, while nobody was cut" for _, why in self.writers.ends()))
         for node in (primary, joiner):
             status = node.agent.ask("status")
             self.found.check(EDITS, f"{node.name}: {status['edited']}" if status["edited"] else "")

@@ -128,6 +128,7 @@ class Writer:
     def _put(self, fd: int, at: int) -> None:
         self.blocks.tried[at] += 1
         os.pwrite(fd, filled(self.blocks.owner, self.blocks.tried[at]), at * BLOCK)
+        self.blocks.written[at] = self.blocks.tried[at]
 
     def _overwrite(self) -> None:
         """fsync: what was written before, by whomever, is durable too."""
@@ -167,6 +168,7 @@ class Writer:
             os.pwrite(fd, filled(self.config.owner, self.config.tried[0]), 0)
             os.fsync(fd)
         os.rename(self._root / draft, self._root / self.config.name)
+        self.config.written[0] = self.config.tried[0]
         self._sync_folder("")
         self.acknowledged += 1
         self.config.acknowledged(0)
@@ -279,12 +281,15 @@ class Writers:
             writer.start(root)
 
     def stop(self) -> list[tuple[int, str]]:
-        """Each one's end that it did not choose."""
+        """Each one's end that it did not choose, told once."""
         for writer in self._each:
             writer.stop()
         for writer in self._each:
             writer.join()
-        return [writer.ended for writer in self._each if writer.ended is not None]
+        found = self.ends()
+        for writer in self._each:
+            writer.ended = None
+        return found
 
     @contextmanager
     def paused(self) -> Iterator[None]:
