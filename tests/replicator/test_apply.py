@@ -274,3 +274,20 @@ def test_random_operations_give_the_same_tree_as_the_system_calls(applier: Appli
         {p.name: (p.read_bytes(), p.stat().st_nlink) for p in place.iterdir()} for place in (twin, tree)
     ]
     assert pictures[0] == pictures[1]
+
+
+def test_what_loses_one_of_its_names_is_noted_as_its_time_of_change_moves_on(
+    applier: Applier, tree: Path
+) -> None:
+    """After a crash it would be taken for an edit from outside."""
+    applier.apply(ops.Create(0, 2, 1, b"f", stat.S_IFREG | 0o640, 0, 0, 0), 1)
+    applier.apply(ops.Link(0, 2, 1, b"n"), 2)
+    notes = applier._log
+    assert isinstance(notes, Notes)
+    notes.keys.clear()
+    applier.apply(ops.Unlink(0, 1, b"n"), 3)
+    assert (tree / "f").stat().st_ino in {key[1] for key in notes.keys}
+    notes.keys.clear()
+    inode = (tree / "f").stat().st_ino
+    applier.apply(ops.Unlink(0, 1, b"f"), 4)
+    assert inode not in {key[1] for key in notes.keys}, "nothing is left of it"

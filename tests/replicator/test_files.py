@@ -196,6 +196,16 @@ def test_a_log_that_its_disk_does_not_take_costs_the_role_and_a_closed_gate_does
     assert mounted.files.failed
 
 
+def test_what_loses_one_of_its_names_is_noted_as_its_time_of_change_moves_on(mounted: Mounted) -> None:
+    """After a crash it would be taken for an edit from outside."""
+    (mounted.tree / "a").write_bytes(b"x")
+    os.link(mounted.tree / "a", mounted.tree / "b")
+    inode = os.stat(mounted.plain / "a").st_ino
+    mounted.outlet.keys.clear()
+    os.unlink(mounted.tree / "b")
+    assert inode in {key[1] for key in mounted.outlet.keys}
+
+
 def test_an_o_sync_write_is_a_durable_point(mounted: Mounted) -> None:
     fd = os.open(mounted.tree / "log", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
     os.write(fd, b"commit")

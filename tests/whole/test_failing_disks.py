@@ -40,6 +40,19 @@ while True:
 """Writes a growing number durably until it cannot."""
 
 
+MANY = """
+import errno, os, sys
+for number in range(200):
+    try:
+        with open(f"{sys.argv[1]}/big{number}", "wb", buffering=0) as file:
+            file.write(bytes(100_000))
+            os.fsync(file.fileno())
+    except OSError as fault:
+        print(errno.errorcode[fault.errno])
+"""
+"""New files until every one of them has met the full disk; each that could be made notes something."""
+
+
 class Writer:
     """An application on a node, and what it was told."""
 
@@ -196,8 +209,8 @@ def test_full_disks_on_both_nodes_are_an_answer_and_cost_no_role() -> None:
         epoch = found.module(first)["record"]["epoch"]
         for node in (first, second):
             fill(found, node)
-        for number in range(40):
-            assert not write(found, first, f"big{number}", "x", 100_000)
+        made = found.cluster.machines[first].call("python3", "-c", MANY, str(found.cluster.data))
+        assert made.stdout.split() == ["ENOSPC"] * 200, made
         assert read(found, first, "one") == "before"
         for node in (first, second):
             free(found, node)

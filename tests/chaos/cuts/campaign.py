@@ -52,7 +52,7 @@ def images() -> Iterator[Images]:
 
 
 def run(seed: int, count: int, found: Findings, tell: Tell) -> None:
-    """So many cuts, over both file systems by turns; what is found by then is there also after an interrupt."""
+    """So many cuts, over both file systems by turns; an interrupt leaves what is found by then."""
     enter_private_mounts()
     with images() as empty:
         for kind, plans in _shares(seed):
@@ -156,9 +156,8 @@ def describe(found: Findings, tell: Tell) -> None:
         tell(f"  {step.during:<10} {step.node:<8} {step.name:<28} {found.steps[step.name]:4}")
     tell(f"cuts {found.cuts}: " + ", ".join(f"{name} {number}" for name, number in sorted(found.of.items())))
     tell(f"acknowledged {found.acknowledged}, lost {found.lost}")
-    tell(
-        f"copies of a part {found.copies} (cold files read: {found.cold}), of everything {sum(found.fulls.values())}"
-    )
+    tell(f"copies of a part {found.copies}, which read {found.cold} cold files")
+    tell(f"copies of everything {sum(found.fulls.values())}")
     for why, number in found.fulls.most_common():
         tell(f"  {number} x {why}")
     for name in CHECKS:

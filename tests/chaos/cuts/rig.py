@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.mirror import differ
-from orchestrator.setup.ca import make_authority
 from orchestrator.replicator.ops import FRESH_RUN
+from orchestrator.setup.ca import make_authority
 from tests.chaos import trees
 from tests.chaos.cuts.found import EDITS, EQUAL, FELT, HALF, LOOKED, SOUND, Findings
 from tests.chaos.cuts.node import Node, Refused, Stem, Struck
