@@ -347,6 +347,7 @@ class Applier:
 
     def _with_other_names(self, op: ops.Unlink | Remove) -> list[Key]:
         """What loses this name and stays under others: its time of change would be nobody's."""
+        disk.check_name(op.name)
         try:
             status = os.stat(op.name, dir_fd=self.objects.get(op.volume, op.parent), follow_symlinks=False)
         except FileNotFoundError:

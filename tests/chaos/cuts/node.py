@@ -151,8 +151,8 @@ class Node:
         self._boots = 0
         self.agent: Line
 
-    def power_on(self, stem: Stem, trigger: Trigger, look: Callable[[], None], canary: str) -> None:
-        """An empty /run, the disk as the journal has it, and both processes."""
+    def power_on(self, stem: Stem, trigger: Trigger, look: Callable[[], None], canary: str) -> Message:
+        """An empty /run, the disk as the journal has it, and both processes; what they say of themselves."""
         self._boots += 1
         shutil.rmtree(self.base / "run", ignore_errors=True)
         booted_ns = time.time_ns()
@@ -161,7 +161,14 @@ class Node:
         pids = stem.ask(do="start", boot=self._boots, booted_at_ns=booted_ns, **asked)
         trigger.processes(self.number, pids["keeper"], pids["replicator"])
         self.up = True
-        self.agent = self._dial(pids["replicator"], look)
+        try:
+            self.agent = self._dial(pids["replicator"], look)
+            status = self.agent.ask("status")
+        except BaseException:
+            self.power_off(stem, trigger)  # the other node's cut fell meanwhile: nobody knows this life yet
+            raise
+        self.life = status["life"]
+        return status
 
     def _dial(self, replicator: int, look: Callable[[], None]) -> Line:
         end = time.monotonic() + PATIENCE_S

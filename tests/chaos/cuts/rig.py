@@ -168,9 +168,7 @@ class Rig:
             node.disk.mount()
             node.disk.unmount()
             self.found.check(SOUND, node.disk.faults())
-        node.power_on(self.stem, self.trigger, self.look, self.canary)
-        status = node.agent.ask("status")
-        node.life = status["life"]
+        status = node.power_on(self.stem, self.trigger, self.look, self.canary)
         if node.half:
             told = (
                 "" if status["inconsistent"] else f"cut at {node.half!r}, {node.name} says that it is whole"
