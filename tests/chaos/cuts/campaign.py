@@ -157,6 +157,7 @@ def describe(found: Findings, tell: Tell) -> None:
     tell(f"cuts {found.cuts}: " + ", ".join(f"{name} {number}" for name, number in sorted(found.of.items())))
     tell(f"acknowledged {found.acknowledged}, lost {found.lost}")
     tell(f"copies of a part {found.copies}, which read {found.cold} cold files")
+    tell(f"starts that took what was made in the moment of the cut for an edit: {found.young}")
     tell(f"copies of everything {sum(found.fulls.values())}")
     for why, number in found.fulls.most_common():
         tell(f"  {number} x {why}")

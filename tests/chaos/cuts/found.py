@@ -13,7 +13,7 @@ EQUAL: Final = "after a resync both disks hold the same tree"
 HALF: Final = "a copy that was half says so after the cut"
 LOOKED: Final = "a resync looks at what is hot or changed, or says why at everything"
 FELT: Final = "no application feels a cut of another node than its own"
-EDITS: Final = "nothing is taken for an edit from outside"
+EDITS: Final = "nothing older than the moment of the cut is taken for an edit from outside"
 SOUND: Final = "the file system's own checker finds it sound"
 BACK: Final = "service and redundancy come back after each cut"
 CHECKS: Final = (MISSING, EQUAL, HALF, LOOKED, FELT, EDITS, SOUND, BACK)
@@ -34,6 +34,8 @@ class Findings:
     """Copies that compared everything, by the reason that was told."""
     copies: int = 0
     """Copies that looked at a part."""
+    young: int = 0
+    """Starts that took for an edit what was made in the moment of the cut."""
     cold: int = 0
     """Files that these read and nobody had changed."""
     held: Counter[str] = field(default_factory=Counter)
@@ -77,6 +79,7 @@ class Findings:
             "steps": {step.name: self.steps[step.name] for step in STEPS},
             "copies": self.copies,
             "cold": self.cold,
+            "young": self.young,
             "full": dict(self.fulls),
             "checks": [
                 {

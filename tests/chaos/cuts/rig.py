@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from orchestrator.host import disk
 from orchestrator.mirror import differ
 from orchestrator.replicator.ops import FRESH_RUN
 from orchestrator.setup.ca import make_authority
@@ -38,6 +39,8 @@ COLD_READ_MAX: Final = FRESH_RUN + 16
 """But those whose inode numbers follow that of a new file: their entries became durable with its own."""
 REFUSALS_MAX: Final = 5
 """A joiner that was ready may not be any more; so often in a row it is not."""
+YOUNG_S: Final = 0.1
+"""The entry of a new object is durable a moment after it was made: cut between, it is taken for an edit."""
 SOUND_EVERY: Final = 25
 """Starts between two looks of the file system's own checker."""
 
@@ -169,12 +172,26 @@ class Rig:
             node.disk.unmount()
             self.found.check(SOUND, node.disk.faults())
         status = node.power_on(self.stem, self.trigger, self.look, self.canary)
+        self._judge_edits(node)
         if node.half:
             told = (
                 "" if status["inconsistent"] else f"cut at {node.half!r}, {node.name} says that it is whole"
             )
             self.found.check(HALF, told)
             node.half = ""
+
+    def _judge_edits(self, node: Node) -> None:
+        """What its look found: nobody edits here, so it is a mistake."""
+        while (status := node.agent.ask("status"))["checking"]:
+            self.look()
+        if not status["edited"]:
+            return self.found.check(EDITS, "")
+        since_s = (node.cut_ns or time.monotonic_ns()) / 1e9 - YOUNG_S - time.monotonic() + time.time()
+        old = [name for name in status["edited"]["names"] if _born_at(node, name) < since_s]
+        self.found.young += not old
+        self.found.check(EDITS, f"{node.name}: {old}" if old else "")
+        node.agent.ask("edits_told")
+        return None
 
     def _take_role(self, heir: Node) -> None:
         if heir.agent.ask("status")["record"] is not None and self.chance.random() < 0.5:
@@ -274,10 +291,6 @@ class Rig:
             self.found.check(EQUAL, "; ".join(trees.differences(primary.plain, joiner.plain))[:500])
             self.found.missing(self.writers.missing(primary.plain, float("inf")))
         self.found.check(FELT, "; ".join(f"{why}, while nobody was cut" for _, why in self.writers.ends()))
-        for node in (primary, joiner):
-            status = node.agent.ask("status")
-            self.found.check(EDITS, f"{node.name}: {status['edited']}" if status["edited"] else "")
-            node.agent.ask("edits_told")
 
     def end(self) -> None:
         """Nothing stays, whatever state it is in."""
@@ -310,6 +323,16 @@ def _write_durably(path: Path) -> None:
         raise Stuck(f"a durable write has no answer after {TURN_S} s")
     if faults:
         raise faults[0]
+
+
+def _born_at(node: Node, name: str) -> float:
+    """When the object of this name, as a finding gives it, was made; seconds since the epoch."""
+    folder, _, last = name.partition(":")[2].rpartition("/")
+    above = os.open(node.plain / folder, os.O_PATH)
+    try:
+        return disk.birth_time(above, os.fsencode(last)) or 0.0
+    finally:
+        os.close(above)
 
 
 class Images:
