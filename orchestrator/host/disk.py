@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import struct
+from collections.abc import Callable
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,13 +28,17 @@ FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 ALLOCATE_MODES: Final = frozenset({0, 1, 3, 16, 17})
 """Those of fallocate(2) that the kernel passes to a FUSE file system."""
 
-_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ESHUTDOWN, 117})
-# 117: EUCLEAN, which ext4 and XFS answer when their own structures are damaged.
+_FAULTS: Final = frozenset({errno.EIO, errno.EROFS, errno.ESHUTDOWN, errno.EBADMSG, 117})
+# What ext4 and XFS answer when their own structures are damaged: EBADMSG for a wrong checksum, 117 (EUCLEAN).
 
 
-def is_disk_fault(fault: OSError) -> bool:
+class SyncFailed(OSError):
+    """What was to be on the disk is lost, whatever the number: a later sync that succeeds proves nothing."""
+
+
+def is_disk_fault(fault: BaseException | None) -> bool:
     """True when this error means that the disk or its file system failed; a full disk is an answer."""
-    return fault.errno in _FAULTS
+    return isinstance(fault, SyncFailed) or (isinstance(fault, OSError) and fault.errno in _FAULTS)
 
 
 def _check(result: int) -> int:
@@ -145,15 +150,48 @@ def begin_write_back(fd: int) -> None:
     _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
+def fsync(fd: int) -> None:
+    """fsync(2); SyncFailed where the kernel could not write: it says so once, then takes it for written."""
+    _synced(os.fsync, fd)
+
+
+def fdatasync(fd: int) -> None:
+    """fdatasync(2), in the same way."""
+    _synced(os.fdatasync, fd)
+
+
 def sync_filesystem(fd: int) -> None:
-    """syncfs(2), through a descriptor that is not O_PATH: the file system is on its disk, or an error."""
-    _check(_libc.syncfs(fd))
+    """syncfs(2), through a descriptor that is not O_PATH, in the same way: all of it is on its disk."""
+    _synced(lambda fd: _check(_libc.syncfs(fd)), fd)
 
 
+def _synced(sync: Callable[[int], object], fd: int) -> None:
+    try:
+        sync(fd)
+    except OSError as fault:
+        if fault.errno == errno.EINVAL:
+            raise  # a kind of file that cannot be synced
+        raise SyncFailed(fault.errno or errno.EIO, fault.strerror) from fault
+
+
+_STATX_MNT_ID: Final = 0x1000
+_STATX_MNT_ID_UNIQUE: Final = 0x4000  # Linux 6.8
+_MNT_ID_AT: Final = 0x90
 _STATX_BTIME: Final = 0x800
 _STATX_BYTES: Final = 256
 _BTIME_AT: Final = 0x50  # of stx_btime in struct statx: seconds (64 bits), nanoseconds (32)
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
+
+
+def mount_of(fd: int) -> list[int]:
+    """What tells this mount from any other, an earlier one of the same file system too.
+
+    Before Linux 6.8 a later mount may have the number again, and is then taken for the same.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    _check(_libc.statx(fd, b"", AT_EMPTY_PATH, _STATX_MNT_ID | _STATX_MNT_ID_UNIQUE, buffer))
+    mask: int = struct.unpack_from("<I", buffer)[0]
+    return [mask & (_STATX_MNT_ID | _STATX_MNT_ID_UNIQUE), struct.unpack_from("<Q", buffer, _MNT_ID_AT)[0]]
 
 
 def birth_time(directory: int, name: bytes) -> float | None:
@@ -171,7 +209,7 @@ def sync_directory(fd: int) -> None:
     """Make the names in the directory behind an O_PATH descriptor durable."""
     real = reopen(fd, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(real)
+        fsync(real)
     finally:
         os.close(real)
 

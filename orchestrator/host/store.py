@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from orchestrator.host import disk
 from orchestrator.model.errors import CorruptState, StoreFailed
 
 VERSION: Final = 1
@@ -29,7 +30,7 @@ def write_durable(path: str, data: bytes, mode: int = 0o600) -> None:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             _write_all(fd, data)
-            os.fsync(fd)
+            disk.fsync(fd)
         finally:
             os.close(fd)
         os.rename(draft, path)
@@ -50,7 +51,7 @@ def sync_directory(folder: str) -> None:
     """Make the names in a directory durable."""
     fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        disk.fsync(fd)
     finally:
         os.close(fd)
 
@@ -109,7 +110,7 @@ class JsonFile:
             try:
                 first, then = (size, 0) if self._synced == 0 else (0, size)
                 _overwrite_at(fd, copy, first)
-                os.fdatasync(fd)
+                disk.fdatasync(fd)
                 _overwrite_at(fd, copy, then)
             finally:
                 os.close(fd)
@@ -137,7 +138,7 @@ class JsonFile:
             # For writing too: what was written and never synced is believed only once it is durable.
             fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                os.fdatasync(fd)
+                disk.fdatasync(fd)
                 data = os.read(fd, FILE_BYTES_MAX + 1)
             finally:
                 os.close(fd)

@@ -12,8 +12,9 @@ _NOTHING: Final = "Nothing: this is told so that the log is complete."
 COPIES: Final[Mapping[str, Code]] = {
     "HF4001": Code(
         "volume failed",
-        "The replicated directory cannot be served here: the disk failed or is full, or the mount is gone.",
-        "Repair the disk, then `hafarm start MODULE --node NODE`.",
+        "The replicated directory cannot be served here: its disk failed, or the mount is gone. This node "
+        "left its role and follows nobody on that disk, as memory may hold what the disk has not.",
+        "`hafarm stop MODULE --node NODE`, repair the disk and mount it anew, then `hafarm start`; or boot.",
     ),
     "HF4002": Code(
         "replicator is gone",

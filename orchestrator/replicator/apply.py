@@ -363,10 +363,23 @@ class Applier:
             case ops.Link():
                 linked = ops.whole_key(volume, os.fstat(self.objects.get(volume, op.id)))
                 return [self.objects.key(volume, op.parent, ops.NAMES), linked]
-            case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Unlink() | ops.Rmdir() | Remove():
+            case ops.Unlink() | Remove():
+                return [self.objects.key(volume, op.parent, ops.NAMES), *self._with_other_names(op)]
+            case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Rmdir():
                 return [self.objects.key(volume, op.parent, ops.NAMES)]
             case _:
                 return []
+
+    def _with_other_names(self, op: ops.Unlink | Remove) -> list[Key]:
+        """What loses this name and stays under others: its time of change would be nobody's."""
+        disk.check_name(op.name)
+        try:
+            status = os.stat(op.name, dir_fd=self.objects.get(op.volume, op.parent), follow_symlinks=False)
+        except FileNotFoundError:
+            return []
+        if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+            return []
+        return [(op.volume, status.st_ino, ops.ATTRIBUTES, 0)]
 
     def _place_of(self, op: Sent, volume: int, inode: int) -> Place | None:
         """Where an object is that this operation is about to change."""
@@ -464,9 +477,9 @@ def _sync_all(fds: list[int], data_only: bool) -> None:
     try:
         for number, fd in enumerate(fds):
             if data_only and number == 0:
-                os.fdatasync(fd)
+                disk.fdatasync(fd)
             else:
-                os.fsync(fd)
+                disk.fsync(fd)
     finally:
         _close_all(fds)
 

@@ -48,7 +48,7 @@ class Files(ExtendedAttributes):
         super().__init__(number, root, table, outlet, choice, writeback)
         self._add_root()
         self._session = Session(
-            device, self._handlers(), Wishes(writeback), self._started, table.keep, self._begun
+            device, self._handlers(), Wishes(writeback), self._started, table.keep, self._begun, self.fault
         )
         self._device = device
         self._ended = threading.Event()
@@ -129,6 +129,7 @@ class Files(ExtendedAttributes):
     def start(self, mode: Mode = Mode.READ_ONLY) -> None:
         """Serve in this mode; mount if no earlier process of this keeper did."""
         resume = self.resumes
+        self.has_served = resume  # for all that is known
         self.mode = mode
         self.start_syncers()
         if resume:
@@ -162,6 +163,7 @@ class Files(ExtendedAttributes):
     def open_writes(self) -> None:
         """Let changes in, at once."""
         assert not self.failed
+        self.has_served = True
         self.mode = Mode.OPEN
 
     def close_writes(self) -> None:
@@ -215,11 +217,8 @@ class Files(ExtendedAttributes):
         parent = self.node(number)
         with self.names, parent as fd:
             self.check_open(caller, parent)
-            try:
-                with disk.Acting(caller.uid, caller.gid):
-                    own = os.open(disk.path_of(fd), how, mode & 0o7777)
-            except OSError as fault:
-                raise self.fault(fault) from fault
+            with disk.Acting(caller.uid, caller.gid):
+                own = os.open(disk.path_of(fd), how, mode & 0o7777)
             try:
                 status = os.fstat(own)
                 node = self.table.add(disk.handle_of(own, b""), status.st_ino, stat.S_IFREG, True)

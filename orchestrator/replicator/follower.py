@@ -104,6 +104,7 @@ class Follower:
         self.keeping = threading.Lock()
         """Held while a position is written."""
         self._record: Record | None = None
+        self._given_up = False
         self._admitted = threading.Condition()
         self._door = threading.Lock()
         """Held while one of the next two changes."""
@@ -137,7 +138,7 @@ class Follower:
     def admit(self, record: Record) -> None:
         """The epoch is durable at the agent: go on under this record."""
         with self._admitted:
-            if self._record is None or record.epoch >= self._record.epoch:
+            if not self._given_up and (self._record is None or record.epoch >= self._record.epoch):
                 self._record = record
             self._admitted.notify_all()
 
@@ -169,6 +170,12 @@ class Follower:
         self.interrupt()
         self.stream = ""
         self._let_go()
+
+    def give_up(self) -> None:
+        """This disk failed: nobody is followed any more, whoever is admitted."""
+        with self._admitted:
+            self._given_up = True
+        self.stop_following()
 
     def _let_go(self) -> None:
         """Close the files of a stream that is over; whoever comes last, as the gate waits for no thread."""

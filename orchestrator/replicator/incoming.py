@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from orchestrator.host import disk
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, Frame, Kind, WireFault, believed
 from orchestrator.mirror.lineage import Position, Standing
@@ -83,6 +84,7 @@ class Session:
         self._ended = threading.Event()
         self._abandoned = False
         self._failure: tuple[int, str] | None = None
+        self._disk_failed = False
         self._stream = ""
         self._begins_copy = False
         """The next frame has to be the beginning of a copy."""
@@ -269,7 +271,7 @@ class Session:
                     self._flushed(sequence, obeyed, min(theirs, sequence))
                 points.done(sequence)
             except OSError as fault:
-                self._failure = (fault.errno or errno.EIO, str(fault))
+                self._broke(fault, fault.errno or errno.EIO, str(fault))
             with receiver.progress:
                 self._syncing -= 1
                 receiver.progress.notify_all()
@@ -298,7 +300,7 @@ class Session:
                     # Not this position: the primary's own disk may be behind it, and an entry needs both.
                     receiver.logs.of[self._record.primary].confirmed(Position(self._stream, theirs))
                 except (OSError, HafarmError) as fault:
-                    self._failure = (errno.EIO, str(fault))
+                    self._broke(fault, errno.EIO, str(fault))
                     return
             receiver.flushed = max(receiver.flushed, sequence)
             receiver.on_disk = max(receiver.on_disk or 0, obeyed)
@@ -441,17 +443,25 @@ class Session:
 
     def _fail(self, fault: HafarmError) -> None:
         if isinstance(fault, ApplyFailed) and self._failure is None:
-            self._failure = (fault.number, str(fault))
+            self._broke(fault, fault.number, str(fault))
             self._untold.set()
+
+    def _broke(self, fault: Exception, number: int, why: str) -> None:
+        """This copy goes no further; the first reason is told."""
+        if disk.is_disk_fault(fault) or disk.is_disk_fault(fault.__cause__):
+            self._disk_failed = True
+        self._failure = self._failure or (number, why)
 
     def _send_failure(self, number: int, why: str) -> None:
         receiver = self._receiver
-        if number in (errno.EIO, errno.EROFS):
-            receiver.tell({"event": "volume_failed", "why": why})
         # What failed half-way is not repeated by a resume: this copy begins anew.
         with receiver.progress:
             receiver.stream = ""
-        self._back.send(_failure_frame(number, why), 1.0)
+        try:
+            self._back.send(_failure_frame(number, why), 1.0)
+        finally:
+            if self._disk_failed:  # told afterwards: it ends the connection
+                receiver.tell({"event": "volume_failed", "why": why})
         self._ended.wait(1.0)  # the primary reads it, then ends the session
 
     def _finish(self, helpers: list[threading.Thread], why: str) -> None:

@@ -16,10 +16,11 @@ from orchestrator.host.fuse import mount
 from orchestrator.host.realtime import become_prompt
 from orchestrator.model.config import UNFIT_FILE_SYSTEMS
 from orchestrator.model.errors import HafarmError, Unsupported
-from orchestrator.replicator import sentinel, watch
+from orchestrator.replicator import failed, sentinel, watch
 from orchestrator.replicator.settings import Settings, load
 
 ELSEWHERE = "replicate a directory on a local ext4 or xfs"
+REPAIR = "repair the disk, and mount it anew while the module is stopped here, or boot"
 
 
 @dataclass(eq=False)
@@ -41,8 +42,10 @@ def main() -> int:
     try:
         settings = load(path)
         lock = _only_one(settings)
-        held = [_hold(volume.path, volume.journal) for volume in settings.volumes]
+        run = Path(settings.socket).parent
+        held = [_hold(volume.path, volume.journal, run) for volume in settings.volumes]
         sentinel.check_known(settings, [root for _, root, _ in held])
+        failed.forget(run)
     except (HafarmError, OSError) as fault:
         code = f"{fault.code}: " if isinstance(fault, HafarmError) else ""
         print(f"{code}{fault}", file=sys.stderr)
@@ -84,7 +87,7 @@ def _only_one(settings: Settings) -> int:
     return lock
 
 
-def _hold(path: str, journal: str) -> list[int]:
+def _hold(path: str, journal: str, run: Path) -> list[int]:
     """Uncover what a dead keeper left covered, then open device and directory."""
     mount.uncover(path)
     Path(journal).unlink(missing_ok=True)  # it spoke of a connection that has ended
@@ -94,11 +97,11 @@ def _hold(path: str, journal: str) -> list[int]:
         )
     return [
         mount.open_device(),
-        *_open_fit(path),
+        *_open_fit(path, run),
     ]
 
 
-def _open_fit(path: str) -> tuple[int, int]:
+def _open_fit(path: str, run: Path) -> tuple[int, int]:
     """The directory, once by name and once to read; DirectoryUnfit where no promise could be kept."""
     if os.path.realpath(path) != path:
         raise DirectoryUnfit(path, f"it leads to {os.path.realpath(path)}", "name the real directory")
@@ -119,6 +122,10 @@ def _open_fit(path: str) -> tuple[int, int]:
         raise DirectoryUnfit(path, f"{kind} gives no lasting handle to a file", ELSEWHERE) from fault
     if os.fstatvfs(fds[0]).f_flag & os.ST_RDONLY:
         raise DirectoryUnfit(path, "its file system is mounted read-only", "mount it writable")
+    if why := failed.known(run, fds[0]):
+        raise DirectoryUnfit(
+            path, f"its disk failed ({why}): what memory holds of it may not be on it", REPAIR
+        )
     return fds
 
 

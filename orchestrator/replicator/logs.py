@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from orchestrator.host import disk
 from orchestrator.host.store import JsonFile, sync_directory, write_durable
 from orchestrator.mirror import differ
 from orchestrator.mirror.differ import IN_USE, Key, MayDiffer, Place, PlaceOf, nowhere
@@ -23,6 +25,7 @@ log = logging.getLogger("hafarm.logs")
 
 HELD_MAX: Final = 32
 """Entries that one thread holds: the extents that a busy database writes by turns."""
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SLACK_BATCHES: Final = 4096  # so many appends before the file is written anew without what is gone
 _SLACK_BYTES: Final = 16 << 20
 """So much more than it needs at least: places of what moves while a peer is away for days add up."""
@@ -106,25 +109,44 @@ class ChangeLog:
         self.unreadable = loaded.verdict == "unreadable"
         if self.unreadable:
             self.log.baseline = None  # what the middle said is unknown: the next meeting compares in full
-        self._write_anew()
+        try:
+            self._write_anew()
+        except StoreFailed:
+            if self._failed is not None or loaded.verdict == "unreadable" or not data:
+                raise
+            self._go_on_with(loaded)
+
+    def _go_on_with(self, loaded: differ.Loaded) -> None:
+        """There is no room for a shorter file: the one that is there, without its torn end."""
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        os.ftruncate(self._fd, loaded.length)
+        disk.fdatasync(self._fd)
+        self._batch, self._length, self._room = loaded.batches, loaded.length, _SLACK_BYTES
 
     def _write_anew(self) -> None:
         """The file with nothing in it but what still counts."""
         log = self.log
         log.forget_places()
-        self._moved.clear()  # what they say is in the records
         records = differ.encode_baseline(log.baseline) + differ.encode_add(log.stamps)
         records += [*([differ.encode_placed()] if log.placed else []), *differ.encode_places(log.places)]
         records += [differ.encode_overflowed()] if log.overflowed else []
         batches = differ.encode_batches(0, records)
         data = b"".join(batches)
-        write_durable(self.path, data)
+        try:
+            write_durable(self.path, data)
+        except StoreFailed as fault:
+            if not _is_no_room(fault.__cause__):
+                # It may have the name already, and nobody would find what is appended to the former one.
+                self._failed = disk.SyncFailed(errno.EIO, fault.why)
+            raise
+        self._moved.clear()  # what they say is in the records
         self._room = len(data) + max(len(data), _SLACK_BYTES)
         """Bytes that may be appended before it is written anew."""
         former, self._fd = self._fd, os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if former >= 0:
             os.close(former)
         self._batch = len(batches)
+        self._length = len(data)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -232,6 +254,8 @@ class ChangeLog:
     def release(self, keys: Iterable[Key], sequence: int) -> None:
         """The changes are in the stream, up to this number at most."""
         with self._lock:
+            if self._failed is not None:
+                return  # nothing goes from here any more, and nobody knows what was held
             self.log.release(keys, sequence)
 
     def confirmed(self, position: Position) -> None:
@@ -251,9 +275,14 @@ class ChangeLog:
             gone = self.log.retirable(position.sequence)
             self.log.retire(gone)
             self._append(differ.encode_baseline(position) + differ.encode_retire(gone))
-            self._settle(self._queued)
-            if self._batch > _SLACK_BATCHES and not self._busy:
-                self._write_anew()
+            try:
+                self._settle(self._queued)
+            except OSError as fault:
+                if not _is_no_room(fault):
+                    raise
+                return  # it stays queued, and what goes later is no loss
+            if self._batch > _SLACK_BATCHES:
+                self._renew()
 
     def _ends_overflow(self, flushed: int) -> bool:
         """A copy came, and both disks have it: the entries are all again. Held: the lock."""
@@ -271,8 +300,18 @@ class ChangeLog:
 
     def _shorten(self) -> None:
         """Begin a compact file when this one is long. Held: the lock."""
-        if self._room < 0 and not self._busy:
+        if self._room < 0:
+            self._renew()
+
+    def _renew(self) -> None:
+        """A shorter file, or this one for a while more if there is no room for both. Held: the lock."""
+        if self._busy:
+            return
+        try:
             self._write_anew()
+        except StoreFailed:
+            self._raise_if_failed()
+            self._room = _SLACK_BYTES
 
     def forget_baseline(self) -> None:
         """From now on only a full compare can tell; durable on return."""
@@ -325,33 +364,60 @@ class ChangeLog:
                 self._write_queue()
 
     def _write_queue(self) -> None:
+        """Held: the lock, which others may take meanwhile. OSError: there is no room, all stays queued."""
         places = {about: self.log.places[about] for about in self._moved if about in self.log.places}
         records, self._queue, self._moved = self._queue + differ.encode_places(places), [], {}
         upto, self._busy = self._queued, True
         batches = differ.encode_batches(self._batch, records)
         data = b"".join(batches)
-        self._batch += len(batches)
-        self._room -= len(data)
         self._lock.release()
         fault: OSError | None = None
+        full: OSError | None = None
         try:
-            if os.write(self._fd, data) != len(data):
-                raise OSError(28, "a short append to the may-differ log")
-            os.fdatasync(self._fd)
+            full = self._append_whole(data)
+            if full is None:
+                disk.fdatasync(self._fd)
         except OSError as failure:
             fault = failure
         finally:
             self._lock.acquire()
             self._busy = False
             self._failed = self._failed or fault
-            if fault is None:
-                self._durable = upto
             self._lock.notify_all()
+        if full is not None:
+            self._queue = records + self._queue  # who comes next brings these along, or is refused too
+            raise full
+        if fault is None:
+            self._durable = upto
+            self._batch += len(batches)
+            self._room -= len(data)
+            self._length += len(data)
+
+    def _append_whole(self, data: bytes) -> OSError | None:
+        """Append it all, or nothing: the answer of a full disk, which is none of its faults."""
+        try:
+            written = os.write(self._fd, data)
+            if written == len(data):
+                return None
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as fault:
+            if not _is_no_room(fault):
+                raise
+            full = fault
+        os.ftruncate(self._fd, self._length)  # half a batch in the middle would make all of it unreadable
+        return full
 
     def _raise_if_failed(self) -> None:
         if self._failed is not None:
             # The file may end in half a batch now: nothing more is believed durable in this life.
-            raise OSError(self._failed.errno, f"the may-differ log {self.path}: {self._failed.strerror}")
+            raise type(self._failed)(
+                self._failed.errno, f"the may-differ log {self.path}: {self._failed.strerror}"
+            )
+
+
+def _is_no_room(fault: BaseException | None) -> bool:
+    """A full disk's answer to a write; of a sync it is none, as that lost what was to be written."""
+    return isinstance(fault, OSError) and fault.errno in _NO_ROOM and not disk.is_disk_fault(fault)
 
 
 class ChangeLogs:
@@ -388,9 +454,16 @@ class ChangeLogs:
             return
         surplus = max(len(held) + len(new) - HELD_MAX, 0)
         gone = [key for key in held if key not in wanted][:surplus]
-        for log in self.of.values():
-            log.hold(new, place_of)
-            log.named(wanted, names)
+        begun = []
+        try:
+            for log in self.of.values():
+                begun.append(log)
+                log.hold(new, place_of)
+                log.named(wanted, names)
+        except OSError:
+            for log in begun:
+                log.release(new, sequence)  # no change of this thread comes
+            raise
         held.update(dict.fromkeys(new))
         self._let_go(gone, sequence)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from orchestrator.model.config import SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
-from orchestrator.replicator import sentinel, trees
+from orchestrator.replicator import failed, sentinel, trees
 from orchestrator.replicator.care import Care
 from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
@@ -89,6 +90,7 @@ class Replicator:
             settings.patterns,
         )
         self._primary.busy = self._follower.busy = self._outside.busy
+        self._outside.disk_failed = partial(self._volume_failed, of_disk=True)
         self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
 
@@ -96,7 +98,7 @@ class Replicator:
         """Serve. Beneath a keeper whose gate was open, go on as before: this is no new life (R5)."""
         facts = self._facts.facts
         for files in self.volumes:
-            files.volume_failed = self._volume_failed
+            files.volume_failed = partial(self._volume_failed, of_disk=True)
             if not files.resumes:
                 self._warn_of_reach(files.path)
         if facts.is_open:
@@ -114,7 +116,7 @@ class Replicator:
         try:
             self._outside.check()
         except (OSError, HafarmError) as fault:
-            self._volume_failed(f"its files could not be looked through: {fault}")
+            self._volume_failed(f"its files could not be looked through: {fault}", disk.is_disk_fault(fault))
             self._outside.checked.set()
             return
         record = self._facts.facts.record
@@ -156,7 +158,7 @@ class Replicator:
         elif name in ("stream_down", "member_lost"):
             self._ready.pop(event["peer"], None)
         elif name == "volume_failed":
-            self._volume_failed(str(event["why"]))
+            self._volume_failed(str(event["why"]), of_disk=True)
             return
         self._control.tell(**{**event, "module": self.settings.module})
         self._care.heard(event)
@@ -164,16 +166,26 @@ class Replicator:
     def _to_the_agent(self, event: str, **fields: Any) -> None:
         self._control.tell(event, **fields, module=self.settings.module)
 
-    def _volume_failed(self, why: str) -> None:
-        """This disk costs the role at once, and no later reign of this life is begun on it."""
-        if self._failed:
-            return
-        self._failed = why
+    def _volume_failed(self, why: str, of_disk: bool = False) -> None:
+        """This disk costs the role at once; in this life no reign is begun on it, and nobody is followed.
+
+        `of_disk`: it failed, and nothing else did; then it is not believed before it is mounted anew.
+        """
+        with self._switch:
+            if self._failed:
+                return
+            self._failed = why
         self._refuse_writes()
         self._primary.close_gate()
         self._facts.change(is_open=False)
         log.error("the volume failed: %s", why)
         self._control.tell("volume_failed", module=self.settings.module, why=why)
+        if of_disk:
+            for files in self.volumes:
+                files.failed = True
+            failed.note(Path(self.settings.socket).parent, [files.plain for files in self.volumes], why)
+        # Whoever found it may be a thread of the stream that ends with this.
+        self._beside(self._follower.give_up)
 
     # --- requests ---------------------------------------------------------------------------------------
 
@@ -235,7 +247,7 @@ class Replicator:
             try:
                 self._sync_what_was_applied()
             except OSError as fault:  # the kernel tells it once
-                self._volume_failed(f"before the gate could open: {fault}")
+                self._volume_failed(f"before the gate could open: {fault}", disk.is_disk_fault(fault))
 
     def _end_following(self) -> None:
         """R10: what was not applied is dropped, and what was is on disk before anybody builds on it."""
@@ -284,7 +296,7 @@ class Replicator:
                 self._primary.take_reign(record, served=lambda: self._open(record, was_open, closings))
             except (OSError, HafarmError) as fault:
                 self._failed = ""
-                self._volume_failed(f"before the gate could open: {fault}")
+                self._volume_failed(f"before the gate could open: {fault}", disk.is_disk_fault(fault))
 
     def _open(self, record: Record, was_open: bool, closings: int) -> None:
         """Let the application in; an application that is to be started waits for this to be told."""
@@ -348,7 +360,7 @@ class Replicator:
             # Without the lock of the orders: the agent may need to widen or to close at once meanwhile.
             equal = self._primary.close_gate(DRAIN_S)
         except (OSError, HafarmError) as fault:
-            self._volume_failed(f"while draining: {fault}")
+            self._volume_failed(f"while draining: {fault}", disk.is_disk_fault(fault))
         self._facts.change(is_open=False)
         self._control.tell("gate_closed", module=self.settings.module, equal=sorted(equal))
 

@@ -108,17 +108,25 @@ class Namespace(Unnamed):
             except FileExistsError:
                 if not caller.unique & wire.RESENT:
                     raise  # a resent request may find its own work done
-            except OSError as fault:
-                raise self.fault(fault) from fault
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             node = self.find(parent, fd, name, status)
             if not node.local:
-                self.outlet.made(self.number, node.inode)
+                self._note_made(node, parent, fd, name)
                 node.fresh = True
                 self._tell_made(node, parent, name, status, target)
                 node.fresh_names.add(parent.id)
                 self.touch(parent)
             return node, status
+
+    def _note_made(self, node: Node, parent: Node, fd: int, name: bytes) -> None:
+        """A full disk may have room for the object and none for the note of it: then it was never made."""
+        try:
+            self.outlet.made(self.number, node.inode)
+        except OSError:
+            (os.rmdir if node.is_directory else os.unlink)(name, dir_fd=fd)
+            self.table.unnamed(node, parent.id, name)
+            self.table.count_down(node, 0)
+            raise
 
     def _tell_made(
         self, node: Node, parent: Node, name: bytes, status: os.stat_result, target: bytes | None
@@ -176,8 +184,6 @@ class Namespace(Unnamed):
             except FileExistsError:
                 if not caller.unique & wire.RESENT:
                     raise
-            except OSError as fault:
-                raise self.fault(fault) from fault
             self.table.named(node, parent.id, name)
             if not is_local:
                 if node.orphan:  # the kernel lets only a file through here that never had a name
@@ -209,14 +215,17 @@ class Namespace(Unnamed):
             try:
                 victim, last = self._victim(fd, name)
                 local = victim.local if victim is not None else self.is_local(parent, name, directory)
+                if victim is not None and not last:
+                    # It stays under other names: without an entry its time of change would be nobody's.
+                    self.before(self.key(victim, ops.ATTRIBUTES))
                 (os.rmdir if directory else os.unlink)(name, dir_fd=fd)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:
                     raise
                 return b""
-            except OSError as fault:
+            except OSError:
                 self.take_refuge_back(victim)
-                raise self.fault(fault) from fault
+                raise
             if victim is not None:
                 self.table.unnamed(victim, parent.id, name)
                 self.outlet.moved(self.number, victim.inode)
@@ -283,9 +292,9 @@ class Namespace(Unnamed):
                 if not caller.unique & wire.RESENT:
                     raise
                 return b""
-            except OSError as fault:
+            except OSError:
                 self.take_refuge_back(victim)
-                raise self.fault(fault) from fault
+                raise
             self._rename_known(moved, victim, parent, old, new_parent, new, flags)
             if not moved.local:
                 place = (parent.id, old, new_parent.id, new)

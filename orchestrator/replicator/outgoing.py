@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from orchestrator.host import disk
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import (
     Acknowledged,
@@ -366,6 +367,8 @@ class PeerLink:
                 self._check_progress()
                 self._look_at_pace()
         except (HafarmError, OSError) as fault:
+            if disk.is_disk_fault(fault):
+                self._primary.tell({"event": "volume_failed", "why": str(fault)})
             if self.is_up and not self._stopped.is_set():
                 self._why = str(fault)
         finally:

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -71,6 +71,8 @@ class Outside:
         self._trust = JsonFile(os.path.join(folder, "trust.json"))
         self._seal = os.path.join(folder, "seal")
         self._ended = threading.Event()
+        self.disk_failed: Callable[[str], None] = lambda why: None
+        """Called when the mark finds what nobody else would: that the disk of an idle node failed."""
         self.checked = threading.Event()
         """The look is over, for better or worse: whoever waits for it goes on."""
         self._trusted = False
@@ -235,16 +237,21 @@ class Outside:
 
     def _mark_now_and_then(self) -> None:
         while not self._ended.is_set():
-            if self.busy.wait(MARK_EVERY_S):
+            is_idle = not self.busy.wait(MARK_EVERY_S)
+            if not is_idle:
                 self._ended.wait(BUSY_MARK_S)
                 self.busy.clear()
             if self._ended.is_set():
                 return
             try:
                 for root in self._roots:
-                    self._mark(root)
+                    # Who is busy hears of a failed disk by himself; where all is quiet nobody else asks it.
+                    self._mark(root, durable=is_idle)
             except OSError as fault:
                 log.warning("the mark of the time could not be set: %s", fault)
+                if disk.is_disk_fault(fault):
+                    self.disk_failed(f"{fault.strerror or fault} in volume {self._roots.index(root)}")
+                    return
 
     def _mark_durably(self) -> None:
         """What an entry that goes now speaks of was changed before this."""
@@ -262,8 +269,8 @@ class Outside:
                 os.utime(fd)
                 self._take_note(os.fstat(fd).st_ctime_ns)
                 if durable:
-                    os.fsync(fd)
-                    os.fsync(hidden)
+                    disk.fsync(fd)
+                    disk.fsync(hidden)
             finally:
                 os.close(fd)
         finally:

@@ -122,7 +122,7 @@ class Quarantine:
     def end(self) -> None:
         """Nothing more comes."""
         _write_file(self._fd, ENDED, b"")
-        os.fsync(self._fd)
+        disk.fsync(self._fd)
 
     def made_here(self, inode: int) -> None:
         """This object is of the copy itself: nothing in it is worth keeping."""
@@ -144,7 +144,7 @@ class Quarantine:
         path = self._path(parent, status.st_ino, name)
         kept = self._next(path, HERE_ONLY, status.st_ino)
         disk.rename(parent, name, self._fd, kept, disk.RENAME_NOREPLACE)
-        os.fsync(self._fd)
+        disk.fsync(self._fd)
         disk.sync_directory(parent)
 
     def preserve(self, fd: int) -> None:
@@ -174,7 +174,7 @@ class Quarantine:
         """Add these lines to the list; durable on return."""
         for entry in entries:
             os.write(self._list, entry.as_line())
-        os.fsync(self._list)
+        disk.fsync(self._list)
 
     def _cares(self, inode: int) -> bool:
         return self._only is None or inode in self._only
@@ -191,14 +191,14 @@ class Quarantine:
                 os.chown(target, status.st_uid, status.st_gid)
                 os.chmod(target, stat.S_IMODE(status.st_mode))
                 os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-                os.fsync(target)
+                disk.fsync(target)
             finally:
                 os.close(target)
         finally:
             os.close(source)
         # Under its own name only when it is whole: a crash before leaves a line that nothing stands behind.
         os.rename(kept + _PART, kept, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-        os.fsync(self._fd)
+        disk.fsync(self._fd)
 
     def _path(self, fd: int, inode: int, name: bytes = b"") -> bytes:
         """Where this object is, or what has this name in it; for people, and once for each object."""
@@ -392,7 +392,7 @@ def _write_file(folder: int, name: bytes, data: bytes) -> None:
     fd = os.open(name + _PART, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         os.write(fd, data)
-        os.fsync(fd)
+        disk.fsync(fd)
     finally:
         os.close(fd)
     os.rename(name + _PART, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -405,7 +405,7 @@ def make_folder(root: int, *names: bytes) -> int:
         for name in names:
             try:
                 os.mkdir(name, 0o700, dir_fd=fd)
-                os.fsync(fd)
+                disk.fsync(fd)
             except FileExistsError:
                 pass  # made by an earlier life
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 import threading
@@ -16,7 +17,7 @@ from orchestrator.mirror import frames
 from orchestrator.mirror.frames import Acknowledged, Kind
 from orchestrator.mirror.gate import Gate
 from orchestrator.mirror.lineage import Position
-from orchestrator.model.errors import CorruptState, MemberNotReady
+from orchestrator.model.errors import CorruptState, HafarmError, MemberNotReady, StoreFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
@@ -29,6 +30,8 @@ from orchestrator.replicator.plan import Changes
 from orchestrator.replicator.throttle import Throttle
 from orchestrator.replicator.trees import Excluded, nothing_excluded
 from orchestrator.replicator.verify import Verifier
+
+log = logging.getLogger("hafarm.stream")
 
 FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
@@ -299,7 +302,10 @@ class Primary:
             if self.outbox.last > self._flushed:
                 try:
                     self.flush()
-                except OSError as fault:
+                except (OSError, HafarmError) as fault:
+                    if _is_of_a_full_disk(fault):
+                        log.warning("what both disks hold could not be kept: %s", fault)
+                        continue  # the position before it stands, and the next one may find room
                     self.tell({"event": "volume_failed", "why": str(fault)})
                     return
 
@@ -330,3 +336,8 @@ class Primary:
             with self.outbox.changed:
                 self.outbox.changed.wait(0.02)
         return frozenset(peer for peer, link in links.items() if link.is_up and link.flushed >= target)
+
+
+def _is_of_a_full_disk(fault: Exception) -> bool:
+    """The position's own file could not grow; the files are on their disk."""
+    return isinstance(fault, StoreFailed) and not disk.is_disk_fault(fault.__cause__)

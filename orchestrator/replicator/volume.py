@@ -35,8 +35,12 @@ class Mode(Enum):
     CLOSED = "closed"
 
 
-def refusal(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
+class Refusal(OSError):
+    """This node says no, whatever its disk would say."""
+
+
+def refusal(number: int) -> Refusal:
+    return Refusal(number, os.strerror(number))
 
 
 class Volume:
@@ -53,6 +57,8 @@ class Volume:
         self.mode = Mode.READ_ONLY
         self.failed = False
         """The disk failed once: no later sync of this life is believed."""
+        self.has_served = False
+        """Changes were let in during the life of this mount."""
         self.volume_failed: Callable[[str], None] = lambda why: None
         self.names = threading.RLock()
         """The namespace lock: held while names change, and for the node table. Before any stripe."""
@@ -124,12 +130,11 @@ class Volume:
     def send(self, operation: Operation) -> int:
         return self.outlet.emit(operation)
 
-    def fault(self, fault: OSError) -> OSError:
-        """A local error on its way to the caller; a failed disk also costs this node its role."""
-        if disk.is_disk_fault(fault):
+    def fault(self, fault: OSError) -> None:
+        """An error on its way to the caller: one that says that the disk failed costs this node its role."""
+        if disk.is_disk_fault(fault) and not isinstance(fault, Refusal):
             self.failed, self.mode = True, Mode.CLOSED
             self.volume_failed(f"{fault.strerror or fault} in volume {self.number}")
-        return fault
 
     # --- ids on the stream ------------------------------------------------------------------------------
 

@@ -81,11 +81,8 @@ class ExtendedAttributes(Contents):
         node = self.node(number)
         self.before(self.key(node, ops.ATTRIBUTES))
         with self.ordered(caller, node), node as fd:
-            try:
-                with disk.Acting(caller.uid, caller.gid):
-                    act(fd)
-            except OSError as fault:
-                raise self.fault(fault) from fault
+            with disk.Acting(caller.uid, caller.gid):
+                act(fd)
             if not node.local:
                 tell(node)
             if loses_group:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.chaos.campaign import Campaign, Report
+from tests.chaos.cuts import campaign as cuts
+from tests.chaos.cuts.found import Findings
 from tests.chaos.faults import KINDS
 from tests.chaos.postgres import Postgres
 from tests.chaos.rig import rig
@@ -47,9 +49,13 @@ def main() -> int:
     )
     words.add_argument("--replay", metavar="FILE", help="with --operations: run a printed list again")
     words.add_argument("--kills", type=int, metavar="N", help="only the replicator, so many times")
+    words.add_argument("--cuts", action="store_true", help="power cuts instead, of the files without agents")
+    words.add_argument("--count", type=int, default=cuts.COUNT, help="with --cuts: how many")
     asked = words.parse_args()
     if asked.kills:
         return kills(asked)
+    if asked.cuts:
+        return power_cuts(asked)
     if asked.operations:
         return operations(asked)
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -117,6 +123,27 @@ def kills(asked: argparse.Namespace) -> int:
         facts = {**dataclasses.asdict(report), "seed": seed}
         Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
     return 0 if report.ok else 1
+
+
+def power_cuts(asked: argparse.Namespace) -> int:
+    """The files of two nodes cut at random moments and at every named step of what they do."""
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
+    for number in ENDINGS:
+        signal.signal(number, _interrupt)
+    print(f"seed {seed}; --seed {seed} repeats the cuts", flush=True)
+    leftovers.mark()
+    found = Findings()
+    try:
+        cuts.run(seed, asked.count, found, _tell)
+    except KeyboardInterrupt:
+        print("interrupted; everything was cleaned up")
+    cuts.describe(found, print)
+    left = leftovers.left()
+    print(f"left on this machine: {left}" if left else "nothing of the run is left on this machine")
+    if asked.json:
+        facts = {**found.as_dict(), "seed": seed, "count": asked.count}
+        Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
+    return 0 if cuts.judge(found, asked.count) and not left else 1
 
 
 def run(names: list[str], steps: Iterator[Step], until: float) -> Report:

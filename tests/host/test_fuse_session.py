@@ -24,7 +24,9 @@ class Kernel:
         self._end, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._end.settimeout(10)
         self.started = 0
-        self.session = Session(other.detach(), handlers, wishes, self._count, lambda: None, lambda: None)
+        self.session = Session(
+            other.detach(), handlers, wishes, self._count, lambda: None, lambda: None, lambda fault: None
+        )
 
     def _count(self) -> None:
         self.started += 1

@@ -31,13 +31,18 @@ class Agent:
         self._number = 0
 
     def ask(self, do: str, **fields: Any) -> Message:
-        self._number += 1
-        number = self._number
-        self._socket.sendall(encode({"id": number, "do": do, **fields}))
-        answer = self._wait(lambda message: message.get("id") == number)
+        """What it answers; a refusal fails."""
+        answer = self.answer(do, **fields)
         assert "ok" in answer, answer
         found: Message = answer["ok"]
         return found
+
+    def answer(self, do: str, **fields: Any) -> Message:
+        """The same, a refusal too: under `ok`, or under `error`."""
+        self._number += 1
+        number = self._number
+        self._send(encode({"id": number, "do": do, **fields}))
+        return self._wait(lambda message: message.get("id") == number)
 
     def event(self, *names: str) -> Message:
         return self._wait(lambda message: message.get("event") in names)
@@ -48,7 +53,19 @@ class Agent:
                 if fits(message):
                     self._heard.remove(message)
                     return message
-            self._heard += self._buffer.receive_data(self._socket.recv(65536))
+            self._heard += self._buffer.receive_data(self._receive())
+
+    def _send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def _receive(self) -> bytes:
+        data = self._socket.recv(65536)
+        if not data:
+            raise ConnectionError("the replicator ended")
+        return data
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 class Process:

@@ -290,3 +290,20 @@ def test_a_durable_point_takes_the_directories_along_in_which_the_file_got_names
     sync()
     file, directory = (tree / "d/f").stat().st_ino, (tree / "d").stat().st_ino
     assert synced == [("fdatasync", file), ("fsync", directory)]
+
+
+def test_what_loses_one_of_its_names_is_noted_as_its_time_of_change_moves_on(
+    applier: Applier, tree: Path
+) -> None:
+    """After a crash it would be taken for an edit from outside."""
+    applier.apply(ops.Create(0, 2, 1, b"f", stat.S_IFREG | 0o640, 0, 0, 0), 1)
+    applier.apply(ops.Link(0, 2, 1, b"n"), 2)
+    notes = applier._log
+    assert isinstance(notes, Notes)
+    notes.keys.clear()
+    applier.apply(ops.Unlink(0, 1, b"n"), 3)
+    assert (tree / "f").stat().st_ino in {key[1] for key in notes.keys}
+    notes.keys.clear()
+    inode = (tree / "f").stat().st_ino
+    applier.apply(ops.Unlink(0, 1, b"f"), 4)
+    assert inode not in {key[1] for key in notes.keys}, "nothing is left of it"

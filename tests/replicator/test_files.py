@@ -200,6 +200,47 @@ def test_a_closed_gate_answers_held_requests_and_new_writes_with_eio(mounted: Mo
     os.close(fd)
 
 
+def test_what_was_written_in_a_reign_is_not_called_safe_after_it(mounted: Mounted) -> None:
+    fd = os.open(mounted.tree / "a", os.O_CREAT | os.O_WRONLY)
+    os.write(fd, b"nobody else has it")
+    mounted.files.follow()
+    with pytest.raises(OSError) as caught:
+        os.fsync(fd)
+    assert caught.value.errno == errno.EIO
+    os.close(fd)
+
+
+def test_a_log_that_its_disk_does_not_take_costs_the_role_and_a_closed_gate_does_not(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    mounted.files.volume_failed = said.append
+    mounted.files.close_writes()
+    with pytest.raises(OSError, match="Input/output"):
+        (mounted.tree / "late").write_bytes(b"")
+    assert not said
+    mounted.files.open_writes()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(mounted.outlet, "before_change", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        (mounted.tree / "new").write_bytes(b"")
+    assert said
+    assert mounted.files.failed
+
+
+def test_what_loses_one_of_its_names_is_noted_as_its_time_of_change_moves_on(mounted: Mounted) -> None:
+    """After a crash it would be taken for an edit from outside."""
+    (mounted.tree / "a").write_bytes(b"x")
+    os.link(mounted.tree / "a", mounted.tree / "b")
+    inode = os.stat(mounted.plain / "a").st_ino
+    mounted.outlet.keys.clear()
+    os.unlink(mounted.tree / "b")
+    assert inode in {key[1] for key in mounted.outlet.keys}
+
+
 def test_an_o_sync_write_is_a_durable_point(mounted: Mounted) -> None:
     fd = os.open(mounted.tree / "log", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
     os.write(fd, b"commit")

@@ -21,7 +21,7 @@ from tests.support.disks import enter_private_mounts, ext4
 def why_not(path: str) -> str:
     """Why it is refused; nothing when it is taken."""
     try:
-        for fd in _open_fit(path):
+        for fd in _open_fit(path, Path("/nowhere")):
             os.close(fd)
     except DirectoryUnfit as fault:
         return f"{fault.code}: {fault}"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
+
+import pytest
 
 from orchestrator.mirror import differ
 from orchestrator.mirror.differ import Place
@@ -10,6 +14,7 @@ from orchestrator.mirror.lineage import Position
 from orchestrator.model.names import NodeName
 from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import DATA, FRESH, FRESH_RUN, NAMES
+from tests.support.disks import ext4
 
 LYON, NICE = NodeName("lyon"), NodeName("nice")
 STREAM = "0123456789abcdef" * 2
@@ -133,3 +138,42 @@ def test_a_log_of_more_records_than_a_batch_has_is_written_anew(tmp_path: Path) 
     assert again.verdict == "whole"
     assert set(again.log.stamps) == set(log.keys())
     assert again.batches > 1
+
+
+def test_a_full_disk_is_an_answer_and_nothing_that_was_noted_is_forgotten(tmp_path: Path) -> None:
+    with ext4(tmp_path / "image", tmp_path / "disk", size="16M") as disk:
+        folder = disk / "state"
+        logs = ChangeLogs(str(folder), [LYON])
+        logs.before_change([(0, 7, DATA, 1)], 1)
+        fill(disk)
+        noted, number = [(0, 7, DATA, 1)], 1000
+        with contextlib.suppress(OSError):
+            while number < 10_000:  # what is left of the block that is there already is room for some
+                logs.before_change([(0, number, DATA, 1)], 2)
+                noted.append((0, number, DATA, 1))
+                number += 1
+        for refused in range(20):
+            with pytest.raises(OSError, match="No space"):
+                logs.before_change([(0, 5000 + refused, DATA, 1)], 3)
+        logs.close()
+        # As after a crash on a disk that is still full: what is there is read, and gone on with.
+        again = ChangeLogs(str(folder), [LYON])
+        assert set(noted) <= set(again.of[LYON].keys())
+        with pytest.raises(OSError, match="No space"):
+            again.before_change([(0, 9000, DATA, 1)], 3)
+        (disk / "filler").unlink()
+        again.before_change([(0, 6000, DATA, 1)], 4)
+        found = differ.decode((folder / f"may-differ.{LYON}").read_bytes())
+        assert found.verdict == "whole"
+        assert {*noted, (0, 9000, DATA, 1), (0, 6000, DATA, 1)} <= set(found.log.stamps)
+        again.close()
+
+
+def fill(disk: Path) -> None:
+    """To the last byte."""
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        for size in (1 << 16, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    filler.write(bytes(size))
+        os.fsync(filler.fileno())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,13 @@ class Bare:
         """`CODE text` of each."""
         done = self.cluster.hafarm(node, "events", "-o", "tsv")
         return ["  ".join(line.split("\t")[-2:]) for line in done.stdout.splitlines()[1:]]
+
+    def kill_replicator(self, node: str) -> None:
+        """Keeper and replicator at once: the gate's life is over."""
+        machine = self.cluster.machines[node]
+        for pid in machine.pids("orchestrator.replicator"):
+            with suppress(ProcessLookupError):  # it does not outlive its keeper
+                os.kill(pid, signal.SIGKILL)
 
     def begin(self) -> None:
         """The very first start, until both are in sync."""

@@ -100,8 +100,11 @@ class Session:
         ready: Callable[[], None],
         before_reply: Callable[[], None],
         begun: Callable[[], None],
+        failed: Callable[[OSError], None],
     ) -> None:
         """`ready`: the connection begins, and is answered after the return. `begun`: it was.
+
+        `failed`: called with what a handler raised, before its reply.
 
         `before_reply`: called after each handler, before its reply.
         """
@@ -111,6 +114,7 @@ class Session:
         self._ready = ready
         self._before_reply = before_reply
         self._begun = begun
+        self._failed = failed
         self._threads: list[threading.Thread] = []
 
     def start(self, resume: bool) -> None:
@@ -188,6 +192,7 @@ class Session:
             else:
                 error = errno.ENOSYS
         except OSError as fault:
+            self._failed(fault)
             error = fault.errno or errno.EIO
         except Exception:
             # A mistake of ours must not leave a caller hanging for ever: he gets an error, we get the trace.
