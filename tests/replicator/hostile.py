@@ -69,6 +69,7 @@ class FalsePrimary:
         return welcome
 
     def ask(self, **request: Any) -> dict[str, Any]:
+        self.forward.send(frames.encode(Kind.ALIVE), WAIT_S)  # a stream that rests is not one that ended
         self.bulk.send(frames.encode_json(Kind.ASK, request), WAIT_S)
         return self.bulk.receive_one(Kind.ANSWER, 30)
 

@@ -29,7 +29,7 @@ from tests.replicator.pair import PARIS, record
 from tests.replicator.test_apply import Notes
 
 LIFE = secrets.token_hex(16)
-LIES = 150
+LIES = 100
 """Of each kind of answer."""
 
 

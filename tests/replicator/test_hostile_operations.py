@@ -28,7 +28,7 @@ from tests.replicator.hostile import (
 from tests.replicator.test_apply import SAMPLES, Notes, do
 from tests.support.disks import ext4
 
-SEEDS = 400
+SEEDS = 250
 """Of operations given to the applier; each is a stream of its own over an empty tree."""
 
 NAMES = [
