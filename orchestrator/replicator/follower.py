@@ -26,21 +26,23 @@ from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NEVER, Epoch, Nonce
 from orchestrator.model.record import Record
 from orchestrator.replicator.apply import Applier, Points
+from orchestrator.replicator.history import History
 from orchestrator.replicator.incoming import HANDSHAKE_S, Session
 from orchestrator.replicator.link import (
+    ADMISSION_S,
     BACK,
     BULK,
     FORWARD,
     Connection,
     ConnectionLost,
     LinkSettings,
+    Tell,
     certified,
     quoted,
     tune,
 )
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import HIDDEN
-from orchestrator.replicator.outgoing import ADMISSION_S, Tell
 from orchestrator.replicator.trees import Excluded, nothing_excluded
 from orchestrator.replicator.workers import Workers
 

@@ -19,9 +19,18 @@ from orchestrator.model.record import Record
 from orchestrator.replicator import codec
 from orchestrator.replicator.answers import Answers
 from orchestrator.replicator.apply import Applier, ApplyFailed, Points
-from orchestrator.replicator.link import Connection, ConnectionLost, LinkSettings, quoted
-from orchestrator.replicator.logs import ChangeLogs, History
-from orchestrator.replicator.outgoing import ANSWER_S, LIFE_SIGN, REST_SIGN, Tell
+from orchestrator.replicator.history import History
+from orchestrator.replicator.link import (
+    ANSWER_S,
+    LIFE_SIGN,
+    REST_SIGN,
+    Connection,
+    ConnectionLost,
+    LinkSettings,
+    Tell,
+    quoted,
+)
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.workers import Workers
 

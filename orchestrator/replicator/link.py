@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import ssl
@@ -13,7 +14,15 @@ from typing import Any, ClassVar, Final
 
 from orchestrator.host.tls import peer_name
 from orchestrator.host.tls_socket import TlsSocket
-from orchestrator.mirror.frames import REASONS, Decoder, Frame, HandshakeRejected, Kind, WireFault
+from orchestrator.mirror.frames import (
+    REASONS,
+    Decoder,
+    Frame,
+    HandshakeRejected,
+    Kind,
+    WireFault,
+    encode_json,
+)
 from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
@@ -24,6 +33,24 @@ FORWARD, BACK, BULK = "forward", "back", "bulk"
 Look = tuple[float, Callable[[], None]]
 """Every so many seconds; raises ConnectionLost when it is over."""
 _TOLD_MAX: Final = 500  # letters: the longest of our own reasons is half as long
+
+
+Tell = Callable[[dict[str, Any]], None]
+
+ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
+
+LIFE_SIGN: Final = 0.4
+"""Of T: between two signs of life while an answer is awaited. The peer answers each, and TCP loses none: the
+time that is left is for whoever is late."""
+
+REST_SIGN: Final = 4.0
+"""Of T: between two signs of life on a stream that owes nothing. Nobody waits for it, heartbeats say that the
+node lives, and the first change after a silent cut is held for T all the same."""
+
+ANSWER_S: Final = 60.0
+"""For a whole answer: 64 directories of a thousand names each, on a cold disk that seeks for every one."""
+
+_ERRNO_MAX: Final = 4096  # of the kernel
 
 
 @dataclass(frozen=True)
@@ -173,6 +200,16 @@ class Connection:
         if first.kind is not kind:
             raise WireFault(f"{first.kind.name} instead of {kind.name}")
         return first.json()
+
+    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """One question to the other side's tree, and its answer; OSError as that says."""
+        self.send(encode_json(Kind.ASK, request), timeout_s)
+        answer = self.receive_one(Kind.ANSWER, timeout_s)
+        if "error" in answer:
+            number = answer.get("number")
+            number = number if type(number) is int and 0 < number < _ERRNO_MAX else errno.EIO
+            raise OSError(number, quoted(answer["error"]))
+        return answer
 
     def close(self) -> None:
         """End it at once, whatever another thread does with it; that thread gets ConnectionLost."""

@@ -28,8 +28,9 @@ from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
 from orchestrator.replicator.files import Files, Trees
 from orchestrator.replicator.follower import Follower
+from orchestrator.replicator.history import History
 from orchestrator.replicator.link import LinkSettings
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.outbox import window_for
 from orchestrator.replicator.outside import Outside
 from orchestrator.replicator.settings import Settings, load

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from orchestrator.host import disk
 from orchestrator.mirror import frames
@@ -24,67 +22,32 @@ from orchestrator.mirror.lineage import Joiner, Position, Ruling, Standing, Verd
 from orchestrator.mirror.pace import Finding
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NAME_PATTERN, NodeName, Nonce
-from orchestrator.model.record import Record
 from orchestrator.replicator.copy import Copier
 from orchestrator.replicator.link import (
+    ADMISSION_S,
+    ANSWER_S,
     BACK,
     BULK,
     FORWARD,
+    LIFE_SIGN,
+    REST_SIGN,
     Connection,
     ConnectionLost,
-    LinkSettings,
+    Tell,
     dial,
     quoted,
 )
-from orchestrator.replicator.logs import History
+from orchestrator.replicator.origin import Origin
 from orchestrator.replicator.pacing import Pacing
 from orchestrator.replicator.plan import CopyPlan
-from orchestrator.replicator.sender import Source
 from orchestrator.replicator.verify import Verifier
-
-Tell = Callable[[dict[str, Any]], None]
-
-ADMISSION_S: Final = 5.0  # an agent that restarts is back within its grace
-
-LIFE_SIGN: Final = 0.4
-"""Of T: between two signs of life while an answer is awaited. The peer answers each, and TCP loses none: the
-time that is left is for whoever is late."""
-
-REST_SIGN: Final = 4.0
-"""Of T: between two signs of life on a stream that owes nothing. Nobody waits for it, heartbeats say that the
-node lives, and the first change after a silent cut is held for T all the same."""
 
 _READER_S: Final = 0.01
 """A thread that has read something says so in less, once this one waits."""
 
-ANSWER_S: Final = 60.0
-"""For a whole answer: 64 directories of a thousand names each, on a cold disk that seeks for every one."""
-
-_ERRNO_MAX: Final = 4096  # of the kernel
-
 _REPLIES: Final = frozenset(
     {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
 )
-
-
-class Origin(Source, Protocol):
-    """The primary as its links see it."""
-
-    settings: LinkSettings
-    history: History
-    record: Record | None
-    stream: str
-
-    @property
-    def required(self) -> frozenset[NodeName]: ...
-
-    def oldest_held(self) -> int: ...
-
-    def acknowledged(self, peer: NodeName, progress: Acknowledged) -> None: ...
-
-    def lost(self, peer: NodeName, why: str) -> None: ...
-
-    def flush(self) -> int: ...
 
 
 class PeerLink:
@@ -503,13 +466,7 @@ class PeerLink:
             if bulk is None:
                 raise ConnectionLost(self._why)
             self.hurry()  # the answer waits for what is queued
-            bulk.send(frames.encode_json(Kind.ASK, request), timeout_s)
-            answer = bulk.receive_one(Kind.ANSWER, timeout_s)
-        if "error" in answer:
-            number = answer.get("number")
-            number = number if type(number) is int and 0 < number < _ERRNO_MAX else errno.EIO
-            raise OSError(number, quoted(answer["error"]))
-        return answer
+            return bulk.ask(request, timeout_s)
 
     def tell_progress(self) -> None:
         """Say now how far the copy is, if one runs."""

@@ -18,7 +18,8 @@ from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.replicator import quarantine, seal
 from orchestrator.replicator.divergence import readable
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.history import History
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import HIDDEN, ChangeKey
 from orchestrator.replicator.quarantine import HERE_CHANGED, Listed, Quarantine
 from orchestrator.replicator.seal import Excluded, Finding

@@ -21,11 +21,12 @@ from orchestrator.model.errors import CorruptState, HafarmError, MemberNotReady,
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
-from orchestrator.replicator.link import ConnectionLost, LinkSettings
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.history import History
+from orchestrator.replicator.link import ConnectionLost, LinkSettings, Tell
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import FRESH, ChangeKey, Link, Named, Operation, Rename, Tree
 from orchestrator.replicator.outbox import Outbox
-from orchestrator.replicator.outgoing import PeerLink, Tell
+from orchestrator.replicator.outgoing import PeerLink
 from orchestrator.replicator.plan import Changes
 from orchestrator.replicator.throttle import Throttle
 from orchestrator.replicator.trees import Excluded, nothing_excluded

@@ -18,8 +18,9 @@ from orchestrator.model.names import ClusterName, Epoch, ModuleName, NodeName, N
 from orchestrator.model.record import Record
 from orchestrator.replicator import ops
 from orchestrator.replicator.follower import Follower
+from orchestrator.replicator.history import History
 from orchestrator.replicator.link import LinkSettings
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.places import place_at
 from orchestrator.replicator.stream import Primary
 from orchestrator.replicator.trees import Excluded, nothing_excluded

@@ -19,8 +19,9 @@ from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import CorruptState, StoreFailed
 from orchestrator.replicator import behind, codec, incoming, ops, outbox, seal, trees
 from orchestrator.replicator.apply import Applier, ApplyFailed
+from orchestrator.replicator.history import History
 from orchestrator.replicator.link import Connection
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.main import link_settings
 from orchestrator.replicator.outbox import Outbox, window_for
 from orchestrator.replicator.plan import Changes

@@ -17,8 +17,8 @@ import pytest
 
 from orchestrator.mirror.frames import HandshakeRejected, Identity, Kind, encode_json
 from orchestrator.model.errors import CorruptState
+from orchestrator.replicator.history import History
 from orchestrator.replicator.link import FORWARD, ConnectionLost, dial
-from orchestrator.replicator.logs import History
 from orchestrator.setup.ca import make_authority
 from tests.replicator.pair import CLUSTER, LYON, MODULE, PARIS, Pair, bundle, picture, record
 from tests.support.waiting import eventually

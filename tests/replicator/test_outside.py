@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.replicator import divergence, outside, quarantine, seal
-from orchestrator.replicator.logs import ChangeLogs, History
+from orchestrator.replicator.history import History
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import ATTRIBUTES, DATA, NAMES, WHOLE
 from orchestrator.replicator.outside import BUSY_MARK_S, SLACK_S, Outside
 from tests.replicator.pair import LYON, PARIS, record

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.mirror.differ import MayDiffer
 from orchestrator.model.names import NodeName, Nonce
 from orchestrator.replicator import divergence, quarantine
-from orchestrator.replicator.logs import History
+from orchestrator.replicator.history import History
 from orchestrator.replicator.outside import Outside
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.replicator.test_outside import nothing

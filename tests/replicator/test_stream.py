@@ -16,7 +16,8 @@ import pytest
 from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import MemberNotReady
 from orchestrator.replicator import apply
-from orchestrator.replicator.outgoing import ADMISSION_S, PeerLink
+from orchestrator.replicator.link import ADMISSION_S
+from orchestrator.replicator.outgoing import PeerLink
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.replicator.relay import Relay
 from tests.support.waiting import eventually

@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 
 from orchestrator.host import disk
 from orchestrator.mirror import differ
-from orchestrator.replicator import apply, contents, keeper, logs, main, outside, stream
+from orchestrator.replicator import apply, contents, history, keeper, logs, main, outside, stream
 from orchestrator.replicator.settings import load
 from tests.chaos.cuts import steps
 from tests.chaos.cuts.trigger import Trigger
@@ -157,13 +157,13 @@ def _no_log() -> None:
 
 def _no_mark() -> None:
     """A copy that began is not marked as half."""
-    change = logs.History.change
+    change = history.History.change
 
     def careless(self: Any, **fields: Any) -> Any:
         fields = {name: value for name, value in fields.items() if (name, value) != ("inconsistent", True)}
         return change(self, **fields)
 
-    logs.History.change = careless  # type: ignore[method-assign]
+    history.History.change = careless  # type: ignore[method-assign]
 
 
 CANARIES: Final = {"": _none, "no sync": _no_sync, "no log": _no_log, "no mark": _no_mark}
