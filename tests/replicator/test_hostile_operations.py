@@ -311,6 +311,16 @@ def test_a_tree_deeper_than_recursion_and_paths_go_is_removed_and_set_aside(
         assert not (place / "tree" / "top").exists()
 
 
+def test_a_file_that_is_to_be_in_itself_leaves_no_descriptor_open(applier: Applier) -> None:
+    do(applier, ops.Mkdir(0, 6, 1, b"folder", 0o755, 0, 0))
+    before = descriptors()
+    for number in range(20):
+        with pytest.raises(ApplyFailed):
+            do(applier, ops.Create(0, 6, 6, b"%d" % number, stat.S_IFREG | 0o600, 0, 0))
+        do(applier, ops.Bind(0, 6, 1, b"folder"))
+    assert descriptors() <= before
+
+
 def test_a_flood_of_objects_keeps_no_more_descriptors_than_are_allowed(
     applier: Applier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
