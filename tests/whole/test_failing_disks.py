@@ -24,6 +24,9 @@ AT_ONCE_S = 1.0
 IDLE_S = 5.0 + 2.0
 """The mark of the time is made every five seconds, and asks the disk; the rest is for a busy machine."""
 
+QUIET_S = 6.0
+"""What was written before was flushed by then: from now on no flush asks the disk."""
+
 WRITER = """
 import os, sys, time
 fd, number = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o644), 0
@@ -139,6 +142,7 @@ def test_a_disk_that_goes_read_only_costs_the_role_at_once_also_where_nobody_wri
         repair(found, first, second)
 
         # The other way round, and nobody writes: the second is primary now.
+        stays(lambda: found.role(second) == ("PRIM", "ready"), QUIET_S)
         begun = time.time()
         remount_read_only(found.cluster.machines[second])
         eventually(lambda: event_at(found, second, "HF1105", begun) < float("inf"), 20)
@@ -148,6 +152,7 @@ def test_a_disk_that_goes_read_only_costs_the_role_at_once_also_where_nobody_wri
         repair(found, second, first)
 
         # And the one that only follows: nobody may call it redundant.
+        stays(lambda: found.role(first) == ("PRIM", "ready"), QUIET_S)
         begun = time.time()
         remount_read_only(found.cluster.machines[second])
         eventually(lambda: event_at(found, second, "HF4001", begun) < float("inf"), 20)

@@ -37,18 +37,20 @@ Tell = Callable[[str], None]
 
 
 @contextmanager
-def images() -> Iterator[Images]:
-    """In memory where there is some: what a cut costs is the file system's doing, not the device's."""
+def images(keep: bool = True) -> Iterator[Images]:
+    """In memory where there is some: what a cut costs is the file system's doing, not the device's.
+
+    `keep`: the logs of a pair that met something stay.
+    """
     shared = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="hafarm-cuts-", dir=shared if shared.is_dir() else None))
     try:
         yield Images(folder)
     finally:
-        if not any(path.is_dir() for path in folder.iterdir()):
+        if not keep or not any(path.is_dir() for path in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
-        else:
-            for path in folder.glob("*.img"):
-                path.unlink()
+        for path in folder.rglob("*.img"):
+            path.unlink()
 
 
 def run(seed: int, count: int, found: Findings, tell: Tell) -> None:
