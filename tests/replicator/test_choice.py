@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import pytest
 
 from orchestrator.mirror.frames import REASONS
-from orchestrator.model.choice import Choice
 from orchestrator.replicator import ops
 from tests.replicator.pair import picture
 from tests.replicator.processes import Agent, record, write_durably
@@ -325,52 +322,3 @@ def test_a_copy_by_the_log_sends_nothing_that_is_local(pair: Pair) -> None:
     assert chosen(pair.lyon.tree) == chosen(pair.paris.tree)
     for name in ("etc/new", "etc/conf", "etc/paris", "new", "note", "data/cache", "data/a/new.tmp"):
         assert not (pair.lyon.tree / name).exists(), name
-
-
-def anything(tree: Path, dice: random.Random) -> None:
-    """One thing that an application may do; what is refused changes nothing."""
-    folders, files = ["data", "etc", "a", "cache"], ["f", "b.tmp", "c.db", "d.db"]
-
-    def some() -> str:
-        above = "/".join(dice.choices(folders, k=dice.randrange(3)))
-        return os.path.join(above, dice.choice(folders if dice.random() < 0.3 else files))
-
-    old, new = some(), some()
-    deeds: list[Callable[[], object]] = [
-        lambda: (tree / old).mkdir(parents=True),
-        lambda: (tree / old).write_bytes(old.encode()),
-        # Not from deep to deep: every name of a path costs a question on the node that follows.
-        lambda: os.rename(tree / old, tree / os.path.join(*new.split("/")[-2:])),
-        lambda: os.link(tree / old, tree / new),
-        lambda: (tree / old).rmdir(),
-        lambda: (tree / old).unlink(),
-        lambda: (tree / old).symlink_to("c.db"),
-    ]
-    with contextlib.suppress(OSError):
-        dice.choices(deeds, weights=[4, 5, 4, 1, 1, 2, 1])[0]()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_is_done_both_nodes_have_the_same_of_what_is_meant(pair: Pair, seed: int) -> None:
-    dice = random.Random(seed)
-    choice = Choice(EXCLUDE, ONLY)
-    paris, lyon, _ = begin(pair)
-    agents = {"paris": (paris, pair.paris.tree), "lyon": (lyon, pair.lyon.tree)}
-    for turn, (node, other) in enumerate((("paris", "lyon"), ("lyon", "paris"), ("paris", "lyon"))):
-        if turn:
-            swap(agents[other][0], agents[node][0], node, 2 * turn + 1, other)
-        tree = agents[node][1]
-        for _ in range(120):
-            anything(tree, dice)
-        write_durably(tree / f"end{turn}.db", b"x")
-        pictures = [
-            {
-                name: what
-                for name, what in picture(where).items()
-                if not choice.is_local(name.encode(), what[0].startswith("0o4"))
-            }
-            for _, where in agents.values()
-        ]
-        assert pictures[0] == pictures[1]
-        assert len(pictures[0]) > 8
-        assert agents[other][0].ask("status")["peers"][node]["up"]
