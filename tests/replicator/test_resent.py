@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ REQUESTS: dict[str, Request] = {
 }
 
 
+def ask(files: Files, name: str, resent: bool) -> None:
+    """As a thread of the session does, which has an umask of its own."""
+    with ThreadPoolExecutor(1) as session:
+        session.submit(REQUESTS[name], files, caller(1 << 40, resent)).result(20)
+
+
 def look(plain: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in sorted(os.listdir(plain)):
@@ -90,10 +97,10 @@ def test_a_request_that_was_done_and_is_sent_anew_is_done_once(mounted: Mounted,
     (mounted.tree / "folder").mkdir()
     os.setxattr(mounted.tree / "one", "user.old", b"")
     before = look(mounted.plain)
-    REQUESTS[name](mounted.files, caller(1 << 40, resent=False))
+    ask(mounted.files, name, resent=False)
     after = look(mounted.plain)
     assert after != before
-    REQUESTS[name](mounted.files, caller(1 << 40, resent=True))
+    ask(mounted.files, name, resent=True)
     assert look(mounted.plain) == after
 
 
@@ -104,7 +111,7 @@ def test_an_exchange_that_was_killed_before_it_was_done_is_done_when_it_is_sent_
     (mounted.tree / "two").write_bytes(b"2")
     table = mounted.files.table
     table.note_exchange(1 << 40, table.nodes[node_of(mounted.files, b"one")].key)
-    REQUESTS["exchange"](mounted.files, caller(1 << 40, resent=True))
+    ask(mounted.files, "exchange", resent=True)
     assert (mounted.plain / "one").read_bytes() == b"2"
 
 
