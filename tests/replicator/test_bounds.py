@@ -295,11 +295,11 @@ def test_a_tree_of_too_many_files_has_no_record_of_a_clean_stop(
     for number in range(50):
         (tmp_path / f"{number}").touch()
     root = os.open(tmp_path, os.O_RDONLY)
-    data = seal.take([root], lambda volume, directory, name: False)
+    data = seal.take([root], lambda volume, directory, name, is_directory: False)
     assert len(seal.read(data)) == 1
     monkeypatch.setattr(seal, "RECORD_BYTES_MAX", 1000)
     with pytest.raises(StoreFailed, match="too many files"):
-        seal.take([root], lambda volume, directory, name: False)
+        seal.take([root], lambda volume, directory, name, is_directory: False)
     with pytest.raises(CorruptState, match="no end"):
         seal.read(data)
     os.close(root)

@@ -152,7 +152,7 @@ def test_what_the_peers_log_and_lists_name_beside_the_tree_is_not_sent(
 
     false.answer = answer
     primary = pair.start_primary(
-        record(1, LIFE, {PARIS}), excluded=lambda volume, path: path.endswith(b".tmp")
+        record(1, LIFE, {PARIS}), excluded=lambda volume, path, is_directory: path.endswith(b".tmp")
     )
     eventually(lambda: pair.said("member_ready") != [], 30)
     assert any(b"file0" in frame.payload for frame in false.received)

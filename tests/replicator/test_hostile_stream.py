@@ -125,7 +125,7 @@ def test_questions_are_answered_or_refused_and_lead_nowhere(
     (tree / ".hafarm" / "quarantine" / "1-1").mkdir(parents=True)
     (tree / ".hafarm" / "quarantine" / "1-1" / "000001").write_bytes(b"kept")
     assert pair.follower is not None
-    pair.follower.excluded = lambda volume, path: path.split(b"/")[0].endswith(b".tmp")
+    pair.follower.excluded = lambda volume, path, is_directory: path.split(b"/")[0].endswith(b".tmp")
     with no_other_exceptions():
         false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
         false.begin()
