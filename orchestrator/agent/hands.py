@@ -199,8 +199,10 @@ class Hands:
             case do.CloseGate(_, drain):
                 await (ask("close_gate", drain=True) if drain else self._close_at_once())
             case do.Follow(_, record):
+                self._check_stored(record)
                 await ask("follow", record=record.as_dict())
             case do.AdmitReign(_, record):
+                self._check_stored(record)
                 await ask("admit_reign", record=record.as_dict())
             case do.AdoptCopy():
                 await ask("adopt_copy")
@@ -239,6 +241,11 @@ class Hands:
             await self._store_state()
         except StoreFailed as fault:
             self._post(ev.EffectFailed(self.module.name, "StoreModule", str(fault)))
+
+    def _check_stored(self, record: Record) -> None:
+        """R4, also for what was decided before it was known that an earlier decision's epoch was not kept."""
+        if self._doubted:
+            raise StoreFailed(self._file.path, f"epoch {record.epoch} may not be on the disk")
 
     async def _store(self, epoch: int, wanted: bool) -> None:
         self._state = {"epoch": epoch, "wanted": wanted}

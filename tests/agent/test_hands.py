@@ -129,6 +129,41 @@ def test_a_node_that_cannot_write_its_file_when_it_bids_begins_no_reign(
     assert [event.effect for event in node.posted if isinstance(event, ev.EffectFailed)] == ["StoreModule"]
 
 
+def test_nothing_is_followed_under_an_epoch_that_an_earlier_decision_could_not_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    node.file.write({"epoch": 3, "wanted": True})
+    assert node.hands.load() == (3, True)
+    full = True
+    write = node.hands._file.write
+
+    def perhaps(content: Mapping[str, Any]) -> None:
+        if full:
+            raise StoreFailed(where="the file", why="No space left on device")
+        write(content)
+
+    monkeypatch.setattr(node.hands._file, "write", perhaps)
+    store, follow = do.StoreModule(ORDERS, Epoch(4), True), do.Follow(ORDERS, record(4))
+
+    async def play() -> None:
+        nonlocal full
+        working = asyncio.create_task(node.hands.work())
+        for effects in ((store,), (follow,), (do.AdmitReign(ORDERS, record(4)),)):
+            node.hands.submit(effects)  # decided one after the other, before the first was carried out
+        await until(node.hands._queue.empty)
+        await until(lambda: len(node.posted) == 3)
+        full = False
+        node.hands.submit((store, follow))
+        await until(lambda: bool(node.asked))
+        working.cancel()
+
+    asyncio.run(play())
+    failed = [event.effect for event in node.posted if isinstance(event, ev.EffectFailed)]
+    assert failed == ["StoreModule", "Follow", "AdmitReign"]
+    assert node.asked == [("follow", 4)]
+
+
 def test_an_epoch_that_only_the_lineage_has_is_known_after_a_crash(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.file.write({"epoch": 3, "wanted": True})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.mirror.serving import PROMOTED_OFFLINE
-from orchestrator.model.effects import Announce, Effect
+from orchestrator.model.effects import AdmitReign, Announce, Effect, Follow
 from orchestrator.model.events import BidAnswered, ModuleStored, RegisterAnswered, RegisterSilent
 from orchestrator.model.names import Epoch, NodeName, RequestId
 from orchestrator.model.record import Outcome, Record
@@ -32,6 +32,8 @@ class Hands(hands.Hands):
     def carry_out(self, effect: Effect) -> bool:
         if self.world.log is not None and not isinstance(effect, Announce):
             self.world.say(f"{self.host.name} does {brief(effect)}")
+        if self._doubted and isinstance(effect, Follow | AdmitReign):
+            return False  # R4: decided before it was known that the epoch was not kept
         return super().carry_out(effect)
 
     @property
