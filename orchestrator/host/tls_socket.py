@@ -26,7 +26,7 @@ class TlsSocket:
     """One session over one socket. One thread at a time: OpenSSL shares none.
 
     `ssl.SSLSocket` asks the kernel twice for each record of 16 KiB that it reads, and once for each that it
-    writes: with blocks of 1 MiB that is most of what encryption costs.
+    writes, and a large read of it takes memory that is mapped and unmapped each time.
     """
 
     def __init__(self, plain: socket.socket, context: ssl.SSLContext, peer: str | None = None) -> None:
