@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName
@@ -44,7 +44,7 @@ TEXT_BYTES_MAX: Final = 64 << 10  # a handshake: 64 reigns of 60 bytes, names, a
 OPERATION_BYTES_MAX: Final = (2 << 20) + 4096  # the kernel writes 1 MiB at most; an xattr has at most 64 KiB
 ANSWER_BYTES_MAX: Final = 16 << 20  # a page of a directory's listing or of block hashes
 
-_LIMITS: Final[Mapping[Kind, int]] = {
+_LIMITS: Final[Mapping[Kind, int]] = dict.fromkeys(Kind, TEXT_BYTES_MAX) | {
     Kind.OPERATION: OPERATION_BYTES_MAX,
     Kind.SKIP: 0,
     Kind.FLUSH: 8,
@@ -53,6 +53,7 @@ _LIMITS: Final[Mapping[Kind, int]] = {
     Kind.ASK: 1 << 20,
     Kind.ANSWER: ANSWER_BYTES_MAX,
 }
+_KINDS: Final[Mapping[int, Kind]] = {kind.value: kind for kind in Kind}
 
 _HEADER: Final = struct.Struct("<IHHQ")  # length of the payload, kind, zero, sequence
 HEADER_BYTES: Final = _HEADER.size
@@ -99,8 +100,9 @@ class HandshakeRejected(HafarmError):
         return f"the peer's replicator was refused ({self.reason}): {self.why}"
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
+    """One whole frame; a tuple, as there is one for each change and each answer."""
+
     kind: Kind
     sequence: int
     payload: bytes
@@ -118,7 +120,7 @@ class Frame:
 
 def encode(kind: Kind, payload: bytes = b"", sequence: int = 0) -> bytes:
     """One frame as it travels."""
-    assert len(payload) <= _LIMITS.get(kind, TEXT_BYTES_MAX), kind
+    assert len(payload) <= _LIMITS[kind], kind
     return _HEADER.pack(len(payload), kind, 0, sequence) + payload
 
 
@@ -141,29 +143,37 @@ class Decoder:
     def receive_data(self, data: bytes | memoryview) -> list[Frame]:
         """The frames that these bytes complete; WireFault as soon as a header cannot be honest."""
         held = self._held
+        if not held:
+            frames, at = self._whole(data)
+            held += data[at:]
+            return frames
         held += data
-        frames: list[Frame] = []
-        at = 0
-        with memoryview(held) as view:
-            while len(held) - at >= HEADER_BYTES:
-                length, kind, sequence = self._header(held, at)
-                end = at + HEADER_BYTES + length
-                if len(held) < end:
-                    break
-                frames.append(Frame(kind, sequence, bytes(view[at + HEADER_BYTES : end])))
-                at = end
+        frames, at = self._whole(held)
         del held[:at]
         return frames
 
-    def _header(self, held: bytearray, at: int) -> tuple[int, Kind, int]:
+    def _whole(self, data: bytes | bytearray | memoryview) -> tuple[list[Frame], int]:
+        """The whole frames in it, and where the first one begins that is not."""
+        frames: list[Frame] = []
+        at, size = 0, len(data)
+        with memoryview(data) as view:
+            while size - at >= HEADER_BYTES:
+                length, kind, sequence = self._header(view, at)
+                end = at + HEADER_BYTES + length
+                if size < end:
+                    break
+                frames.append(Frame(kind, sequence, bytes(view[at + HEADER_BYTES : end])))
+                at = end
+        return frames, at
+
+    def _header(self, held: memoryview, at: int) -> tuple[int, Kind, int]:
         length, number, zero, sequence = _HEADER.unpack_from(held, at)
-        try:
-            kind = Kind(number)
-        except ValueError as fault:
-            raise WireFault(f"frame of unknown kind {number}") from fault
+        kind = _KINDS.get(number)
+        if kind is None:
+            raise WireFault(f"frame of unknown kind {number}")
         if kind not in self._allowed or zero:
             raise WireFault(f"{kind.name} has no place here")
-        if length > _LIMITS.get(kind, TEXT_BYTES_MAX):
+        if length > _LIMITS[kind]:
             raise WireFault(f"{kind.name} of {length} bytes is longer than any of ours")
         if (sequence > 0) != (kind in NUMBERED):
             raise WireFault(f"{kind.name} with the sequence number {sequence}")
@@ -182,8 +192,7 @@ def decode_flushed(payload: bytes) -> int:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
+class Acknowledged(NamedTuple):
     """How far the receiver is. Each number is a sequence number of the stream."""
 
     applied: int
@@ -194,13 +203,13 @@ class Acknowledged:
     """Everything up to here is on its disk, whether asked for or not."""
 
     def encode(self) -> bytes:
-        return encode(Kind.ACKNOWLEDGED, _ACKNOWLEDGED.pack(self.applied, self.points, self.flushed))
+        return encode(Kind.ACKNOWLEDGED, _ACKNOWLEDGED.pack(*self))
 
     @classmethod
     def decode(cls, payload: bytes) -> Acknowledged:
         if len(payload) != _ACKNOWLEDGED.size:
             raise WireFault("an acknowledgement of the wrong size")
-        return cls(*_ACKNOWLEDGED.unpack(payload))
+        return cls._make(_ACKNOWLEDGED.unpack(payload))
 
 
 @dataclass(frozen=True, slots=True)

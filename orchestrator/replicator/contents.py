@@ -21,6 +21,9 @@ from orchestrator.replicator.volume import Mode, refusal
 from orchestrator.replicator.workers import Workers
 
 _SYNCERS: Final = 8  # each waits for the disk in turn; the disk groups what comes together
+_TIMES_S: Final = 0.1
+"""The times of a file that is synced more often go along with a sync only so often, and between two of them a
+moment later: looking at them costs a commit of the journal with the next sync, on both disks."""
 _SYNCS_INLINE: Final = READERS - 1  # threads of the session that may wait for a disk: one reads on
 _ACCESS = os.O_ACCMODE
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
@@ -135,27 +138,46 @@ class Contents(Namespace):
         node = file.node
         data = bytes(body[40 : 40 + size])
         self.outlet.before_change(self.data_keys(node, offset, offset + size), ())
-        sequence = 0
+        sequence, at_once = 0, False
         with self.ordered(caller, node):
             # Looked at before: a write as the caller itself ends setuid, and the others must hear of it.
-            loses = how & wire.WRITE_KILL_PRIVILEGES and os.fstat(file.fd).st_mode & _SPECIAL
+            loses = how & wire.WRITE_KILL_PRIVILEGES and self._is_special(node, file.fd)
             written = self._pwrite(file, data, offset, caller)
             if written >= LARGE_BYTES:
                 self._behind.wrote(node.inode, file.fd, written)
             if not node.local:
                 if written < size:
                     data = data[:written]
-                sequence = self.send(ops.Write(self.number, node.id, offset, data))
+                at_once, node.synced = node.synced, False
+                sequence = self.send(ops.Write(self.number, node.id, offset, data), at_once)
                 self.touch(node)
             if loses:
                 self._strip_privileges(node)
             if file.flags & os.O_SYNC and not node.local:
                 sequence = self._send_sync(node, True, file.fd)
         answer = wire.WRITE_OUT.pack(written, 0)
-        if not file.flags & os.O_SYNC:
+        if file.flags & os.O_SYNC:
+            self._make_durable(caller.unique, file.fd, node, sequence, disk.fsync, answer)
+            return NO_REPLY
+        if not at_once:
             return answer
-        self._make_durable(caller.unique, file.fd, node, sequence, disk.fsync, answer)
+        # It travels, and is written there, while the application is on its way to the sync.
+        self.reply(caller.unique, 0, answer)
+        self.outlet.hurry()
         return NO_REPLY
+
+    def _is_special(self, node: Node, fd: int) -> bool:
+        """Whether it is setuid or setgid. Held: the stripe.
+
+        Looked at once: the kernel gives the next change of a file whose times were looked at a time of its
+        own, and a sync then costs a commit of the journal.
+        """
+        binding = self.outlet.binding
+        if node.plain_in == binding:
+            return False
+        special = bool(os.fstat(fd).st_mode & _SPECIAL)
+        node.plain_in = 0 if special else binding
+        return special
 
     def _pwrite(self, file: OpenFile, data: bytes, offset: int, caller: Caller) -> int:
         if not caller.uid:
@@ -252,7 +274,7 @@ class Contents(Namespace):
         sequence = 0
         with self.ordered(caller, file.node):
             if not file.node.local:
-                sequence = self.send(ops.SyncDirectory(self.number, file.node.id))
+                sequence = self.send(ops.SyncDirectory(self.number, file.node.id), hurried=True)
         self._make_durable(caller.unique, file.fd, file.node, sequence, disk.fsync, b"")
         return NO_REPLY
 
@@ -275,11 +297,13 @@ class Contents(Namespace):
         while len(directories) > codec.DIRECTORIES_MAX:
             some, directories = directories[: codec.DIRECTORIES_MAX], directories[codec.DIRECTORIES_MAX :]
             self.send(ops.Sync(self.number, node.id, data_only, some))
+        node.synced = True
         times = None
-        if self.untouch(node):
+        now = time.monotonic()
+        if not data_only and now >= node.timed_at + _TIMES_S and self.untouch(node):
             status = os.fstat(fd)
-            times = (status.st_atime_ns, status.st_mtime_ns)
-        return self.send(ops.Sync(self.number, node.id, data_only, directories, times))
+            times, node.timed_at = (status.st_atime_ns, status.st_mtime_ns), now
+        return self.send(ops.Sync(self.number, node.id, data_only, directories, times), hurried=True)
 
     def _is_bound(self, number: int) -> bool:
         node = self.table.nodes.get(number)
@@ -338,6 +362,7 @@ class Contents(Namespace):
                 keys = self.data_keys(node, *sorted((size, os.fstat(fd).st_size)))
         self.outlet.before_change(keys, ())
         with self.ordered(caller, node), node as fd:
+            node.plain_in = 0
             which = self._set_locally(caller, node, fd, fields, valid, handle, size)
             status = os.fstat(fd)
             if which and not node.local:

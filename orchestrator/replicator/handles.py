@@ -36,7 +36,10 @@ class Node:
         "names",
         "opens",
         "orphan",
+        "plain_in",
+        "synced",
         "table",
+        "timed_at",
         "users",
     )
 
@@ -59,6 +62,12 @@ class Node:
         self.bound = 0
         self.orphan = False
         """Its last name is gone; a hidden link keeps it while it is open."""
+        self.synced = False
+        """Its last change was followed by a durable point: so will the next one be."""
+        self.timed_at = 0.0
+        """When its times went with a durable point last."""
+        self.plain_in = 0
+        """The binding in which it was seen to be neither setuid nor setgid, and no mode was set since."""
         self.fd = -1
         self.users = 0
 

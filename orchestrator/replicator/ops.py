@@ -266,8 +266,8 @@ class Outlet(Protocol):
         number are bound again before they are used. Read under the lock that orders the emit."""
         ...
 
-    def emit(self, operation: Operation) -> int:
-        """Put it at the end of the stream; its sequence number.
+    def emit(self, operation: Operation, hurried: bool = False) -> int:
+        """Put it at the end of the stream; its sequence number. `hurried`: `hurry` follows in this thread.
 
         Called under the object's lock (for names: the namespace lock), directly after the local operation
         succeeded, so that the stream has the local order. Waits for no network, except that a full window

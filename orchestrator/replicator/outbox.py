@@ -67,15 +67,33 @@ class Outbox:
         self._full_at = 0.0
         """When the first of them began to."""
 
-    def put(self, kind: Kind, payload: bytes, only: NodeName | None = None, wait: bool = True) -> int:
-        """Append one frame (`only`: the others skip its number); its sequence number."""
+    def put(
+        self,
+        kind: Kind,
+        payload: bytes,
+        only: NodeName | None = None,
+        wait: bool = True,
+        hurried: bool = False,
+    ) -> int:
+        """Append one frame (`only`: the others skip its number); its sequence number.
+
+        `hurried`: whoever puts it sends it too, or says `hurry`.
+        """
         with self.changed:
             if wait and self._is_full():
                 self._wait_for_room()
             self.last += 1
             if self._receivers:
-                self._keep(kind, payload, only)
+                self._keep(kind, payload, only, hurried)
             return self.last
+
+    def hurry(self, node: NodeName) -> None:
+        """The sender of this receiver looks now, if it rests."""
+        with self.changed:
+            receiver = self._receivers.get(node)
+            if receiver is not None and receiver.resting:
+                receiver.resting = False
+                receiver.news.notify()
 
     def _wait_for_room(self) -> None:
         self._full_at = self._full_at if self._waiting else time.monotonic()
@@ -96,12 +114,12 @@ class Outbox:
                 return 0.0  # another one is behind it
             return time.monotonic() - max(self._full_at, receiver.moved_at)
 
-    def _keep(self, kind: Kind, payload: bytes, only: NodeName | None) -> None:
+    def _keep(self, kind: Kind, payload: bytes, only: NodeName | None, hurried: bool = False) -> None:
         self._frames.append((self.last, frames.encode(kind, payload, self.last), only))
         self._bytes += len(payload)
         for receiver in self._receivers.values():
             receiver.unsent += len(payload)
-            if receiver.resting or receiver.unsent >= _FULL_BYTES:
+            if (receiver.resting and not hurried) or receiver.unsent >= _FULL_BYTES:
                 receiver.resting = False
                 receiver.news.notify()
 

@@ -45,6 +45,9 @@ from orchestrator.replicator.verify import Verifier
 _READER_S: Final = 0.01
 """A thread that has read something says so in less, once this one waits."""
 
+_CHECK_S: Final = 0.05
+"""Between two looks at what is measured in seconds."""
+
 _REPLIES: Final = frozenset(
     {Kind.WELCOME, Kind.REFUSED, Kind.ACKNOWLEDGED, Kind.FAILED, Kind.ALIVE, Kind.ANSWER}
 )
@@ -320,15 +323,18 @@ class PeerLink:
                 self._sending.release()
 
     def _read_back(self, back: Connection, forward: Connection) -> None:
+        checked_at = 0.0
         try:
             while True:
                 # Whoever sends watches for an answer; here the last sign of a stream at rest was in vain.
                 arrived = back.receive((1 + REST_SIGN) * self._settings.silence_s)
-                self._heard_at = time.monotonic()
+                now = self._heard_at = time.monotonic()
                 for frame in arrived:
                     self._heard(frame)
-                self._check_progress()
-                self._look_at_pace()
+                if now - checked_at >= _CHECK_S:
+                    checked_at = now
+                    self._check_progress()
+                    self._look_at_pace()
         except (HafarmError, OSError) as fault:
             if disk.is_disk_fault(fault):
                 self._primary.tell({"event": "volume_failed", "why": str(fault)})
@@ -353,9 +359,9 @@ class PeerLink:
     def _progressed(self, progress: Acknowledged) -> None:
         if max(progress.applied, progress.points, progress.flushed) > self._outbox.last:
             raise WireFault("it acknowledges what was never sent")
+        self._primary.acknowledged(self.peer, progress)  # first of all: somebody waits for it
         if progress.points > self._points_at[0] or not self._primary.oldest_held():
             self._points_at = (progress.points, time.monotonic())
-        self._primary.acknowledged(self.peer, progress)
         self._look_at_pace(progress.points)
         if progress.flushed > self.flushed:
             self.flushed = progress.flushed

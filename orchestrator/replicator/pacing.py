@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.mirror.pace import Finding, Pace
 from orchestrator.model.config import SlowPeerConfig
 from orchestrator.model.names import Instant
+
+_SAMPLE_S: Final = 0.01
+"""Between the beginnings of two points that are followed: a slow disk's last far longer, and each costs both
+the thread that serves a request and the one that reads the answers."""
+_LOOK_S: Final = 0.05
+"""Between two looks at a point that is not answered: a tenth of what is slow."""
 
 
 class Pacing:
@@ -26,14 +32,19 @@ class Pacing:
         self._own_s: float | None = None
         self._reached = 0
         """Up to here every point is on the other disk."""
+        self._look_at = 0.0
+        """When the next look is due that finds no answer."""
 
     def asked(self, sequence: int) -> None:
         """A durable point is on its way, and somebody waits for it."""
         if self._point:
             return
+        now = time.monotonic()
+        if now < self._asked_at + _SAMPLE_S:
+            return
         with self._lock:
             if not self._point and sequence > self._reached:
-                self._point, self._asked_at, self._own_s = sequence, time.monotonic(), None
+                self._point, self._asked_at, self._own_s = sequence, now, None
 
     def synced(self, sequence: int) -> None:
         """This node's own disk has it."""
@@ -52,6 +63,9 @@ class Pacing:
         with self._lock:
             now = Instant(time.monotonic())
             self._reached = max(self._reached, reached)
+            if not 0 < self._point <= self._reached and now < self._look_at:
+                return None
+            self._look_at = now + _LOOK_S
             if self._point and self._point <= self._reached:
                 self._pace = self._pace.answered(now, now - self._asked_at, self._own_s)
                 self._point = 0

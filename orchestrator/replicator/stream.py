@@ -84,13 +84,13 @@ class Primary:
     def binding(self) -> int:
         return self.outbox.binding
 
-    def emit(self, operation: Operation) -> int:
+    def emit(self, operation: Operation, hurried: bool = False) -> int:
         if self._watchers and isinstance(operation, Rename | Link):
             for watcher in self._watchers:
                 watcher.moved()
         if not self.busy.is_set():
             self.busy.set()
-        return self.outbox.put(Kind.OPERATION, codec.encode(operation))
+        return self.outbox.put(Kind.OPERATION, codec.encode(operation), hurried=hurried)
 
     def before_change(self, keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
         keys = list(keys)
@@ -100,9 +100,12 @@ class Primary:
 
     def hurry(self) -> None:
         """To those that are waited for: for any other the application must not wait in its own thread."""
+        required = self._gate.required
         for peer, link in self._links.items():
-            if peer in self._gate.required:
+            if peer in required:
                 link.hurry()
+            else:
+                self.outbox.hurry(peer)
 
     def made(self, volume: int, inode: int) -> None:
         self.logs.made(volume, inode, self.outbox.last, self.tree.place_of(volume, inode))
@@ -280,12 +283,12 @@ class Primary:
 
     def acknowledged(self, peer: NodeName, progress: Acknowledged) -> None:
         """A member told how far it is."""
-        self.outbox.applied(peer, progress.applied)
         with self._lock:
             reached = progress.applied if self.settings.ack == "memory" else progress.points
             settled = self._gate.confirm(peer, reached)
         for callback in settled:
             callback(0)
+        self.outbox.applied(peer, progress.applied)
 
     def oldest_held(self) -> int:
         """How many points wait; a link uses it to know whether its peer is asked for anything."""

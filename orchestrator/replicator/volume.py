@@ -121,14 +121,17 @@ class Volume:
     def data_keys(self, node: Node, start: int, end: int) -> list[ChangeKey]:
         """The keys of a range of bytes, with the file's attributes (its times and size change too)."""
         first, last = start // ops.EXTENT_BYTES, max(start, end - 1) // ops.EXTENT_BYTES
+        if first == last and not node.fresh:
+            number, inode = self.number, node.inode
+            return [(number, inode, ops.ATTRIBUTES, 0), (number, inode, ops.DATA, first)]
         extents: Iterable[int] = range(first, last + 1)
         if last - first > 64:  # a quarter of a gigabyte in one call: note the whole file instead
             extents = (ops.WHOLE,)
         keys = [self.key(node, ops.ATTRIBUTES), *(self.key(node, ops.DATA, extent) for extent in extents)]
         return list(dict.fromkeys(keys)) if node.fresh else keys
 
-    def send(self, operation: Operation) -> int:
-        return self.outlet.emit(operation)
+    def send(self, operation: Operation, hurried: bool = False) -> int:
+        return self.outlet.emit(operation, hurried)
 
     def fault(self, fault: OSError) -> None:
         """An error on its way to the caller: one that says that the disk failed costs this node its role."""

@@ -29,9 +29,9 @@ from orchestrator.replicator.quarantine import Quarantine, remove_tree
 from orchestrator.replicator.settings import Settings
 from orchestrator.replicator.stream import Primary
 from tests.replicator.hostile import FalsePrimary, descriptors, quick
+from tests.replicator.mounted import Mounted, sent
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
 from tests.replicator.test_apply import Notes, do
-from tests.replicator.test_files import Mounted, disk, mounted, sent  # noqa: F401
 from tests.support.disks import ext4
 from tests.support.waiting import eventually
 
@@ -225,7 +225,7 @@ def _waits_for(event: threading.Event) -> Callable[[list[int], bool], None]:
 
 
 def test_a_file_with_names_in_more_directories_than_one_sync_tells_is_synced_with_all_of_them(
-    mounted: Mounted,  # noqa: F811
+    mounted: Mounted,
 ) -> None:
     count = 2 * codec.DIRECTORIES_MAX + 5
     (mounted.tree / "file").write_bytes(b"x")

@@ -23,8 +23,8 @@ from orchestrator.replicator.control import AGENTS_MAX, Control
 from orchestrator.replicator.handles import Table
 from orchestrator.replicator.logs import ChangeLogs
 from tests.replicator.hostile import descriptors
+from tests.replicator.mounted import Mounted
 from tests.replicator.pair import LYON
-from tests.replicator.test_files import Mounted, disk, mounted, sent  # noqa: F401
 
 STREAM = "0123456789abcdef" * 2
 
@@ -106,7 +106,7 @@ def test_the_journal_stays_near_to_what_the_kernel_holds(
     os.close(root)
 
 
-def test_objects_that_nobody_uses_are_closed_and_reached_again(disk: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_objects_that_nobody_uses_are_closed_and_reached_again(disk: Path, tmp_path: Path) -> None:
     folder = disk / secrets.token_hex(4)
     folder.mkdir()
     root = os.open(folder, os.O_RDONLY)
@@ -180,7 +180,7 @@ for name, deed in deeds.items():
 
 @pytest.mark.parametrize("user", [0, 1000])
 def test_nobody_changes_a_tree_that_follows_and_who_tried_is_named_in_the_log(
-    mounted: Mounted,  # noqa: F811
+    mounted: Mounted,
     caplog: pytest.LogCaptureFixture,
     user: int,
 ) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from orchestrator.mirror.frames import REASONS
 from orchestrator.replicator import ops
+from tests.replicator.mounted import Mounted
 from tests.replicator.pair import picture
 from tests.replicator.processes import Agent, record, write_durably
 from tests.replicator.test_edits import crash, names, stop
-from tests.replicator.test_files import Mounted, disk  # noqa: F401  (the fixture)
 from tests.replicator.test_mirror import Pair, begin
 from tests.replicator.test_mirror import pair as _pair  # noqa: F401
 from tests.support.waiting import eventually
@@ -26,7 +26,7 @@ EXCLUDE = ["data/cache", "**/*.tmp"]
 
 
 @pytest.fixture
-def mounted(disk: Path, tmp_path: Path) -> Iterator[Mounted]:  # noqa: F811
+def mounted(disk: Path, tmp_path: Path) -> Iterator[Mounted]:
     tree = disk / f"only-{os.getpid()}-{tmp_path.name}"
     (tree / "other").mkdir(parents=True)
     thing = Mounted(tree, tmp_path / "journal", exclude=tuple(EXCLUDE), only=tuple(ONLY))
@@ -95,7 +95,7 @@ def test_nothing_is_renamed_or_linked_across_the_border_and_all_else_is(mounted:
 
 
 def test_directories_move_where_an_exclude_pattern_sees_no_difference(
-    disk: Path,  # noqa: F811
+    disk: Path,
     tmp_path: Path,
 ) -> None:
     tree = disk / f"moves-{os.getpid()}-{tmp_path.name}"

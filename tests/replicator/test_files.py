@@ -11,115 +11,15 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.host.fuse.mount import mounts_of_ours, open_device
+from orchestrator.host.fuse.mount import mounts_of_ours
 from orchestrator.replicator import ops
-from orchestrator.replicator.files import Files
-from orchestrator.replicator.ops import ChangeKey, Named, Operation
-from orchestrator.replicator.settings import VolumeSettings
-from tests.support.disks import ext4
+from tests.replicator.mounted import Mounted, sent
 from tests.support.waiting import eventually
-
-
-class Recorder:
-    """An outlet that keeps everything, and answers durable points when it is told to."""
-
-    def __init__(self) -> None:
-        self.binding = 1
-        self.sent: list[Operation] = []
-        self.keys: set[ChangeKey] = set()
-        self.moves: list[int] = []
-        self.names: set[Named] = set()
-        self.held: list[Callable[[int], None]] = []
-        self.hold = False
-        self.synced_here: list[int] = []
-        self._lock = threading.Lock()
-
-    def emit(self, operation: Operation) -> int:
-        with self._lock:
-            self.sent.append(operation)
-            return len(self.sent)
-
-    def before_change(self, keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
-        self.keys.update(keys)
-        self.names.update(names or ())
-
-    def made(self, volume: int, inode: int) -> None:
-        self.keys.add((volume, inode, ops.FRESH, 0))
-
-    def moved(self, volume: int, inode: int) -> None:
-        self.moves.append(inode)
-
-    def hurry(self) -> None:
-        pass
-
-    def synced(self, sequence: int) -> None:
-        self.synced_here.append(sequence)
-
-    def when_durable(self, sequence: int, callback: Callable[[int], None]) -> None:
-        if self.hold:
-            self.held.append(callback)
-        else:
-            callback(0)
-
-
-class Mounted:
-    def __init__(
-        self,
-        tree: Path,
-        journal: Path,
-        exclude: tuple[str, ...] = (),
-        writeback: bool = False,
-        only: tuple[str, ...] = (),
-    ) -> None:
-        self.outlet = Recorder()
-        self.tree = tree
-        self.plain_fd = os.open(tree, os.O_PATH)
-        fds = (open_device(), self.plain_fd, os.open(tree, os.O_RDONLY))
-        self._roots = fds[1:]
-        settings = VolumeSettings(str(tree), exclude, str(journal), only)
-        self.files = Files(0, settings, fds, self.outlet, writeback)
-        self.files.start()
-        self.files.forget_followed()
-        self.files.open_writes()
-        self.plain = Path(f"/proc/self/fd/{self.plain_fd}")
-
-    def close(self) -> None:
-        """What the end of a replicator's process closes too, so that the disk below can go."""
-        self.files.stop()
-        table = self.files.table
-        for number in list(table.files):
-            table.close_file(number)
-        for node in table.nodes.values():
-            table.close(node)
-        for fd in self._roots:
-            os.close(fd)
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    base = tmp_path_factory.mktemp("disk")
-    with ext4(base / "image", base / "at") as at:
-        yield at
-
-
-@pytest.fixture
-def mounted(disk: Path, tmp_path: Path) -> Iterator[Mounted]:
-    tree = disk / f"tree-{os.getpid()}-{tmp_path.name}"
-    tree.mkdir()
-    thing = Mounted(tree, tmp_path / "journal", exclude=("*.tmp",))
-    try:
-        yield thing
-    finally:
-        thing.close()
-
-
-def sent(mounted: Mounted, kind: type | tuple[type, ...]) -> list[Operation]:
-    return [operation for operation in mounted.outlet.sent if isinstance(operation, kind)]
 
 
 def test_what_is_written_through_the_mount_is_in_the_plain_tree_and_on_the_stream(mounted: Mounted) -> None:
@@ -161,6 +61,44 @@ def test_when_the_own_disk_has_a_durable_point_is_told(mounted: Mounted) -> None
     points = [number for number, operation in enumerate(sent, 1) if isinstance(operation, ops.Sync)]
     assert len(points) == 1
     eventually(lambda: mounted.outlet.synced_here == points)
+
+
+def test_a_write_after_a_durable_point_leaves_before_the_next_one_and_any_other_with_it(
+    mounted: Mounted,
+) -> None:
+    fd = os.open(mounted.tree / "a", os.O_CREAT | os.O_WRONLY)
+    outlet = mounted.outlet
+
+    def writes_that_left() -> list[int]:
+        return [op.offset for op in outlet.hurried if isinstance(op, ops.Write)]
+
+    os.pwrite(fd, b"x", 0)
+    assert writes_that_left() == []
+    os.fdatasync(fd)
+    assert writes_that_left() == [0]
+    os.pwrite(fd, b"x", 1)
+    eventually(lambda: writes_that_left() == [0, 1])
+    os.pwrite(fd, b"x", 2)  # no sync came between: a file that is filled
+    assert writes_that_left() == [0, 1]
+    os.close(fd)
+    assert not outlet.owes()
+
+
+def test_of_a_file_that_is_synced_all_the_time_the_times_go_along_now_and_then_and_come_in_the_end(
+    mounted: Mounted,
+) -> None:
+    fd = os.open(mounted.tree / "a", os.O_CREAT | os.O_WRONLY)
+    for number in range(20):
+        os.pwrite(fd, b"x", number)
+        os.fsync(fd)
+    points = [op for op in sent(mounted, ops.Sync) if isinstance(op, ops.Sync)]
+    assert points[0].times is not None
+    assert [op.times for op in points].count(None) > 0
+    final = os.stat(mounted.plain / "a").st_mtime_ns
+    eventually(
+        lambda: final in (op.mtime_ns for op in sent(mounted, ops.SetAttr) if isinstance(op, ops.SetAttr))
+    )
+    os.close(fd)
 
 
 def test_the_first_durable_point_after_a_new_name_names_its_directory(mounted: Mounted) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.replicator import ops
 from orchestrator.replicator.volume import Mode
-from tests.replicator.test_files import Mounted, sent
+from tests.replicator.mounted import Mounted, sent
 from tests.support.disks import ext4
 from tests.support.waiting import eventually
 
@@ -61,6 +61,19 @@ def test_a_write_without_privileges_ends_setuid_here_and_on_the_stream(mounted: 
     os.chown(path, NOBODY, NOBODY)
     os.chmod(path, 0o6775)
     as_nobody("f = os.open('tool', os.O_WRONLY); os.write(f, b'x'); os.close(f)", mounted.tree)
+    assert stat.S_IMODE(os.stat(mounted.plain / "tool").st_mode) == 0o775
+    told = [op for op in sent(mounted, ops.SetAttr) if isinstance(op, ops.SetAttr) and op.which & ops.MODE]
+    assert told[-1].mode == 0o775
+
+
+def test_a_file_that_becomes_setuid_between_two_writes_loses_it_as_well(mounted: Mounted) -> None:
+    path = mounted.tree / "tool"
+    path.write_bytes(b"#!")
+    os.chown(path, NOBODY, NOBODY)
+    write = "f = os.open('tool', os.O_WRONLY); os.write(f, b'x'); os.close(f)"
+    as_nobody(write, mounted.tree)
+    os.chmod(path, 0o6775)
+    as_nobody(write, mounted.tree)
     assert stat.S_IMODE(os.stat(mounted.plain / "tool").st_mode) == 0o775
     told = [op for op in sent(mounted, ops.SetAttr) if isinstance(op, ops.SetAttr) and op.which & ops.MODE]
     assert told[-1].mode == 0o775

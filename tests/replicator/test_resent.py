@@ -18,7 +18,7 @@ from orchestrator.host.fuse.session import Caller
 from orchestrator.replicator.files import Files
 from orchestrator.replicator.handles import Table
 from orchestrator.replicator.ops import ROOT, orphan_name
-from tests.replicator.test_files import Mounted, disk, mounted  # noqa: F401  (the fixtures)
+from tests.replicator.mounted import Mounted
 from tests.support.waiting import eventually
 
 Request = Callable[[Files, Caller], object]
@@ -91,7 +91,7 @@ def look(plain: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_that_was_done_and_is_sent_anew_is_done_once(mounted: Mounted, name: str) -> None:  # noqa: F811
+def test_a_request_that_was_done_and_is_sent_anew_is_done_once(mounted: Mounted, name: str) -> None:
     (mounted.tree / "one").write_bytes(b"1")
     (mounted.tree / "two").write_bytes(b"2")
     (mounted.tree / "folder").mkdir()
@@ -105,7 +105,7 @@ def test_a_request_that_was_done_and_is_sent_anew_is_done_once(mounted: Mounted,
 
 
 def test_an_exchange_that_was_killed_before_it_was_done_is_done_when_it_is_sent_anew(
-    mounted: Mounted,  # noqa: F811
+    mounted: Mounted,
 ) -> None:
     (mounted.tree / "one").write_bytes(b"1")
     (mounted.tree / "two").write_bytes(b"2")
@@ -115,7 +115,7 @@ def test_an_exchange_that_was_killed_before_it_was_done_is_done_when_it_is_sent_
     assert (mounted.plain / "one").read_bytes() == b"2"
 
 
-def test_a_refuge_belongs_to_the_object_of_its_number_or_goes(mounted: Mounted) -> None:  # noqa: F811
+def test_a_refuge_belongs_to_the_object_of_its_number_or_goes(mounted: Mounted) -> None:
     files = mounted.files
     opened = [os.open(mounted.tree / name, os.O_CREAT | os.O_RDWR) for name in ("lost", "kept", "other")]
     lost, kept, other = (node_of(files, name) for name in (b"lost", b"kept", b"other"))
