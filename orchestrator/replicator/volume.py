@@ -144,24 +144,34 @@ class Volume:
     def bind(self, node: Node) -> None:
         """Make the id known on the stream. Held: the namespace lock."""
         binding = self.outlet.binding
-        if node.bound == binding or node.local:
-            return
+        unknown: list[tuple[Node, Node, bytes]] = []
+        while not self.bound(node):
+            above = self._bound_by(node)
+            if above is None:
+                break
+            unknown.append((node, *above))
+            node = above[0]
+        for node, parent, name in reversed(unknown):  # from the top: each is named by one that is known
+            self.send(ops.Bind(self.number, node.id, parent.id, name))
+            node.bound = binding
+
+    def _bound_by(self, node: Node) -> tuple[Node, bytes] | None:
+        """The directory and the name by which it can be made known; None where nothing is to be told."""
+        if node.id == ROOT:
+            node.bound = self.outlet.binding
+            return None
         if node.orphan:
             node.local = (
                 True  # no name leads to it any more: a receiver that never knew it needs nothing of it
             )
-            return
-        if node.id != ROOT:
-            try:
-                parent, name = self._some_name(node)
-            except OSError:
-                if not self._is_removed(node):
-                    raise
-                node.local = True
-                return
-            self.bind(parent)
-            self.send(ops.Bind(self.number, node.id, parent.id, name))
-        node.bound = binding
+            return None
+        try:
+            return self._some_name(node)
+        except OSError:
+            if not self._is_removed(node):
+                raise
+            node.local = True
+            return None
 
     @staticmethod
     def _is_removed(node: Node) -> bool:

@@ -79,6 +79,25 @@ def test_a_file_that_becomes_setuid_between_two_writes_loses_it_as_well(mounted:
     assert told[-1].mode == 0o775
 
 
+def test_a_file_deeper_than_recursion_goes_is_told_to_a_node_that_begins(mounted: Mounted) -> None:
+    depth = 1200  # Python recurses a thousand times
+    at = os.open(mounted.tree, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    file = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=at)
+    mounted.outlet.binding += 1
+    mounted.outlet.sent.clear()
+    os.write(file, b"x")
+    told = [op for op in sent(mounted, ops.Bind) if isinstance(op, ops.Bind)]
+    assert [op.name for op in told] == [b"d"] * depth + [b"file"]
+    assert [op.parent for op in told] == [ops.ROOT, *(op.id for op in told[:-1])]
+    os.close(file)
+    os.close(at)
+
+
 def test_owner_permissions_and_acls_bind(mounted: Mounted) -> None:
     os.chmod(mounted.tree, 0o777)
     as_nobody("open('mine', 'w').close()", mounted.tree)
