@@ -52,6 +52,8 @@ class Contents(Namespace):
 
     reply: Callable[[int, int, bytes], None]
     forget_attributes: Callable[[int], None]
+    widen: Callable[[], None]
+    """What is served now takes long: other threads serve meanwhile."""
 
     def start_syncers(self) -> None:
         self._syncers = Workers(_SYNCERS, "sync")
@@ -127,13 +129,24 @@ class Contents(Namespace):
 
     def read(self, caller: Caller, number: int, body: memoryview) -> memoryview:
         handle, offset, size, *_ = wire.IO_IN.unpack_from(body)
-        return caller.room[: os.preadv(self.file(handle).fd, [caller.room[:size]], offset)]
+        fd, room = self.file(handle).fd, caller.room[:size]
+        if size < LARGE_BYTES:
+            try:
+                if os.preadv(fd, [room], offset, os.RWF_NOWAIT) == size:
+                    return room
+            except OSError as fault:
+                if fault.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                    raise
+        self.widen()  # some of it is not in memory, or it is much to copy
+        return caller.room[: os.preadv(fd, [room], offset)]
 
     def write(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, size, how, *_ = wire.IO_IN.unpack_from(body)
         file = self.file(handle)
         node = file.node
         data = bytes(body[40 : 40 + size])
+        if size >= LARGE_BYTES:
+            self.widen()
         self.outlet.before_change(self.data_keys(node, offset, offset + size), ())
         sequence = 0
         with self.ordered(caller, node):
@@ -310,6 +323,7 @@ class Contents(Namespace):
         if not self._inline.acquire(blocking=False):
             self._syncers.put(sync_here)
             return
+        self.widen()
         try:
             sync_here()
         finally:

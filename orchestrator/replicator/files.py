@@ -53,6 +53,7 @@ class Files(ExtendedAttributes):
         self._device = device
         self._ended = threading.Event()
         self.reply = self._session.reply
+        self.widen = self._session.widen
         self.forget_attributes = self._session.forget_attributes
 
     def _add_root(self) -> None:
