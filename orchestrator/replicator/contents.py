@@ -105,7 +105,7 @@ class Contents(Namespace):
 
         with self.names:
             try:
-                node, status = self.make_node(caller, number, name, act)
+                node, status = self.make_node(caller, number, name, act, opened=made)
                 own = made.pop() if made else self._reopen(node, flags)
             finally:
                 for fd in made:
@@ -355,6 +355,8 @@ class Contents(Namespace):
             which = self._set_locally(caller, node, fd, fields, valid, handle, size)
             status = os.fstat(fd)
             if which and not node.local:
+                if self.untouch(node):
+                    which |= ops.ATIME | ops.MTIME  # they travel along, and not once more by themselves
                 self._tell_attributes(node, which, status)
         return self._attr_reply(node, status)
 

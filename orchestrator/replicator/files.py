@@ -187,6 +187,8 @@ class Files(ExtendedAttributes):
     def _forget_cached(self) -> None:
         with self.names:
             numbers = list(self.table.nodes)
+            for node in self.table.nodes.values():
+                node.is_plain = False  # others may have changed it, or will
         for number in numbers:
             self._session.forget_inode(number)
 

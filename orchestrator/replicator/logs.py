@@ -399,8 +399,9 @@ class ChangeLogs:
         wanted = dict.fromkeys(keys)
         new = [key for key in wanted if key not in held]
         if not new:
-            for log in self.of.values():
-                log.named(wanted, names)
+            if names is None or names:
+                for log in self.of.values():
+                    log.named(wanted, names)
             return
         surplus = max(len(held) + len(new) - HELD_MAX, 0)
         gone = [key for key in held if key not in wanted][:surplus]
@@ -423,9 +424,10 @@ class ChangeLogs:
 
     def _held(self) -> dict[Key, None]:
         """What this thread holds in every log, oldest first."""
-        if not hasattr(self._mine, "keys"):
-            self._mine.keys = {}
-        held: dict[Key, None] = self._mine.keys
+        try:
+            held: dict[Key, None] = self._mine.keys
+        except AttributeError:
+            held = self._mine.keys = {}
         return held
 
     def _let_go(self, keys: list[Key], sequence: int) -> None:
