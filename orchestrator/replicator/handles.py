@@ -57,7 +57,7 @@ class Node:
         self.fresh_names: set[int] = set()
         """Directories in which it got a name since its last durable point."""
         self.is_plain = False
-        """Known to have no CAPABILITY, which the kernel asks for before a first write and a change of owner."""
+        """Known to have no CAPABILITY; the kernel asks before a first write and a change of owner."""
         self.lookups = 0
         self.opens = 0
         self.bound = 0

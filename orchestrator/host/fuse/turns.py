@@ -1,8 +1,8 @@
 """Which of a session's threads read requests: one, as long as none of them waits for a disk.
 
-The kernel gives requests to waiting threads in turn. Where each takes some ten microseconds, threads that take
-turns cost more than they serve: every one begins with cold caches, and waits for the interpreter lock that
-another one is about to let go. Where requests wait for disks, one thread is not enough.
+The kernel gives requests to waiting threads in turn. Where each takes some ten microseconds, the change of
+threads costs more than the service: every one begins with cold caches, and waits for the interpreter lock, which
+another one is about to let go of. Where requests wait for disks, one thread is not enough.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 _WIDE_S: Final = 0.05
 """After one that took long, all threads read for so long: where there is one, more follow."""
 _LOOK_S: Final = 0.002
-"""Between two looks at one that is being served: what needs no disk takes a hundredth, and a thread that looks
-so often takes a two hundredth of a processor, while requests come."""
+"""Between two looks at one that is being served: what needs no disk takes a hundredth of it, and to look so
+often takes a two hundredth of a processor, while requests come."""
 
 
 class Turns:
