@@ -352,8 +352,13 @@ class Contents(Namespace):
                 keys = self.data_keys(node, *sorted((size, os.fstat(fd).st_size)))
         self.outlet.before_change(keys, ())
         with self.ordered(caller, node), node as fd:
+            # Of one with a capability even a change of owner that changes nothing takes that away.
+            is_owner = node.is_plain and valid & (wire.FATTR_UID | wire.FATTR_GID)
+            before = os.fstat(fd) if is_owner else None
             which = self._set_locally(caller, node, fd, fields, valid, handle, size)
             status = os.fstat(fd)
+            if before is not None and _same_owner(before, status):
+                which &= ~(ops.UID | ops.GID | ops.MODE)  # as when root unpacks: nothing to tell
             if which and not node.local:
                 if self.untouch(node):
                     which |= ops.ATIME | ops.MTIME  # they travel along, and not once more by themselves
@@ -435,6 +440,11 @@ class Ordered:
 
     def __exit__(self, *_: object) -> None:
         self._lock.__exit__(None, None, None)
+
+
+def _same_owner(one: os.stat_result, other: os.stat_result) -> bool:
+    """Owner, group and rights are the same."""
+    return one.st_mode == other.st_mode and one.st_uid == other.st_uid and one.st_gid == other.st_gid
 
 
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:

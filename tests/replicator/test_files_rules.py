@@ -231,6 +231,24 @@ def test_times_travel_once_with_the_change_of_attributes_that_follows(mounted: M
     assert told[0].mtime_ns == (mounted.plain / "a").stat().st_mtime_ns
 
 
+def test_a_change_of_owner_that_changes_nothing_is_not_told(mounted: Mounted) -> None:
+    def owners() -> int:
+        return sum(
+            bool(one.which & ops.UID) for one in sent(mounted, ops.SetAttr) if isinstance(one, ops.SetAttr)
+        )
+
+    path = mounted.tree / "a"
+    path.write_bytes(b"x")
+    os.chown(path, 0, 0)
+    assert owners() == 0
+    os.setxattr(path, "security.capability", CAPABILITY)
+    os.chown(path, 0, 0)
+    assert "security.capability" not in os.listxattr(mounted.plain / "a")
+    assert owners() == 1, "the others still have the capability"
+    os.chown(path, NOBODY, 0)
+    assert owners() == 2
+
+
 def test_what_is_only_partly_in_memory_is_read_whole(mounted: Mounted) -> None:
     data = os.urandom(256 << 10)
     (mounted.tree / "a").write_bytes(data)

@@ -1,8 +1,8 @@
 """Which of a session's threads read requests: one, as long as none of them waits for a disk.
 
 The kernel gives requests to waiting threads in turn. Where each takes some ten microseconds, the change of
-threads costs more than the service: every one begins with cold caches, and waits for the interpreter lock, which
-another one is about to let go of. Where requests wait for disks, one thread is not enough.
+threads costs more than the service: every one begins with cold caches, and waits for the interpreter lock,
+which another one is about to let go of. Where requests wait for disks, one thread is not enough.
 """
 
 from __future__ import annotations
