@@ -318,6 +318,10 @@ class Namespace(Unnamed):
                 moved.fresh_names.update((parent.id, new_parent.id))
                 self.touch(parent)
                 self.touch(new_parent)
+                if victim is not None and flags & disk.RENAME_EXCHANGE:
+                    # XFS takes the new way up that a directory gets for a change of what is in it.
+                    self.touch(moved)
+                    self.touch(victim)
             if victim is not None and last:
                 self.gone(victim)
             return b""
