@@ -399,7 +399,7 @@ class ChangeLogs:
         wanted = dict.fromkeys(keys)
         new = [key for key in wanted if key not in held]
         if not new:
-            if names is None or names:
+            if names or names is None:
                 for log in self.of.values():
                     log.named(wanted, names)
             return
