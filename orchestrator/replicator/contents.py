@@ -353,7 +353,7 @@ class Contents(Namespace):
         self.outlet.before_change(keys, ())
         with self.ordered(caller, node), node as fd:
             # Of one with a capability even a change of owner that changes nothing takes that away.
-            is_owner = node.is_plain and valid & (wire.FATTR_UID | wire.FATTR_GID)
+            is_owner = node.lacks_capability and valid & (wire.FATTR_UID | wire.FATTR_GID)
             before = os.fstat(fd) if is_owner else None
             which = self._set_locally(caller, node, fd, fields, valid, handle, size)
             status = os.fstat(fd)

@@ -188,7 +188,7 @@ class Files(ExtendedAttributes):
         with self.names:
             numbers = list(self.table.nodes)
             for node in self.table.nodes.values():
-                node.is_plain = False  # others may have changed it, or will
+                node.lacks_capability = False  # others may have changed it, or will
         for number in numbers:
             self._session.forget_inode(number)
 

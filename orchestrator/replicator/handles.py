@@ -30,9 +30,9 @@ class Node:
         "fresh_names",
         "id",
         "inode",
-        "is_plain",
         "key",
         "kind",
+        "lacks_capability",
         "local",
         "lookups",
         "names",
@@ -56,7 +56,7 @@ class Node:
         """Made in this process's life: its changes count as those of a FRESH object."""
         self.fresh_names: set[int] = set()
         """Directories in which it got a name since its last durable point."""
-        self.is_plain = False
+        self.lacks_capability = False
         """Known to have no CAPABILITY; the kernel asks before a first write and a change of owner."""
         self.lookups = 0
         self.opens = 0

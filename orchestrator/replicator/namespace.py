@@ -158,7 +158,7 @@ class Namespace(Unnamed):
             with node as fd:
                 for key in keys:
                     self.send(ops.SetXattr(self.number, node.id, key, disk.get_xattr(fd, key)))
-        node.is_plain = CAPABILITY not in keys
+        node.lacks_capability = CAPABILITY not in keys
         self.touch(node)
 
     def mkdir(self, caller: Caller, number: int, body: memoryview) -> bytes:

@@ -25,7 +25,7 @@ class ExtendedAttributes(Contents):
     def get_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
         size, _ = wire.XATTR_IN.unpack_from(body)
         node, name = self.node(number), text(body, 8)
-        if node.is_plain and name == CAPABILITY:
+        if node.lacks_capability and name == CAPABILITY:
             raise refusal(errno.ENODATA)
         with node as fd:
             return _sized(disk.get_xattr(fd, name), size)
@@ -82,7 +82,7 @@ class ExtendedAttributes(Contents):
         loses_group: bool = False,
     ) -> bytes:
         node = self.node(number)
-        node.is_plain = False
+        node.lacks_capability = False
         self.before(self.key(node, ops.ATTRIBUTES))
         with self.ordered(caller, node), node as fd:
             with disk.Acting(caller.uid, caller.gid):
