@@ -121,15 +121,14 @@ def chown(fd: int, uid: int, gid: int) -> None:
 
 
 UTIME_OMIT: Final = (1 << 30) - 2
+_TIMES: Final = struct.Struct("<qqqq")
 
 
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
     """Set times of the object behind an O_PATH descriptor; None leaves that one as it is."""
-    packed = b"".join(
-        struct.pack("<qq", 0, UTIME_OMIT) if when is None else struct.pack("<qq", *divmod(when, 10**9))
-        for when in (atime_ns, mtime_ns)
-    )
-    _check(_libc.utimensat(fd, b"", packed, AT_EMPTY_PATH))
+    atime = (0, UTIME_OMIT) if atime_ns is None else divmod(atime_ns, 10**9)
+    mtime = (0, UTIME_OMIT) if mtime_ns is None else divmod(mtime_ns, 10**9)
+    _check(_libc.utimensat(fd, b"", _TIMES.pack(*atime, *mtime), AT_EMPTY_PATH))
 
 
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -217,8 +216,9 @@ def sync_directory(fd: int) -> None:
 # --- extended attributes of the object behind an O_PATH descriptor ------------------------------------------
 
 
-def list_xattrs(fd: int) -> list[bytes]:
-    return [os.fsencode(name) for name in os.listxattr(path_of(fd))]
+def list_xattrs(fd: int, is_open: bool = False) -> list[bytes]:
+    """`is_open`: the descriptor is no O_PATH one."""
+    return [os.fsencode(name) for name in os.listxattr(fd if is_open else path_of(fd))]
 
 
 def get_xattr(fd: int, name: bytes) -> bytes:
@@ -236,19 +236,21 @@ def remove_xattr(fd: int, name: bytes) -> None:
 # --- file handles: an object found again without any name (name_to_handle_at) -------------------------------
 
 _HANDLE_BYTES_MAX: Final = 128  # MAX_HANDLE_SZ
+_HandleRoom = ctypes.c_char * (8 + _HANDLE_BYTES_MAX)
+_EMPTY_HANDLE: Final = struct.pack("<Ii", _HANDLE_BYTES_MAX, 0) + bytes(_HANDLE_BYTES_MAX)
+_ANY_MOUNT = ctypes.byref(ctypes.c_int())
+"""Where the kernel writes a mount's number; nobody reads it."""
 
 
 def handle_of(directory: int, name: bytes) -> bytes:
     """The file system's own lasting name of an object: type and handle, with the inode's generation in it.
 
-    An empty name means the object behind the O_PATH descriptor `directory` itself.
+    An empty name means the object behind the descriptor `directory` itself.
     """
-    buffer = ctypes.create_string_buffer(struct.pack("<Ii", _HANDLE_BYTES_MAX, 0), 8 + _HANDLE_BYTES_MAX)
-    mount_id = ctypes.c_int()
-    flags = 0 if name else AT_EMPTY_PATH
-    _check(_libc.name_to_handle_at(directory, name, buffer, ctypes.byref(mount_id), flags))
-    length = struct.unpack_from("<I", buffer)[0]
-    return bytes(buffer.raw[: 8 + length])
+    room = _HandleRoom.from_buffer_copy(_EMPTY_HANDLE)
+    _check(_libc.name_to_handle_at(directory, name, room, _ANY_MOUNT, 0 if name else AT_EMPTY_PATH))
+    raw = room.raw
+    return raw[: 8 + raw[0]]  # little-endian, and below 256
 
 
 _HANDLES_WITH_INODE: Final = {1: "<I", 0x81: "<Q"}

@@ -151,8 +151,10 @@ class Applier:
         if stat.S_ISREG(op.mode):
             how = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
             writer = os.open(op.name, how, 0o600, dir_fd=parent)
-            self._note_made(op, self.objects.adopt(op.volume, op.id, writer, op.parent, op.name))
-            os.fchown(writer, op.uid, op.gid)
+            status = self.objects.adopt(op.volume, op.id, writer, op.parent, op.name)
+            self._note_made(op, status.st_ino)
+            if (status.st_uid, status.st_gid) != (op.uid, op.gid):
+                os.fchown(writer, op.uid, op.gid)
             os.fchmod(writer, stat.S_IMODE(op.mode))
             return
         if stat.S_IFMT(op.mode) in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
@@ -244,18 +246,18 @@ class Applier:
             self._behind.wrote((op.volume, op.id), fd, done)
 
     def _set_attr(self, op: ops.SetAttr) -> None:
-        fd = self.objects.get(op.volume, op.id)
         if op.which & ops.SIZE:
             writer = self.objects.writer(op.volume, op.id)
             if self._aside:
                 self._aside[op.volume].preserve(writer)
             os.ftruncate(writer, op.size)
+        fd, is_open = self.objects.found(op.volume, op.id)
         if self._aside:
             self._mark_attributes(op, fd)
         if op.which & (ops.UID | ops.GID):
             disk.chown(fd, op.uid if op.which & ops.UID else -1, op.gid if op.which & ops.GID else -1)
         if op.which & ops.MODE:
-            os.chmod(disk.path_of(fd), stat.S_IMODE(op.mode))
+            os.chmod(fd if is_open else disk.path_of(fd), stat.S_IMODE(op.mode))
         if op.which & (ops.ATIME | ops.MTIME):
             atime = op.atime_ns if op.which & ops.ATIME else None
             disk.set_times(fd, atime, op.mtime_ns if op.which & ops.MTIME else None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, fields
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -149,19 +149,22 @@ def _encoder(code: int, head: struct.Struct, numbers: list[str], texts: list[str
 def _decoder(
     kind: type[Any], head: struct.Struct, numbers: list[str], texts: list[str]
 ) -> Callable[[bytes], Any]:
+    order = [[*numbers, *texts].index(field.name) for field in fields(kind)]
+    in_order = itemgetter(*order)
+
     def decoded(payload: bytes) -> Any:
-        fields: dict[str, Any] = dict(zip(numbers, head.unpack_from(payload)[1:], strict=True))
+        values: tuple[Any, ...] = head.unpack_from(payload)[1:]
         at = head.size
         for name in texts:
             length = _LENGTH.unpack_from(payload, at)[0]
             at += _LENGTH.size
             if length > OPERATION_BYTES_MAX or at + length > len(payload):
                 raise WireFault(f"{kind.__name__}: {name} is longer than the frame")
-            fields[name] = payload[at : at + length]
+            values += (payload[at : at + length],)
             at += length
         if at != len(payload):
             raise WireFault(f"{kind.__name__}: {len(payload) - at} bytes too many")
-        return kind(**fields)
+        return kind(*in_order(values))
 
     return decoded
 

@@ -55,6 +55,8 @@ class Contents(Namespace):
 
     reply: Callable[[int, int, bytes], None]
     forget_attributes: Callable[[int], None]
+    widen: Callable[[], None]
+    """What is served now takes long: other threads serve meanwhile."""
 
     def start_syncers(self) -> None:
         self._syncers = Workers(_SYNCERS, "sync")
@@ -106,7 +108,7 @@ class Contents(Namespace):
 
         with self.names:
             try:
-                node, status = self.make_node(caller, number, name, act)
+                node, status = self.make_node(caller, number, name, act, opened=made)
                 own = made.pop() if made else self._reopen(node, flags)
             finally:
                 for fd in made:
@@ -130,13 +132,24 @@ class Contents(Namespace):
 
     def read(self, caller: Caller, number: int, body: memoryview) -> memoryview:
         handle, offset, size, *_ = wire.IO_IN.unpack_from(body)
-        return caller.room[: os.preadv(self.file(handle).fd, [caller.room[:size]], offset)]
+        fd, room = self.file(handle).fd, caller.room[:size]
+        if size < LARGE_BYTES:
+            try:
+                if os.preadv(fd, [room], offset, os.RWF_NOWAIT) == size:
+                    return room
+            except OSError as fault:
+                if fault.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                    raise
+        self.widen()  # some of it is not in memory, or it is much to copy
+        return caller.room[: os.preadv(fd, [room], offset)]
 
     def write(self, caller: Caller, number: int, body: memoryview) -> bytes:
         handle, offset, size, how, *_ = wire.IO_IN.unpack_from(body)
         file = self.file(handle)
         node = file.node
         data = bytes(body[40 : 40 + size])
+        if size >= LARGE_BYTES:
+            self.widen()
         self.outlet.before_change(self.data_keys(node, offset, offset + size), ())
         sequence, at_once = 0, False
         with self.ordered(caller, node):
@@ -334,6 +347,7 @@ class Contents(Namespace):
         if not self._inline.acquire(blocking=False):
             self._syncers.put(sync_here)
             return
+        self.widen()
         try:
             sync_here()
         finally:
@@ -363,9 +377,16 @@ class Contents(Namespace):
         self.outlet.before_change(keys, ())
         with self.ordered(caller, node), node as fd:
             node.plain_in = 0
+            # Of one with a capability even a change of owner that changes nothing takes that away.
+            is_owner = node.lacks_capability and valid & (wire.FATTR_UID | wire.FATTR_GID)
+            before = os.fstat(fd) if is_owner else None
             which = self._set_locally(caller, node, fd, fields, valid, handle, size)
             status = os.fstat(fd)
+            if before is not None and _same_owner(before, status):
+                which &= ~(ops.UID | ops.GID | ops.MODE)  # as when root unpacks: nothing to tell
             if which and not node.local:
+                if self.untouch(node):
+                    which |= ops.ATIME | ops.MTIME  # they travel along, and not once more by themselves
                 self._tell_attributes(node, which, status)
         return self._attr_reply(node, status)
 
@@ -444,6 +465,11 @@ class Ordered:
 
     def __exit__(self, *_: object) -> None:
         self._lock.__exit__(None, None, None)
+
+
+def _same_owner(one: os.stat_result, other: os.stat_result) -> bool:
+    """Owner, group and rights are the same."""
+    return one.st_mode == other.st_mode and one.st_uid == other.st_uid and one.st_gid == other.st_gid
 
 
 def _nanoseconds(seconds: int, nanoseconds: int) -> int:

@@ -53,6 +53,7 @@ class Files(ExtendedAttributes):
         self._device = device
         self._ended = threading.Event()
         self.reply = self._session.reply
+        self.widen = self._session.widen
         self.forget_attributes = self._session.forget_attributes
 
     def _add_root(self) -> None:
@@ -186,6 +187,8 @@ class Files(ExtendedAttributes):
     def _forget_cached(self) -> None:
         with self.names:
             numbers = list(self.table.nodes)
+            for node in self.table.nodes.values():
+                node.lacks_capability = False  # others may have changed it, or will
         for number in numbers:
             self._session.forget_inode(number)
 

@@ -15,6 +15,7 @@ from orchestrator.mirror.differ import Place
 from orchestrator.replicator.ops import ORPHANS, ROOT, orphan_name
 
 _RECORD: Final = Struct("<cQQH")
+CAPABILITY: Final = b"security.capability"
 _OUTCOMES_MAX = 4096  # far more than the kernel keeps in flight at once
 _JOURNAL_BYTES_MAX = 64 << 20  # then rewritten; a busy volume writes some 50 bytes an operation
 
@@ -31,6 +32,7 @@ class Node:
         "inode",
         "key",
         "kind",
+        "lacks_capability",
         "local",
         "lookups",
         "names",
@@ -57,6 +59,8 @@ class Node:
         """Made in this process's life: its changes count as those of a FRESH object."""
         self.fresh_names: set[int] = set()
         """Directories in which it got a name since its last durable point."""
+        self.lacks_capability = False
+        """Known to have no CAPABILITY; the kernel asks before a first write and a change of owner."""
         self.lookups = 0
         self.opens = 0
         self.bound = 0

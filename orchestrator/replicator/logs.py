@@ -161,15 +161,17 @@ class ChangeLog:
             self._moved[volume, inode] = None
 
     def reserve(self, key: Key, place: Place | None) -> None:
-        """Return when this new object's entry is durable, and those of the inodes after it."""
+        """Return when this new object's entry is durable, and those of the inodes around it."""
         with self._lock:
             self._raise_if_failed()
             if self._drops:
                 return  # what is held while its change is on its way is all that is kept
             self._place(key[0], key[1], place)
             if key not in self.log.stamps:
-                self.log.reserve(key, FRESH_RUN)
-                self._append([differ.encode_run(key, FRESH_RUN)])
+                volume, inode, what, extent = key
+                first = (volume, inode - inode % FRESH_RUN, what, extent)
+                self.log.reserve(first, FRESH_RUN)
+                self._append([differ.encode_run(first, FRESH_RUN)])
                 self._overflows()
             self._settle(self._queued)
 

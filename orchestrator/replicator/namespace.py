@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orchestrator.host import disk
 from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import NO_REPLY, Caller
 from orchestrator.replicator import ops
-from orchestrator.replicator.handles import Node
+from orchestrator.replicator.handles import CAPABILITY, Node
 from orchestrator.replicator.ops import ChangeKey
 from orchestrator.replicator.trees import join
 from orchestrator.replicator.unnamed import Unnamed
@@ -93,7 +93,9 @@ class Namespace(Unnamed):
         name: bytes,
         act: Callable[[int], None],
         target: bytes | None = None,
+        opened: Sequence[int] = (),
     ) -> tuple[Node, os.stat_result]:
+        """`opened`: where `act` puts a descriptor of what it made, if it keeps one."""
         parent = self.node(number)
         disk.check_name(name)
         self.check_visible(parent, name, errno.EPERM)
@@ -108,12 +110,13 @@ class Namespace(Unnamed):
             except FileExistsError:
                 if not caller.unique & wire.RESENT:
                     raise  # a resent request may find its own work done
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            node = self.find(parent, fd, name, status)
+            own = opened[0] if opened else None
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False) if own is None else os.fstat(own)
+            node = self.find(parent, fd, name, status, own)
             if not node.local:
                 self._note_made(node, parent, fd, name)
                 node.fresh = True
-                self._tell_made(node, parent, name, status, target)
+                self._tell_made(node, parent, name, status, target, own)
                 node.fresh_names.add(parent.id)
                 self.touch(parent)
             return node, status
@@ -129,7 +132,13 @@ class Namespace(Unnamed):
             raise
 
     def _tell_made(
-        self, node: Node, parent: Node, name: bytes, status: os.stat_result, target: bytes | None
+        self,
+        node: Node,
+        parent: Node,
+        name: bytes,
+        status: os.stat_result,
+        target: bytes | None,
+        own: int | None,
     ) -> None:
         place = (self.number, node.id, parent.id, name)
         mode, uid, gid = status.st_mode, status.st_uid, status.st_gid
@@ -140,9 +149,16 @@ class Namespace(Unnamed):
         else:
             self.send(ops.Create(*place, mode, uid, gid, status.st_rdev))
         node.bound = self.outlet.binding
-        with node as fd:
-            for key in disk.list_xattrs(fd):  # an inherited ACL, a security label
-                self.send(ops.SetXattr(self.number, node.id, key, disk.get_xattr(fd, key)))
+        if own is not None:
+            keys = disk.list_xattrs(own, is_open=True)
+        else:
+            with node as fd:
+                keys = disk.list_xattrs(fd)
+        if keys:  # an inherited ACL, a security label
+            with node as fd:
+                for key in keys:
+                    self.send(ops.SetXattr(self.number, node.id, key, disk.get_xattr(fd, key)))
+        node.lacks_capability = CAPABILITY not in keys
         self.touch(node)
 
     def mkdir(self, caller: Caller, number: int, body: memoryview) -> bytes:
@@ -302,6 +318,10 @@ class Namespace(Unnamed):
                 moved.fresh_names.update((parent.id, new_parent.id))
                 self.touch(parent)
                 self.touch(new_parent)
+                if victim is not None and flags & disk.RENAME_EXCHANGE:
+                    # XFS takes the new way up that a directory gets for a change of what is in it.
+                    self.touch(moved)
+                    self.touch(victim)
             if victim is not None and last:
                 self.gone(victim)
             return b""

@@ -124,8 +124,8 @@ class Objects:
         if known is not None:
             known.place = place
 
-    def adopt(self, volume: int, id: int, writer: int, parent: int, name: bytes) -> int:
-        """The id is what was made so as this descriptor, which is open for writing; its inode."""
+    def adopt(self, volume: int, id: int, writer: int, parent: int, name: bytes) -> os.stat_result:
+        """The id is what was made so as this descriptor, which is open for writing; what it is now."""
         try:
             self._make_room(volume, id)
             status = os.fstat(writer)
@@ -143,7 +143,7 @@ class Objects:
             raise
         self._ids[volume, inode] = id
         self._keep_writer((volume, id), writer)
-        return inode
+        return status
 
     def get(self, volume: int, id: int) -> int:
         """The O_PATH descriptor of an object; ENOENT when it is not here."""
@@ -184,6 +184,11 @@ class Objects:
     def made(self, volume: int, id: int) -> None:
         """It was made just now, by this stream."""
         self._known[volume, id].fresh = True
+
+    def found(self, volume: int, id: int) -> tuple[int, bool]:
+        """A descriptor of an object, and whether it is open for writing; else it is an O_PATH one."""
+        writer = self._writers.get((volume, id))
+        return (self.get(volume, id), False) if writer is None else (writer, True)
 
     def writer(self, volume: int, id: int) -> int:
         """A descriptor open for writing."""

@@ -224,11 +224,21 @@ class Volume:
             raise refusal(errno.ESTALE)
         return node
 
-    def find(self, parent: Node, parent_fd: int, name: bytes, status: os.stat_result | None = None) -> Node:
-        """The node that this name leads to, made if it is new. Held: the namespace lock."""
+    def find(
+        self,
+        parent: Node,
+        parent_fd: int,
+        name: bytes,
+        status: os.stat_result | None = None,
+        own: int | None = None,
+    ) -> Node:
+        """The node that this name leads to, made if it is new. Held: the namespace lock.
+
+        `own`: a descriptor of the object itself.
+        """
         if status is None:
             status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        key = disk.handle_of(parent_fd, name)
+        key = disk.handle_of(parent_fd, name) if own is None else disk.handle_of(own, b"")
         node = self.table.by_key.get(key)
         if node is None:
             local = parent.local or self.is_local(parent, name, stat.S_ISDIR(status.st_mode))

@@ -11,7 +11,7 @@ from orchestrator.host.fuse import wire
 from orchestrator.host.fuse.session import Caller
 from orchestrator.replicator import ops
 from orchestrator.replicator.contents import Contents
-from orchestrator.replicator.handles import Node
+from orchestrator.replicator.handles import CAPABILITY, Node
 from orchestrator.replicator.namespace import text
 from orchestrator.replicator.volume import refusal
 
@@ -24,8 +24,11 @@ class ExtendedAttributes(Contents):
 
     def get_xattr(self, caller: Caller, number: int, body: memoryview) -> bytes:
         size, _ = wire.XATTR_IN.unpack_from(body)
-        with self.node(number) as fd:
-            return _sized(disk.get_xattr(fd, text(body, 8)), size)
+        node, name = self.node(number), text(body, 8)
+        if node.lacks_capability and name == CAPABILITY:
+            raise refusal(errno.ENODATA)
+        with node as fd:
+            return _sized(disk.get_xattr(fd, name), size)
 
     def list_xattrs(self, caller: Caller, number: int, body: memoryview) -> bytes:
         size, _ = wire.XATTR_IN.unpack_from(body)
@@ -79,6 +82,7 @@ class ExtendedAttributes(Contents):
         loses_group: bool = False,
     ) -> bytes:
         node = self.node(number)
+        node.lacks_capability = False
         self.before(self.key(node, ops.ATTRIBUTES))
         with self.ordered(caller, node), node as fd:
             with disk.Acting(caller.uid, caller.gid):

@@ -19,4 +19,12 @@ KEPT: Final[dict[str, list[Operation]]] = {
         ("ann", "pwrite", 0, 0, 10, 2),
         ("ann", "fstat", 0),
     ],
+    "a directory that is exchanged across directories is modified on XFS": [
+        ("root", "mkdir", b"d", 0),
+        ("root", "mkdir", b"d/d", 0),
+        ("root", "chmod", b"d", 511),
+        ("root", "chmod", b"d/d", 511),
+        ("ann", "open", 0, b"a", 66, 0),
+        ("root", "rename", b"a", b"d/d", 2),
+    ],
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -220,3 +221,77 @@ def test_a_fault_of_the_may_differ_log_refuses_the_change(mounted: Mounted) -> N
         (mounted.tree / "a").write_bytes(b"")
     assert os.listdir(mounted.plain) in ([], [".hafarm"])
     assert not mounted.outlet.sent
+
+
+# A capability to open privileged ports, as setcap(8) writes it.
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+
+
+def test_a_capability_is_seen_as_soon_as_a_file_has_one_whoever_gave_it(mounted: Mounted) -> None:
+    for name in ("here", "below"):
+        path = mounted.tree / name
+        path.write_bytes(b"made without one")
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(path, "security.capability")
+    os.setxattr(mounted.tree / "here", "security.capability", CAPABILITY)
+    assert os.getxattr(mounted.tree / "here", "security.capability") == CAPABILITY
+    mounted.files.follow()
+    os.setxattr(mounted.plain / "below", "security.capability", CAPABILITY)
+    assert os.getxattr(mounted.tree / "below", "security.capability") == CAPABILITY
+
+
+def test_a_write_takes_a_capability_away_here_as_below(mounted: Mounted) -> None:
+    path = mounted.tree / "tool"
+    path.write_bytes(b"#!")
+    os.setxattr(path, "security.capability", CAPABILITY)
+    with path.open("ab", buffering=0) as file:
+        file.write(b"more")
+    assert "security.capability" not in os.listxattr(mounted.plain / "tool")
+    assert "security.capability" not in os.listxattr(path)
+
+
+def test_times_travel_once_with_the_change_of_attributes_that_follows(mounted: Mounted) -> None:
+    with (mounted.tree / "a").open("wb", buffering=0) as file:
+        file.write(b"x")
+        os.fchmod(file.fileno(), 0o600)
+    eventually(lambda: not mounted.files.table.files)
+    changes = [one for one in sent(mounted, ops.SetAttr) if isinstance(one, ops.SetAttr)]
+    made = sent(mounted, ops.Create)[0]
+    assert isinstance(made, ops.Create)
+    told = [one for one in changes if one.id == made.id]
+    assert [one.which for one in told] == [ops.MODE | ops.ATIME | ops.MTIME]
+    assert told[0].mtime_ns == (mounted.plain / "a").stat().st_mtime_ns
+
+
+def test_a_change_of_owner_that_changes_nothing_is_not_told(mounted: Mounted) -> None:
+    def owners() -> int:
+        return sum(
+            bool(one.which & ops.UID) for one in sent(mounted, ops.SetAttr) if isinstance(one, ops.SetAttr)
+        )
+
+    path = mounted.tree / "a"
+    path.write_bytes(b"x")
+    os.chown(path, 0, 0)
+    assert owners() == 0
+    os.setxattr(path, "security.capability", CAPABILITY)
+    os.chown(path, 0, 0)
+    assert "security.capability" not in os.listxattr(mounted.plain / "a")
+    assert owners() == 1, "the others still have the capability"
+    os.chown(path, NOBODY, 0)
+    assert owners() == 2
+
+
+def test_what_is_only_partly_in_memory_is_read_whole(mounted: Mounted) -> None:
+    data = os.urandom(256 << 10)
+    (mounted.tree / "a").write_bytes(data)
+    plain = os.open(mounted.plain / "a", os.O_RDWR)
+    os.fsync(plain)
+    os.posix_fadvise(plain, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pread(plain, 4096, 0)  # this much is, and what is read ahead with it
+    os.close(plain)
+    fd = os.open(mounted.tree / "a", os.O_RDONLY | os.O_DIRECT)
+    room = mmap.mmap(-1, 64 << 10)
+    for offset in range(0, len(data), len(room)):
+        assert os.preadv(fd, [room], offset) == len(room)
+        assert room[:] == data[offset : offset + len(room)]
+    os.close(fd)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.host.fuse import wire
+from orchestrator.host.fuse.turns import Turns
 
 log = logging.getLogger("hafarm.fuse")
 
-READERS: Final = 3  # two serve; more only hand the interpreter lock around, but one may wait for a disk
+READERS: Final = 3  # that may wait for a disk at a time; more only hand the interpreter lock around
 NO_REPLY: Final = b"\0no reply"
 """What a handler returns for a request that is answered later, or never."""
 
@@ -116,6 +117,8 @@ class Session:
         self._begun = begun
         self._failed = failed
         self._threads: list[threading.Thread] = []
+        self._turns = Turns()
+        self.widen = self._turns.widen
 
     def start(self, resume: bool) -> None:
         """Begin to serve; `resume` when this connection had its INIT in an earlier process."""
@@ -163,15 +166,19 @@ class Session:
     def _serve(self) -> None:
         whole = present_memory(wire.BUFFER_BYTES)
         caller = Caller()
+        device, turns, buffers = self._device, self._turns, [whole]
         while True:
+            turns.wait()
             try:
-                length = os.readv(self._device, [whole])
+                length = os.readv(device, buffers)
             except OSError as fault:
                 if fault.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
                     continue
-                return  # ENODEV: unmounted or aborted
+                length = 0  # ENODEV: unmounted or aborted
             if length == 0:
+                turns.end()
                 return
+            turns.begun()
             self._answer(caller, whole[:length])
 
     def _answer(self, caller: Caller, request: memoryview) -> None:
@@ -182,15 +189,11 @@ class Session:
         error = 0
         body: bytes | memoryview = b""
         handler = self._handlers.get(opcode)
+        if handler is None:
+            self._answer_for_all(opcode, unique, request)
+            return
         try:
-            if handler is not None:
-                body = handler(caller, node, request[40:])
-            elif opcode == wire.Op.INIT:
-                body = negotiate(request[40:], self._wishes)
-            elif opcode == wire.Op.INTERRUPT:
-                return  # allowed to be ignored: every wait of ours is bounded by the gate
-            else:
-                error = errno.ENOSYS
+            body = handler(caller, node, request[40:])
         except OSError as fault:
             self._failed(fault)
             error = fault.errno or errno.EIO
@@ -198,10 +201,21 @@ class Session:
             # A mistake of ours must not leave a caller hanging for ever: he gets an error, we get the trace.
             log.exception("request %d failed", opcode)
             error = errno.EIO
-        if opcode == wire.Op.INIT and not error:
-            self._ready()  # noted before it is answered: a successor must not wait for an INIT that was
         self._before_reply()
-        if body is not NO_REPLY or error:
-            self.reply(unique, error, b"" if error else body)
-        if opcode == wire.Op.INIT and not error:
-            self._begun()
+        if error:
+            self.reply(unique, error)
+        elif body is not NO_REPLY:
+            self.reply(unique, 0, body)
+
+    def _answer_for_all(self, opcode: int, unique: int, request: memoryview) -> None:
+        """What is no handler's business: the connection itself, and what nobody serves."""
+        if opcode == wire.Op.INTERRUPT:
+            return  # allowed to be ignored: every wait of ours is bounded by the gate
+        if opcode != wire.Op.INIT:
+            self.reply(unique, errno.ENOSYS)
+            return
+        agreed = negotiate(request[40:], self._wishes)
+        self._ready()  # noted before it is answered: a successor must not wait for an INIT that was
+        self._before_reply()
+        self.reply(unique, 0, agreed)
+        self._begun()

@@ -99,24 +99,30 @@ MAX_WRITE: Final = 1 << 20  # the kernel's own bound: 256 pages
 BUFFER_BYTES: Final = MAX_WRITE + 8192  # one request: data, headers, two names
 
 
+_UNSIGNED: Final = 0xFFFFFFFFFFFFFFFF
+
+
 def attr_bytes(status: os.stat_result, links: int) -> bytes:
     """The attributes of one object; `links` is the count to show."""
-    atime, mtime, ctime = status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
+    mode, inode, _, _, uid, gid, size = status[:7]
+    atime, atime_rest = divmod(status.st_atime_ns, 1_000_000_000)
+    mtime, mtime_rest = divmod(status.st_mtime_ns, 1_000_000_000)
+    ctime, ctime_rest = divmod(status.st_ctime_ns, 1_000_000_000)
     return ATTR.pack(
-        status.st_ino,
-        status.st_size,
+        inode,
+        size,
         status.st_blocks,
-        (atime // 10**9) & 0xFFFFFFFFFFFFFFFF,
-        (mtime // 10**9) & 0xFFFFFFFFFFFFFFFF,
-        (ctime // 10**9) & 0xFFFFFFFFFFFFFFFF,
-        atime % 10**9,
-        mtime % 10**9,
-        ctime % 10**9,
-        status.st_mode,
+        atime & _UNSIGNED,
+        mtime & _UNSIGNED,
+        ctime & _UNSIGNED,
+        atime_rest,
+        mtime_rest,
+        ctime_rest,
+        mode,
         links,
-        status.st_uid,
-        status.st_gid,
-        _kernel_device(status.st_rdev),
+        uid,
+        gid,
+        _kernel_device(status.st_rdev) if status.st_rdev else 0,
         status.st_blksize,
         0,
     )
