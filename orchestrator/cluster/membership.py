@@ -61,10 +61,13 @@ class Path:
     """What passed on one path."""
 
     counter: int = 0
-    requests: int = 0
     sent: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
     due: Instant = LONG_AGO
-    """When the next own request leaves at the latest."""
+    """When the next own turn comes at the latest."""
+    turned_at: Instant = LONG_AGO
+    """When the newest own turn was: a request, or an answer in place of one."""
+    leads: bool = False
+    """The peer asked nothing since the newest own turn, which was no answer either."""
     asked_at: Instant = LONG_AGO
     """When the newest own request left."""
     owed: list[int] = field(default_factory=list)
@@ -133,6 +136,7 @@ class Peer:
     name: NodeName
     paths: dict[PathName, Path]
     verdict: Verdict = Verdict.NEW
+    turns: int = 0
     boot: str = ""
     retired: dict[str, dict[str, tuple[int, ModuleState]]] = field(default_factory=dict)
     """Lives that were replaced or said goodbye, with what they had told of their modules."""
