@@ -29,7 +29,7 @@ STEP: Final = 1 / 20
 TURNS: Final = ((1 + STEP, 1.0), (1 - STEP, 1 - 2 * STEP))
 """Periods between two turns of a node, by whether it needs echoes and whether its name is the first.
 
-Of two nodes the one with the shorter time asks, and the other answers. It costs a tenth more beats at the most.
+Of two nodes the one with the shorter time asks, and the other answers. It costs a tenth more beats at most.
 """
 
 
