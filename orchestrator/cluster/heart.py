@@ -8,7 +8,7 @@ from typing import Final
 
 from orchestrator.cluster.beat import STATES_BYTES_MAX, VOUCHES_MAX, AgentState, Beat, tag
 from orchestrator.cluster.leases import Grant, deadline
-from orchestrator.cluster.membership import LONG_AGO, Path, PathReport, Peer, Sent, Verdict
+from orchestrator.cluster.membership import LONG_AGO, Path, PathReport, Peer, Sent, Verdict, Word
 from orchestrator.model.events import (
     Event,
     Paused,
@@ -379,7 +379,7 @@ class Heart:
     ) -> None:
         path = peer.paths[path_name]
         path.counter += 1
-        states, vouched = peer.word = peer.word or self._word_to(peer)
+        states, told, vouched = peer.word = peer.word or self._word_to(peer)
         if self._goodbye or peer.verdict is Verdict.LOST or now < peer.doubted_until:
             vouched = frozenset()
         beat = Beat(
@@ -395,14 +395,13 @@ class Heart:
             vouched=vouched,
             states=states,
         )
-        told = tuple((name, version) for name, (version, _) in states.items())
         path.remember(Sent(now, request, beat.padded, told))
         self._outbox.append((peer.name, path_name, beat))
 
-    def _word_to(self, peer: Peer) -> tuple[Mapping[str, tuple[int, ModuleState]], frozenset[str]]:
-        """The same beat after beat, until something is announced, muted or confirmed."""
+    def _word_to(self, peer: Peer) -> Word:
         states = self._states_for(peer)
-        return states, self._vouched_to(peer, states)
+        told = tuple((name, version) for name, (version, _) in states.items())
+        return Word(states, told, self._vouched_to(peer, states))
 
     def _states_for(self, peer: Peer) -> dict[str, tuple[int, ModuleState]]:
         """What the peer is not known to have, oldest first, as far as one datagram carries."""
