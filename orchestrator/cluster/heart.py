@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from orchestrator.cluster.beat import STATES_BYTES_MAX, VOUCHES_MAX, AgentState, Beat, tag
-from orchestrator.cluster.leases import Grant, deadline
+from orchestrator.cluster.leases import Grant, deadline, overtaken
 from orchestrator.cluster.membership import LONG_AGO, Path, PathReport, Peer, Sent, Verdict, Word
 from orchestrator.model.events import (
     Event,
@@ -59,6 +59,8 @@ class Heart:
         self._grants: dict[ModuleName, Grant] = {}
         self._members: frozenset[NodeName] = frozenset()
         """Those by whose word some address is answered here."""
+        self._overtaken: frozenset[ModuleName] | None = None
+        """Modules whose grant is void, as another is primary under a higher epoch; None: to be found anew."""
         self._lines = [
             (peer, name, path) for peer in self._peers.values() for name, path in peer.paths.items()
         ]
@@ -87,10 +89,13 @@ class Heart:
         known = other.boot
         if not other.admit(beat.boot):
             return
-        self._unsettled |= beat.boot != known  # what the old life vouched for is void
+        if beat.boot != known:
+            self._unsettled = True  # what the old life vouched for is void
+            self._overtaken = None
         other.paths[path].hear(now, beat.counter)
         if other.learn(beat):
             self._unsettled = True  # another may be primary under a higher epoch
+            self._overtaken = None
             states = {name: state for name, (_, state) in other.states.items()}
             self._events.append(PeerSaid(peer, states))
         sent = self._echoed(now, other, path, beat)
@@ -220,7 +225,8 @@ class Heart:
 
     def lease(self, module: ModuleName, epoch: Epoch, members: frozenset[NodeName]) -> None:
         """Answer the module's addresses while each of these members vouches (none: while we live)."""
-        self._grants[module] = Grant(epoch, members - {self._me})
+        self._grants[module] = Grant(epoch, members - {self._me}, tag(module))
+        self._overtaken = None
         before = self._members
         self._note_members()
         for peer, _, path in self._lines:
@@ -276,9 +282,15 @@ class Heart:
         now = self._seen
         if self._agent(now) is AgentState.GONE or self._goodbye:
             return leases
+        if self._overtaken is None:
+            self._overtaken = frozenset(
+                module
+                for module, grant in self._grants.items()
+                if overtaken(self._me, module, grant.epoch, self._peers.values())
+            )
         for module, grant in self._grants.items():
-            end = deadline(self._me, module, grant, self._peers, now, self._floor, self._timings.lease_s)
-            if end is not None:
+            end = deadline(grant, self._peers, now, self._floor, self._timings.lease_s)
+            if end is not None and module not in self._overtaken:
                 leases[module] = end
         self._unsettled = len(leases) < len(self._grants)
         return leases

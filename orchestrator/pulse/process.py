@@ -35,7 +35,7 @@ from orchestrator.pulse.session import Session
 
 CONNECTIONS_MAX: Final = 8  # the agent, an operator's `timings`, and room for a few that hang
 BATCH: Final = 256  # datagrams of a path in one turn: a flood costs some milliseconds and keeps no beat
-AGENT_SILENT_S: Final = 2.0  # an agent says `alive` twice a second; one that is stopped keeps its connection
+AGENT_SILENT_S: Final = 2.0  # an agent says `alive` once a second; one that is stopped keeps its connection
 OUT_BYTES_MAX: Final = 1 << 20  # an asker that reads nothing is dropped, never waited for
 NAMES: Final = {
     PeerAlive: "peer_alive",
