@@ -180,8 +180,11 @@ def test_on_a_path_that_broke_nobody_asks_more_often_for_long(pair: Pair) -> Non
     assert len(pair.asked_by(A, since)) <= 2.0 / ((1 - 2 * STEP) * TIMES.period_s) + 1
 
 
-def test_an_echo_that_only_takes_its_time_is_waited_for() -> None:
+@pytest.mark.parametrize("depend", [False, True])
+def test_an_echo_that_only_takes_its_time_is_waited_for(depend: bool) -> None:
     far = Pair(way_s=0.45 * TIMES.period_s)
+    if depend:
+        far.depend()
     far.run(1.0)
     since = far.now
     far.run(5.0)
