@@ -66,11 +66,16 @@ class Orders:
     """What is ordered for one guarded address, encoded once; only a deadline differs each time."""
 
     def __init__(self, address: str, number: int) -> None:
-        self.places: Final = _places(address, number)
+        places = _places(address, number)
+        self.elements: Final = [
+            (family, name, _element(key), _element(key, blob(NFTA_SET_ELEM_TIMEOUT, bytes(_NUMBER.size))))
+            for family, name, key in places
+        ]
+        """Of each set that holds the address: family, name, the element without a time-out and with one."""
         # Added first: deleting an element that has just timed out would fail the whole transaction.
         self.silence: Final = b"".join(
             _elements(kind, family, name, [_element(key)])
-            for family, name, key in self.places
+            for family, name, key in places
             for kind in (Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM)
         )
         self._dated: Final = [_dated_rule(family, matches) for family, matches in _packets(address)]
@@ -91,23 +96,23 @@ class Holding:
         self._orders = bytearray()
         self._spots: list[tuple[int, int]] = []
         """Where a time-out stands, and the number of its address."""
-        sets: dict[tuple[int, str], list[tuple[int, bytes]]] = {}
+        sets: dict[tuple[int, str], list[tuple[int, bytes, bytes]]] = {}
         for number, each in enumerate(orders):
-            for family, name, key in each.places:
-                sets.setdefault((family, name), []).append((number, key))
+            for family, name, bare, timed in each.elements:
+                sets.setdefault((family, name), []).append((number, bare, timed))
         for (family, name), held in sets.items():
             for start in range(0, len(held), _ELEMENTS_MAX):
                 self._add(family, name, held[start : start + _ELEMENTS_MAX])
 
-    def _add(self, family: int, name: str, held: Sequence[tuple[int, bytes]]) -> None:
-        bare = [_element(key) for _, key in held]
+    def _add(self, family: int, name: str, held: Sequence[tuple[int, bytes, bytes]]) -> None:
+        bare = [element for _, element, _ in held]
         # Silenced first, because adding alone does not move the time-out of an element that is there.
         for kind in (Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM):
             self._orders += _elements(kind, family, name, bare)
-        timed = [_element(key, blob(NFTA_SET_ELEM_TIMEOUT, bytes(_NUMBER.size))) for _, key in held]
+        timed = [element for _, _, element in held]
         self._orders += _elements(Kind.NFT_MSG_NEWSETELEM, family, name, timed)
         end = len(self._orders)
-        for (number, _), element in zip(reversed(held), reversed(timed), strict=True):
+        for number, _, element in reversed(held):
             self._spots.append((end - _NUMBER.size, number))
             end -= len(element)
 
