@@ -29,7 +29,7 @@ from orchestrator.model.events import (
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.report import ModuleState
 
-ALIVE_S = 0.5
+ALIVE_S = 1.0
 """How often the agent says that it lives; the pulse believes in a silent one for two seconds."""
 HUNG_S = 3.0
 """A pulse that does not answer for so long is stopped or stuck; its leases have ended, a new one begins."""

@@ -6,11 +6,10 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import ModuleName
@@ -39,6 +38,11 @@ class AgentState(IntEnum):
     GONE = 2
 
 
+_AGENTS: Final = tuple(AgentState)
+_NOBODY: Final = bytes(16)
+NO_STATES: Final[Mapping[str, tuple[int, ModuleState]]] = MappingProxyType({})
+
+
 @lru_cache(SAID_KEPT)
 def tag(module: ModuleName | str) -> str:
     """A module in eight letters, because one beat vouches for many.
@@ -49,9 +53,11 @@ def tag(module: ModuleName | str) -> str:
     return f"{zlib.crc32(module.encode()):08x}"
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What one datagram says. `boot` is the sender's life, `counter` its place on this path."""
+class Beat(NamedTuple):
+    """What one datagram says. `boot` is the sender's life, `counter` its place on this path.
+
+    A tuple, because dozens a second are made by a process that wakes up for each.
+    """
 
     boot: str
     counter: int
@@ -68,18 +74,19 @@ class Beat:
     """Sent as large as the path carries, so that a black hole for large frames shows."""
     vouched: frozenset[str] = frozenset()
     """Tags of the modules for which this echo may renew the receiver's lease."""
-    states: Mapping[str, tuple[int, ModuleState]] = field(default_factory=dict)
+    states: Mapping[str, tuple[int, ModuleState]] = NO_STATES
     """Module states that the receiver is not known to have, each with its version in this life."""
 
 
 def encode(beat: Beat) -> bytes:
     """The body; life and addressee are in the authenticated header."""
-    flags = beat.request | beat.goodbye << 1 | beat.padded << 2 | int(beat.agent) << 3 | beat.prompt << 5
-    echo_boot = bytes.fromhex(beat.echo_boot) if beat.echo_boot else bytes(16)
+    flags = beat.request | beat.goodbye << 1 | beat.padded << 2 | beat.agent << 3 | beat.prompt << 5
+    echo_boot = bytes.fromhex(beat.echo_boot) if beat.echo_boot else _NOBODY
     fixed = _FIXED.pack(flags, beat.counter, beat.echo, echo_boot)
+    if not beat.states:  # mostly there is nothing new to tell
+        return fixed + _vouches(beat.vouched) + b",{}]"
     states = {name: [version, *state.as_list()] for name, (version, state) in beat.states.items()}
-    # Mostly there is nothing new to tell, and an encoder takes its time to say so.
-    return fixed + f"[{_vouches(beat.vouched)},{_JSON.encode(states) if states else '{}'}]".encode()
+    return fixed + _vouches(beat.vouched) + f",{_JSON.encode(states)}]".encode()
 
 
 def decode(boot: str, body: bytes) -> Beat:
@@ -94,22 +101,22 @@ def decode(boot: str, body: bytes) -> Beat:
             counter=counter,
             request=bool(flags & 1),
             prompt=bool(flags & 32),
-            echo_boot=echo_boot.hex() if any(echo_boot) else "",
+            echo_boot="" if echo_boot == _NOBODY else echo_boot.hex(),
             echo=echo,
-            agent=AgentState(flags >> 3 & 3),
+            agent=_AGENTS[flags >> 3 & 3],
             goodbye=bool(flags & 2),
             padded=bool(flags & 4),
             vouched=vouched,
             states=states,
         )
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as fault:
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as fault:
         raise CorruptState(what="a heartbeat", why=f"{type(fault).__name__}: {fault}") from fault
 
 
 @lru_cache(SAID_KEPT)
-def _vouches(vouched: frozenset[str]) -> str:
-    """Made once: beat after beat vouches for the same modules."""
-    return _JSON.encode(sorted(vouched))
+def _vouches(vouched: frozenset[str]) -> bytes:
+    """The text begins with them. Made once: beat after beat vouches for the same modules."""
+    return b"[" + _JSON.encode(sorted(vouched)).encode()
 
 
 @lru_cache(SAID_KEPT)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from orchestrator.cluster.beat import STATES_BYTES_MAX, VOUCHES_MAX, AgentState, Beat, tag
-from orchestrator.cluster.leases import Grant, deadline
-from orchestrator.cluster.membership import LONG_AGO, Path, PathReport, Peer, Sent, Verdict
+from orchestrator.cluster.leases import Grant, deadline, overtaken
+from orchestrator.cluster.membership import LONG_AGO, Path, PathReport, Peer, Sent, Verdict, Word
 from orchestrator.model.events import (
     Event,
     Paused,
@@ -23,10 +23,14 @@ from orchestrator.model.report import ModuleState
 from orchestrator.model.timings import Timings
 
 PADDED_EVERY: Final = 10
-"""Every tenth request is large: a black hole shows within thirty periods, at a tenth of the cost."""
-AHEAD: Final = 1 / 20
-"""Of two nodes the first asks by so much of a period sooner, and the other's request answers it: a timer's
-millisecond and a network's jitter fit in, and it costs a twentieth more beats."""
+"""Every tenth turn has a large request: a black hole shows within thirty periods, at a tenth of the cost."""
+STEP: Final = 1 / 20
+"""Of a period, between two nodes' turns: a timer's millisecond and a network's jitter fit in."""
+TURNS: Final = ((1 + STEP, 1.0), (1 - STEP, 1 - 2 * STEP))
+"""Periods between two turns of a node, by whether it needs echoes and whether its name is the first.
+
+Of two nodes the one with the shorter time asks, and the other answers. It costs a tenth more beats at most.
+"""
 
 
 class Heart:
@@ -53,6 +57,13 @@ class Heart:
         self._version = 0
         self._muted: set[ModuleName] = set()
         self._grants: dict[ModuleName, Grant] = {}
+        self._members: frozenset[NodeName] = frozenset()
+        """Those by whose word some address is answered here."""
+        self._overtaken: frozenset[ModuleName] | None = None
+        """Modules whose grant is void, as another is primary under a higher epoch; None: to be found anew."""
+        self._lines = [
+            (peer, name, path) for peer in self._peers.values() for name, path in peer.paths.items()
+        ]
         self._events: list[Event] = []
         self._outbox: list[tuple[NodeName, PathName, Beat]] = []
         self._due = now
@@ -78,16 +89,19 @@ class Heart:
         known = other.boot
         if not other.admit(beat.boot):
             return
-        self._unsettled |= beat.boot != known  # what the old life vouched for is void
+        if beat.boot != known:
+            self._unsettled = True  # what the old life vouched for is void
+            self._overtaken = None
         other.paths[path].hear(now, beat.counter)
         if other.learn(beat):
             self._unsettled = True  # another may be primary under a higher epoch
+            self._overtaken = None
             states = {name: state for name, (_, state) in other.states.items()}
             self._events.append(PeerSaid(peer, states))
         sent = self._echoed(now, other, path, beat)
         if beat.goodbye:
             self._leave(other)
-        elif other.verdict is not Verdict.LEFT or beat.request:
+        else:  # of one that left, this is a new life: the old one is refused above
             self._contact(now, other, beat, sent)
         self._seen = max(self._seen, now)
         if beat.request and not beat.goodbye:
@@ -135,14 +149,11 @@ class Heart:
         assert now >= self._now, "this clock never runs back"
         self._now = now
         self._notice_pause(now)
-        for peer in self._peers.values():
-            self._judge(now, peer)
+        ends = [end for peer in self._peers.values() for end in self._judge(now, peer) if end > now]
         self._seen = max(self._seen, now)
         self._unsettled |= self._agent(now) is AgentState.GONE
         self._speak(now)
-        ends = [end for peer in self._peers.values() for end in self._verdicts_due(peer) if end > now]
-        asks = [self._asks_at(path) for peer in self._peers.values() for path in peer.paths.values()]
-        self._due = min(asks + ends)
+        self._due = min([*ends, *(self._speaks_at(path) for _, _, path in self._lines)])
 
     def next_deadline(self) -> Instant:
         """When `advance` is to be called at the latest."""
@@ -173,9 +184,10 @@ class Heart:
             lost = max(lost, grace) if peer.heard_at == LONG_AGO else lost
         return Instant(suspect), Instant(lost)
 
-    def _judge(self, now: Instant, peer: Peer) -> None:
+    def _judge(self, now: Instant, peer: Peer) -> tuple[Instant, ...]:
+        """Judge its silence by now; when to judge it again."""
         if peer.verdict in (Verdict.LOST, Verdict.LEFT):
-            return
+            return ()
         suspect, lost = self._verdicts_due(peer)
         if peer.verdict is not Verdict.SUSPECTED and now >= suspect:
             peer.verdict = Verdict.SUSPECTED
@@ -183,6 +195,7 @@ class Heart:
         if now >= lost:
             peer.verdict = Verdict.LOST
             self._events.append(PeerLost(peer.name))
+        return suspect, lost
 
     def agent_present(self, now: Instant, present: bool) -> None:
         """The agent came or went."""
@@ -212,10 +225,20 @@ class Heart:
 
     def lease(self, module: ModuleName, epoch: Epoch, members: frozenset[NodeName]) -> None:
         """Answer the module's addresses while each of these members vouches (none: while we live)."""
-        self._grants[module] = Grant(epoch, members - {self._me})
+        self._grants[module] = Grant(epoch, members - {self._me}, tag(module))
+        self._overtaken = None
+        before = self._members
+        self._note_members()
+        for peer, _, path in self._lines:
+            if peer.name in self._members - before:
+                path.due = self._now  # what was echoed up to now may be a period old: ask in this turn
 
     def end_lease(self, module: ModuleName) -> None:
         self._grants.pop(module, None)
+        self._note_members()
+
+    def _note_members(self) -> None:
+        self._members = frozenset(name for grant in self._grants.values() for name in grant.members)
 
     def mute(self, module: ModuleName) -> None:
         """Vouch for nobody's lease of this module: a bid is about to leave (T4)."""
@@ -235,9 +258,8 @@ class Heart:
         self._goodbye = True
         self._grants = {}
         self._unsettled = True
-        for peer in self._peers.values():
-            for name, path in peer.paths.items():
-                self._ask(self._now, peer, name, path, echo=0)
+        for peer, name, path in self._lines:
+            self._ask(self._now, peer, name, path)
 
     # --- what goes out ----------------------------------------------------------------------------------
 
@@ -260,19 +282,21 @@ class Heart:
         now = self._seen
         if self._agent(now) is AgentState.GONE or self._goodbye:
             return leases
+        if self._overtaken is None:
+            self._overtaken = frozenset(
+                module
+                for module, grant in self._grants.items()
+                if overtaken(self._me, module, grant.epoch, self._peers.values())
+            )
         for module, grant in self._grants.items():
-            end = deadline(self._me, module, grant, self._peers, now, self._floor, self._timings.lease_s)
-            if end is not None:
+            end = deadline(grant, self._peers, now, self._floor, self._timings.lease_s)
+            if end is not None and module not in self._overtaken:
                 leases[module] = end
         self._unsettled = len(leases) < len(self._grants)
         return leases
 
     def path_reports(self) -> Mapping[tuple[NodeName, PathName], PathReport]:
-        return {
-            (peer.name, name): path.report()
-            for peer in self._peers.values()
-            for name, path in peer.paths.items()
-        }
+        return {(peer.name, name): path.report() for peer, name, path in self._lines}
 
     def verdicts(self) -> Mapping[NodeName, tuple[Verdict, int]]:
         """What is believed of each peer, and how many beats of a replaced life came in its name."""
@@ -285,34 +309,63 @@ class Heart:
         }
 
     def _speak(self, now: Instant) -> None:
-        """Answer each request at once; ask once a period, with the answer where it is the turn for both."""
-        lines = [(peer, *line) for peer in self._peers.values() for line in peer.paths.items()]
-        is_due = any(self._asks_at(path) <= now for _, _, path in lines)
-        for peer, name, path in lines:
-            owed, path.owed = path.owed, []
-            # Half a period: an answer to a request that answered one follows too soon to be one as well.
-            may_ask = now - path.asked_at >= self._timings.period_s / 2
-            # Who asks first asks on all paths together: one turn for all, here and there.
-            asks = self._asks_at(path) <= now or (
-                may_ask and (bool(owed) or (is_due and self._is_first(peer)))
-            )
-            asks = asks and not self._goodbye
-            # A large beat may vanish where a small one would not: it is no answer.
-            echo = owed.pop() if asks and owed and not self._is_large(path.requests + 1) else 0
-            for counter in owed:
-                self._send(now, peer, name, request=False, echo=counter)
-            if asks:
-                self._ask(now, peer, name, path, echo)
+        """Answer each request at once; have a turn once a period, which is an answer where one is enough."""
+        is_due = any(self._speaks_at(path) <= now for _, _, path in self._lines)
+        for peer in self._peers.values():
+            is_large = (peer.turns + 1) % PADDED_EVERY == 0
+            turned = [
+                self._speak_to(now, is_due, is_large, peer, name, path)
+                for name, path in peer.paths.items()
+                if is_due or path.owed
+            ]
+            peer.turns += any(turned)
 
-    def _ask(self, now: Instant, peer: Peer, name: PathName, path: Path, echo: int) -> None:
-        period_s = self._timings.period_s
+    def _speak_to(
+        self, now: Instant, is_due: bool, is_large: bool, peer: Peer, name: PathName, path: Path
+    ) -> bool:
+        """True where it was this node's turn."""
+        owed, path.owed = path.owed, []
+        # Half a period: an answer to a request that answered one follows too soon to be one as well.
+        may_turn = now - path.turned_at >= self._timings.period_s / 2 and not self._goodbye
+        # Who asks first asks on all paths together: one turn for all, here and there.
+        asks = (self._speaks_at(path) <= now and not self._goodbye) or (
+            may_turn and is_due and (path.leads or self._is_first(peer))
+        )
+        turns = asks or (may_turn and bool(owed))
+        if turns or owed:
+            path.leads = not owed
+        if turns:
+            # Also who needs no echo asks at times, to see large beats pass and to know the round trip.
+            asks = asks or is_large or self._needs_echoes(peer)
+            self._turn(now, peer, path)
+        # A large beat may vanish where a small one would not: it is no answer.
+        echo = owed.pop() if asks and owed and not is_large else 0
+        for counter in owed:
+            self._send(now, peer, name, request=False, echo=counter)
+        if asks:
+            self._ask(now, peer, name, path, echo, is_large)
+        return turns
+
+    def _needs_echoes(self, peer: Peer) -> bool:
+        """Whether anything here depends on what the peer echoes: a lease, or that it is found again.
+
+        Who needs none has its turn in answering: its answer comes back with the peer's next request.
+        """
+        return peer.name in self._members or peer.verdict is not Verdict.ALIVE
+
+    def _turn(self, now: Instant, peer: Peer, path: Path) -> None:
+        path.turned_at = now
+        wait = TURNS[self._needs_echoes(peer)][self._is_first(peer)]
+        path.due = Instant(now + wait * self._timings.period_s)
+
+    def _ask(
+        self, now: Instant, peer: Peer, name: PathName, path: Path, echo: int = 0, padded: bool = False
+    ) -> None:
         path.asked_at = now
-        path.due = Instant(now + ((1 - AHEAD) * period_s if self._is_first(peer) else period_s))
-        path.requests += 1
-        self._send(now, peer, name, request=True, echo=echo)
+        self._send(now, peer, name, request=True, echo=echo, padded=padded)
 
-    def _asks_at(self, path: Path) -> Instant:
-        """When the next request leaves at the latest: after a period, or sooner in place of a lost one.
+    def _speaks_at(self, path: Path) -> Instant:
+        """When the next request leaves at the latest: with the next turn, or sooner in place of a lost one.
 
         Each node is echoed once a period, so that with one datagram all of that period's chances are gone.
         """
@@ -325,16 +378,20 @@ class Heart:
         return Instant(min(path.due, path.asked_at + patience_s))
 
     def _is_first(self, peer: Peer) -> bool:
-        """Of the two it is we whose timer runs ahead."""
         return self._me < peer.name
 
-    def _is_large(self, number: int) -> bool:
-        return number % PADDED_EVERY == 0
-
-    def _send(self, now: Instant, peer: Peer, path_name: PathName, request: bool, echo: int) -> None:
+    def _send(
+        self,
+        now: Instant,
+        peer: Peer,
+        path_name: PathName,
+        request: bool,
+        echo: int,
+        padded: bool = False,
+    ) -> None:
         path = peer.paths[path_name]
         path.counter += 1
-        states, vouched = peer.word = peer.word or self._word_to(peer)
+        states, told, vouched = peer.word = peer.word or self._word_to(peer)
         if self._goodbye or peer.verdict is Verdict.LOST or now < peer.doubted_until:
             vouched = frozenset()
         beat = Beat(
@@ -346,18 +403,17 @@ class Heart:
             echo=echo or path.heard_counter,
             agent=self._agent(now),
             goodbye=self._goodbye,
-            padded=request and self._is_large(path.requests),
+            padded=padded,
             vouched=vouched,
             states=states,
         )
-        told = tuple((name, version) for name, (version, _) in states.items())
         path.remember(Sent(now, request, beat.padded, told))
         self._outbox.append((peer.name, path_name, beat))
 
-    def _word_to(self, peer: Peer) -> tuple[Mapping[str, tuple[int, ModuleState]], frozenset[str]]:
-        """The same beat after beat, until something is announced, muted or confirmed."""
+    def _word_to(self, peer: Peer) -> Word:
         states = self._states_for(peer)
-        return states, self._vouched_to(peer, states)
+        told = tuple((name, version) for name, (version, _) in states.items())
+        return Word(states, told, self._vouched_to(peer, states))
 
     def _states_for(self, peer: Peer) -> dict[str, tuple[int, ModuleState]]:
         """What the peer is not known to have, oldest first, as far as one datagram carries."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.cluster.beat import tag
 from orchestrator.cluster.membership import LONG_AGO, Peer
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName
 from orchestrator.model.timings import CLOCK_RATE_BOUND, Timings
@@ -18,6 +17,8 @@ class Grant:
 
     epoch: Epoch
     members: frozenset[NodeName]
+    tag: str
+    """The module's, by which they vouch for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +44,13 @@ class Told:
 
 
 def deadline(
-    me: NodeName,
-    module: ModuleName,
-    grant: Grant,
-    peers: Mapping[NodeName, Peer],
-    now: Instant,
-    floor: Instant,
-    lease_s: float,
+    grant: Grant, peers: Mapping[NodeName, Peer], now: Instant, floor: Instant, lease_s: float
 ) -> Instant | None:
     """The end of the lease; None: silent. `floor`: beats sent before it count for nothing (a pause)."""
-    if overtaken(me, module, grant.epoch, peers.values()):
-        return None
-    # No member: nobody else may bid, so living is enough.
-    oldest = min((_vouched_at(module, peers.get(name)) for name in grant.members), default=now)
+    oldest = now  # no member: nobody else may bid, so living is enough
+    for name in grant.members:
+        peer = peers.get(name)
+        oldest = min(oldest, LONG_AGO if peer is None else peer.vouched_at(grant.tag))
     if oldest < floor:
         return None
     until = Instant(oldest + lease_s * (1 - CLOCK_RATE_BOUND))
@@ -69,7 +64,3 @@ def overtaken(me: NodeName, module: ModuleName, epoch: Epoch, peers: Iterable[Pe
         if state is not None and state.epoch > epoch and state.primary not in (None, me):
             return True
     return False
-
-
-def _vouched_at(module: ModuleName, peer: Peer | None) -> Instant:
-    return LONG_AGO if peer is None else peer.vouched_at(tag(module))

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from orchestrator.cluster.beat import Beat
 from orchestrator.model.names import Instant, NodeName, PathName
@@ -31,14 +31,22 @@ class Verdict(Enum):
     LEFT = "left"
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """One own beat: when it left, and what it told."""
 
     at: Instant
     request: bool
     padded: bool
     told: tuple[tuple[str, int], ...]
+
+
+class Word(NamedTuple):
+    """What beat after beat tells a peer, until something is announced, muted or confirmed."""
+
+    states: Mapping[str, tuple[int, ModuleState]]
+    told: tuple[tuple[str, int], ...]
+    """Their names and versions."""
+    vouched: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +69,13 @@ class Path:
     """What passed on one path."""
 
     counter: int = 0
-    requests: int = 0
     sent: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
     due: Instant = LONG_AGO
-    """When the next own request leaves at the latest."""
+    """When the next own turn comes at the latest."""
+    turned_at: Instant = LONG_AGO
+    """When the newest own turn was: a request, or an answer in place of one."""
+    leads: bool = False
+    """The peer asked nothing since the newest own turn, which was no answer either."""
     asked_at: Instant = LONG_AGO
     """When the newest own request left."""
     owed: list[int] = field(default_factory=list)
@@ -133,6 +144,7 @@ class Peer:
     name: NodeName
     paths: dict[PathName, Path]
     verdict: Verdict = Verdict.NEW
+    turns: int = 0
     boot: str = ""
     retired: dict[str, dict[str, tuple[int, ModuleState]]] = field(default_factory=dict)
     """Lives that were replaced or said goodbye, with what they had told of their modules."""
@@ -152,8 +164,8 @@ class Peer:
     states: dict[str, tuple[int, ModuleState]] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     """By module: the version of our state that the peer is known to have."""
-    word: tuple[Mapping[str, tuple[int, ModuleState]], frozenset[str]] | None = None
-    """What is told to the peer, and the tags that are vouched for; None: to be made up anew."""
+    word: Word | None = None
+    """What is told to the peer; None: to be made up anew."""
 
     def admit(self, boot: str) -> bool:
         """Take the beat of this life, or refuse one that was replaced.
@@ -185,6 +197,8 @@ class Peer:
 
     def learn(self, beat: Beat) -> bool:
         """Take in what the peer says of its modules; True when something is new."""
+        if not beat.states:
+            return False
         newer = {
             name: told
             for name, told in beat.states.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import socket
 import struct
@@ -56,8 +55,10 @@ class PathSocket:
 
     def send(self, data: bytes, address: str, port: int) -> None:
         """Lost is lost: the next beat comes in a period, and silence is judged by the heart."""
-        with contextlib.suppress(OSError):
+        try:
             self._sock.sendto(data, (address, port))
+        except OSError:
+            pass
 
     def receive(self, not_before: Instant) -> tuple[Instant, str, bytes] | None:
         """What has come first, with the instant at which the kernel had it, never before the last look."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 from orchestrator.host.nfnetlink import Nfnetlink, NotThere, RulesRefused
-from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Orders, is_in
+from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Holding, Orders, is_in
 
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
 SHORTEST_S: Final = 0.01
@@ -79,6 +79,8 @@ class DeadMan:
         self._nft = nft
         self._guarded: dict[str, Orders] = {}
         self._held: set[str] = set()
+        self._holding: tuple[tuple[str, ...], Holding] = (), Holding(())
+        """Of the addresses that were held last: mostly they are the same for hours."""
         self._deadlines: dict[str, int] | None = {}
         # In one transaction: an address that a dead pulse left behind answers in no moment between two.
         self._guard(addresses, [_BASE])
@@ -111,7 +113,8 @@ class DeadMan:
         if not lasting and not self._held:
             return
         messages = [self._guarded[address].silence for address in sorted(self._held - set(lasting))]
-        messages += [self._guarded[address].hold(left) for address, left in lasting.items()]
+        if lasting:
+            messages.append(self._hold(tuple(lasting)).lasting(list(lasting.values())))
         deadlines = {address: math.ceil(wall + left) for address, left in lasting.items()}
         if deadlines != self._deadlines:
             # The rules are the dearer half of a renewal, and stay the same for a second.
@@ -122,6 +125,11 @@ class DeadMan:
         self._deadlines = None
         self._kernel.transact(messages)
         self._held, self._deadlines = set(lasting), deadlines
+
+    def _hold(self, addresses: tuple[str, ...]) -> Holding:
+        if self._holding[0] != addresses:
+            self._holding = addresses, Holding([self._guarded[address] for address in addresses])
+        return self._holding[1]
 
     def remove(self) -> bool:
         """Take the rules away, unless an address may still be on this machine."""

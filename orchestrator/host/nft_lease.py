@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from orchestrator.host.nfnetlink import NLM_F_APPEND, NLM_F_CREATE, Kind, blob, message, nested, text, word
@@ -62,24 +63,22 @@ NFT_REG_1: Final = 1
 
 
 class Orders:
-    """What is ordered for one guarded address, encoded once; only time-out and deadline differ each time."""
+    """What is ordered for one guarded address, encoded once; only a deadline differs each time."""
 
     def __init__(self, address: str, number: int) -> None:
         places = _places(address, number)
+        self.elements: Final = [
+            (family, name, _element(key), _element(key, blob(NFTA_SET_ELEM_TIMEOUT, bytes(_NUMBER.size))))
+            for family, name, key in places
+        ]
+        """Of each set that holds the address: family, name, the element without a time-out and with one."""
         # Added first: deleting an element that has just timed out would fail the whole transaction.
         self.silence: Final = b"".join(
-            _element(kind, *place)
-            for place in places
+            _elements(kind, family, name, [_element(key)])
+            for family, name, key in places
             for kind in (Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM)
         )
-        self._timed: Final = [_timed_element(*place) for place in places]
         self._dated: Final = [_dated_rule(family, matches) for family, matches in _packets(address)]
-
-    def hold(self, left_s: float) -> bytes:
-        """Held for so long from now."""
-        # Silenced first, because adding alone does not move the time-out of an element that is there.
-        timeout = _NUMBER.pack(int(left_s * 1000))
-        return self.silence + b"".join(head + timeout for head in self._timed)
 
     def drop_from(self, second: int) -> bytes:
         """Dropped from that second of the wall clock on; for an empty chain."""
@@ -87,10 +86,48 @@ class Orders:
         return b"".join(head + end for head in self._dated)
 
 
+class Holding:
+    """What is ordered to hold these addresses, encoded once; only their time-outs differ each time.
+
+    Each set has all its elements in one message: this is ordered many times a second.
+    """
+
+    def __init__(self, orders: Iterable[Orders]) -> None:
+        self._orders = bytearray()
+        self._spots: list[tuple[int, int]] = []
+        """Where a time-out stands, and the number of its address."""
+        sets: dict[tuple[int, str], list[tuple[int, bytes, bytes]]] = {}
+        for number, each in enumerate(orders):
+            for family, name, bare, timed in each.elements:
+                sets.setdefault((family, name), []).append((number, bare, timed))
+        for (family, name), held in sets.items():
+            for start in range(0, len(held), _ELEMENTS_MAX):
+                self._add(family, name, held[start : start + _ELEMENTS_MAX])
+
+    def _add(self, family: int, name: str, held: Sequence[tuple[int, bytes, bytes]]) -> None:
+        bare = [element for _, element, _ in held]
+        # Silenced first, because adding alone does not move the time-out of an element that is there.
+        for kind in (Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM):
+            self._orders += _elements(kind, family, name, bare)
+        timed = [element for _, _, element in held]
+        self._orders += _elements(Kind.NFT_MSG_NEWSETELEM, family, name, timed)
+        end = len(self._orders)
+        for number, _, element in reversed(held):
+            self._spots.append((end - _NUMBER.size, number))
+            end -= len(element)
+
+    def lasting(self, left_s: Sequence[float]) -> bytes:
+        """Each address held for so long from now."""
+        timeouts = [int(left * 1000) for left in left_s]
+        for spot, number in self._spots:
+            _NUMBER.pack_into(self._orders, spot, timeouts[number])
+        return bytes(self._orders)
+
+
 def is_in(name: str, address: str) -> bytes:
     """Asks whether a set has the address; the kernel gives out no element whose time has passed."""
     key = ipaddress.ip_address(address).packed
-    return _element(Kind.NFT_MSG_GETSETELEM, NFPROTO_INET, name, key)
+    return _elements(Kind.NFT_MSG_GETSETELEM, NFPROTO_INET, name, [_element(key)])
 
 
 def _places(address: str, number: int) -> list[tuple[int, str, bytes]]:
@@ -102,22 +139,20 @@ def _places(address: str, number: int) -> list[tuple[int, str, bytes]]:
     return [(NFPROTO_INET, "held6", ip.packed), asked]
 
 
-def _element(kind: Kind, family: int, name: str, key: bytes, *more: bytes) -> bytes:
+def _element(key: bytes, *more: bytes) -> bytes:
     value = nested(NFTA_SET_ELEM_KEY, blob(NFTA_DATA_VALUE, key))
+    return nested(NFTA_LIST_ELEM, value, *more)
+
+
+def _elements(kind: Kind, family: int, name: str, elements: Iterable[bytes]) -> bytes:
     return message(
         kind,
         family,
         NLM_F_CREATE if kind is Kind.NFT_MSG_NEWSETELEM else 0,
         text(NFTA_SET_ELEM_LIST_TABLE, TABLE),
         text(NFTA_SET_ELEM_LIST_SET, name),
-        nested(NFTA_SET_ELEM_LIST_ELEMENTS, nested(NFTA_LIST_ELEM, value, *more)),
+        nested(NFTA_SET_ELEM_LIST_ELEMENTS, *elements),
     )
-
-
-def _timed_element(family: int, name: str, key: bytes) -> bytes:
-    """Without its last number, the time-out in milliseconds."""
-    timeout = blob(NFTA_SET_ELEM_TIMEOUT, bytes(_NUMBER.size))
-    return _element(Kind.NFT_MSG_NEWSETELEM, family, name, key, timeout)[: -_NUMBER.size]
 
 
 def _flush(family: int) -> bytes:
@@ -202,6 +237,7 @@ def _expression(name: str, *attributes: bytes) -> bytes:
 
 
 _NUMBER: Final = struct.Struct(">Q")
+_ELEMENTS_MAX: Final = 1024  # of 40 bytes: what is nested has 64 KiB at most
 _DROP: Final = _expression(
     "immediate",
     word(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT),

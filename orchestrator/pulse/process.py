@@ -35,7 +35,7 @@ from orchestrator.pulse.session import Session
 
 CONNECTIONS_MAX: Final = 8  # the agent, an operator's `timings`, and room for a few that hang
 BATCH: Final = 256  # datagrams of a path in one turn: a flood costs some milliseconds and keeps no beat
-AGENT_SILENT_S: Final = 2.0  # an agent says `alive` twice a second; one that is stopped keeps its connection
+AGENT_SILENT_S: Final = 2.0  # an agent says `alive` once a second; one that is stopped keeps its connection
 OUT_BYTES_MAX: Final = 1 << 20  # an asker that reads nothing is dropped, never waited for
 NAMES: Final = {
     PeerAlive: "peer_alive",
@@ -60,7 +60,7 @@ class Connection:
     def flush(self) -> bool:
         """False when the asker is gone or does not read."""
         try:
-            self.out = self.out[self.sock.send(self.out) :] if self.out else b""
+            self.out = self.out[self.sock.send(self.out) :]
         except BlockingIOError:
             pass
         except OSError:
@@ -158,15 +158,15 @@ class Pulse:
             self._sockets[path].send(frame, self._to[peer, path], self._port)
         for event in self._heart.events_received():
             self._tell(event)
-        for descriptor in [each for each, conn in self._connections.items() if not conn.flush()]:
+        for descriptor in [each for each, conn in self._connections.items() if conn.out and not conn.flush()]:
             with contextlib.suppress(OSError):
                 self._connections[descriptor].sock.shutdown(socket.SHUT_RDWR)
 
     def _look_for_agent(self, now: Instant) -> None:
         """Connected is not alive: an agent that says nothing is as good as gone."""
-        present = any(
-            each.is_agent and now - each.heard_at < AGENT_SILENT_S for each in self._connections.values()
-        )
+        present = False
+        for each in self._connections.values():
+            present |= each.is_agent and now - each.heard_at < AGENT_SILENT_S
         if present != self._agent_present:
             self._agent_present = present
             self._heart.agent_present(now, present)

@@ -6,7 +6,7 @@ import os
 import struct
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -27,6 +27,7 @@ LIVES_KEPT: Final = 64
 HEADER: Final = struct.Struct("!2sBB16s16sQ")
 """Magic, version, kind, the sender's life, the receiver's life, counter. All of it is authenticated."""
 MAGIC: Final = b"hf"
+COUNTER_BYTES: Final = 8
 TAG_BYTES: Final = 16
 
 
@@ -50,6 +51,17 @@ class Window:
         return True
 
 
+class _Line(NamedTuple):
+    """Beats of one life to another: what is the same in all of them."""
+
+    sender: bytes
+    target: bytes
+    sender_text: str
+    prefix: bytes
+    """The header without the counter."""
+    cipher: ChaCha20Poly1305
+
+
 class Session:
     """This node and one peer on one path.
 
@@ -66,6 +78,10 @@ class Session:
         assert len(self._boot) == len(NOBODY)
         self._ciphers: OrderedDict[tuple[str, bytes, bytes, int], ChaCha20Poly1305] = OrderedDict()
         self._windows: OrderedDict[bytes, Window] = OrderedDict()
+        self._spoken: _Line | None = None
+        """The line of the newest beat of ours."""
+        self._heard: _Line | None = None
+        """The line of the newest beat that was heard: mostly that of the next one too."""
         self.peer_boot = NOBODY
         self.refused = 0
         """Frames that are not authentic, or were heard before."""
@@ -79,9 +95,11 @@ class Session:
         body = encode(beat)
         if beat.padded:
             body = body.ljust(room - HEADER.size - TAG_BYTES)
-        header = HEADER.pack(MAGIC, VERSION, BEAT, self._boot, self.peer_boot, beat.counter)
-        cipher = self._cipher(self._me, self._boot, self.peer_boot, BEAT)
-        return header + cipher.encrypt(_nonce(beat.counter), body, header)
+        line = self._spoken
+        if line is None or line.target != self.peer_boot:
+            line = self._spoken = self._line(self._me, self._boot, self.peer_boot)
+        header = line.prefix + beat.counter.to_bytes(COUNTER_BYTES, "big")
+        return header + line.cipher.encrypt(_nonce(beat.counter), body, header)
 
     def hello(self, target: bytes) -> bytes:
         """`This is my life`; with a target it also proves that we heard that life."""
@@ -95,6 +113,8 @@ class Session:
         """The beat of a frame, or what must be answered to a greeting; neither when it is not for us."""
         if len(frame) < HEADER.size + TAG_BYTES:
             return self._refuse()
+        if self._heard is not None and frame.startswith(self._heard.prefix):
+            return self._open_beat(self._heard, frame)
         magic, version, kind, sender, target, counter = HEADER.unpack_from(frame)
         if magic == MAGIC and version != VERSION:
             self.other_version += 1
@@ -102,28 +122,33 @@ class Session:
         addressed = target == self._boot or (kind == HELLO and target == NOBODY)
         if magic != MAGIC or kind not in (HELLO, BEAT) or not addressed or sender == self._boot:
             return self._refuse()
+        if kind == BEAT:
+            return self._open_beat(self._line(self._peer, sender, target), frame)
         try:
             cipher = self._cipher(self._peer, sender, target, kind)
-            body = cipher.decrypt(_nonce(counter), frame[HEADER.size :], frame[: HEADER.size])
+            cipher.decrypt(_nonce(counter), frame[HEADER.size :], frame[: HEADER.size])
         except InvalidTag:
             return self._refuse()
         if target == NOBODY:
             return None, self.hello(sender)
-        return self._admitted(kind, sender, counter, body)
+        self._know(sender)
+        return None, None
 
-    def _admitted(self, kind: int, sender: bytes, counter: int, body: bytes) -> tuple[Beat | None, None]:
-        """The sender has heard this very life of ours."""
-        if kind == HELLO:
-            if sender not in self._windows:
-                self._know(sender)
-            return None, None
+    def _open_beat(self, line: _Line, frame: bytes) -> tuple[Beat | None, None]:
+        """Who sealed it has heard this very life of ours."""
+        counter = int.from_bytes(frame[HEADER.size - COUNTER_BYTES : HEADER.size], "big")
+        try:
+            body = line.cipher.decrypt(_nonce(counter), frame[HEADER.size :], frame[: HEADER.size])
+        except InvalidTag:
+            return self._refuse()
+        sender = line.sender
         self._know(sender)
         if not self._windows[sender].take(counter):
             return self._refuse()
         # Spoken to is whoever spoke last: of two machines with one name the one that is left.
-        self.peer_boot = sender
+        self.peer_boot, self._heard = sender, line
         try:
-            return decode(sender.hex(), body.rstrip()), None
+            return decode(line.sender_text, body.rstrip()), None
         except CorruptState:
             return self._refuse()
 
@@ -137,6 +162,10 @@ class Session:
     def _refuse(self) -> tuple[None, None]:
         self.refused += 1
         return None, None
+
+    def _line(self, name: NodeName, sender: bytes, target: bytes) -> _Line:
+        prefix = HEADER.pack(MAGIC, VERSION, BEAT, sender, target, 0)[:-COUNTER_BYTES]
+        return _Line(sender, target, sender.hex(), prefix, self._cipher(name, sender, target, BEAT))
 
     def _cipher(self, sender: NodeName, source: bytes, target: bytes, kind: int) -> ChaCha20Poly1305:
         """The key of one direction of one pair of lives."""

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
@@ -24,7 +25,10 @@ from orchestrator.replicator.sender import Cancelled, Sender, Source
 log = logging.getLogger("hafarm.copy")
 
 COUNT_AFTER_S: Final = 5.0
-"""Whoever compares everything for so long hears how much it is; a million small files are done before."""
+"""Whoever compares everything for so long hears how much it is."""
+COUNT_TURN_S: Final = 0.01
+COUNT_SHARE: Final = 0.1
+"""Of one processor, for counting: it shares the interpreter with the comparison that it tells of."""
 
 PASSES_MAX: Final = 4
 """Passes over what changed meanwhile; the last one holds the names still, so it is always the last."""
@@ -181,14 +185,14 @@ class Copier:
         """Say how much a comparison of everything has to look at, if it is still at it after a while."""
         if self._over.wait(COUNT_AFTER_S):
             return
-        root = self._tree.root(volume)
         files = size = 0
-        for path, _, is_directory in trees.walk(root, volume, self._source.excluded):
-            if self._over.is_set():
-                return
-            if not is_directory:
-                status = trees.status_of(root, path)
-                files, size = files + 1, size + (status.st_size if status is not None else 0)
+        turn = time.thread_time()
+        for length in trees.sizes(self._tree.root(volume), volume, self._source.excluded):
+            files, size = files + 1, size + length
+            if (took_s := time.thread_time() - turn) >= COUNT_TURN_S:
+                if self._over.wait(took_s * (1 / COUNT_SHARE - 1)):
+                    return
+                turn = time.thread_time()
         self._progress.expect(files, size)
 
     def _targets(

@@ -133,13 +133,23 @@ class Equalizer:
         pending = [top]
         while pending:
             batch, pending = pending[-DIRECTORIES_MAX:], pending[:-DIRECTORIES_MAX]
+            filled: list[tuple[bytes, int]] = []
             for path, own, theirs in self._summaries(batch):
                 before = self._progress.files
                 looked_at = self._directory(path, own, theirs)
                 if own is None:
                     continue
-                self._equal_files(path, own, looked_at, self._progress.files - before)
+                # How many files were among the names that were looked at one by one.
+                counted = self._progress.files - before
+                self._progress.files += own.count - len(own.directories) - counted
+                filled += [
+                    (trees.join(path, name), size) for name, size in own.filled if name not in looked_at
+                ]
                 pending += [trees.join(path, name) for name in reversed(own.directories)]
+                if len(filled) >= LOOKS_MAX:
+                    self._equal_files(filled)
+                    filled = []
+            self._equal_files(filled)
         self._full = False
 
     def _summaries(self, paths: list[bytes]) -> list[tuple[bytes, Summary | None, Summary | None]]:
@@ -373,13 +383,11 @@ class Equalizer:
             # Without an entry of theirs it was made just now; its times are what is left to say.
             self._sender.attributes(self._volume, pair.path, pair.own, theirs)
 
-    def _equal_files(self, path: bytes, own: Summary, looked_at: set[bytes], counted: int) -> None:
+    def _equal_files(self, files: list[tuple[bytes, int]]) -> None:
         """Of files whose names and attributes are equal, the data; of most this is all there is to do.
 
-        `counted`: how many files were among the names that were looked at one by one.
+        Of many directories together: most have few that are not empty, and each question takes its way.
         """
-        self._progress.files += own.count - len(own.directories) - counted
-        files = [(trees.join(path, name), size) for name, size in own.filled if name not in looked_at]
         for pair in self._blocks.compare_equal(files):
             self._sender.attributes(self._volume, pair.path, pair.own, pair.own | {"mtime_ns": None})
 

@@ -65,41 +65,42 @@ def _summarize(root: int, volume: int, path: bytes, buckets: int, excluded: Excl
     try:
         # A name in the working directory is found twice as fast as through a descriptor, and as surely.
         os.fchdir(fd)
-        rows: list[list[bytes]] = [[] for _ in range(buckets)]
+        names = os.listdir(b".")
+        if not path and HIDDEN in names:
+            names.remove(HIDDEN)
         summary = Summary([])
-        patterns = excluded is not trees.nothing_excluded
-        list_xattrs, pack = os.listxattr, _ROW.pack  # this is done a million times
-        with os.scandir(b".") as items:
-            for item in items:
-                name = item.name
-                if name == HIDDEN and not path:
+        rows: list[list[bytes]] = [[] for _ in range(buckets)]
+        puts = [row.append for row in rows]
+        chosen = None if excluded is trees.nothing_excluded else excluded
+        # This is done a million times: what is not needed each time is not done each time.
+        lstat, list_xattrs, pack, crc32 = os.lstat, os.listxattr, _ROW.pack, zlib.crc32
+        for name in names:
+            try:
+                status = lstat(name)
+                mode, size, more = status.st_mode, status.st_size, b""
+                if chosen and chosen(volume, trees.join(path, name), stat.S_ISDIR(mode)):
                     continue
-                if patterns and excluded(volume, trees.join(path, name), item.is_dir(follow_symlinks=False)):
-                    continue
-                try:
-                    status = item.stat(follow_symlinks=False)
-                    mode, size = status.st_mode, status.st_size
-                    is_file = mode & _KIND == stat.S_IFREG
-                    keys = list_xattrs(name, follow_symlinks=False) if is_file else ()
-                    more = _more(name, mode, keys) if keys or not is_file else b""
-                except OSError as fault:
-                    if fault.errno != errno.EOPNOTSUPP:
-                        continue  # taken away meanwhile
-                    more = b""
-                row = pack(
-                    len(name),
-                    len(more),
-                    mode,
-                    status.st_uid,
-                    status.st_gid,
-                    status.st_mtime_ns,
-                    size if is_file else 0,
-                    status.st_rdev,
-                )
-                rows[zlib.crc32(name) % buckets].append(row + name + more)
-                if size or not is_file or status.st_nlink > 1:
-                    _sort(summary, name, status)
-                summary.count += 1
+                if mode & _KIND != stat.S_IFREG:
+                    size, more = 0, _more(name, mode)
+                elif keys := list_xattrs(name, follow_symlinks=False):
+                    more = _values(name, keys)
+            except OSError as fault:
+                if fault.errno != errno.EOPNOTSUPP:
+                    continue  # taken away meanwhile
+            row = pack(
+                len(name),
+                len(more),
+                mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_mtime_ns,
+                size,
+                status.st_rdev,
+            )
+            puts[crc32(name) % buckets](row + name + more)
+            if size or mode & _KIND != stat.S_IFREG or status.st_nlink > 1:
+                _sort(summary, name, status)
+        summary.count = sum(map(len, rows))
         summary.digests = [_digest(row) for row in rows]
         return summary
     finally:
@@ -107,14 +108,18 @@ def _summarize(root: int, volume: int, path: bytes, buckets: int, excluded: Excl
         os.chdir("/")
 
 
-def _more(name: bytes, mode: int, keys: Sequence[str]) -> bytes:
-    """What an object in the working directory has beside its numbers: a target, extended attributes."""
+def _more(name: bytes, mode: int) -> bytes:
+    """What an object that is no file has beside its numbers: a target, extended attributes."""
     if stat.S_ISLNK(mode):
         return os.readlink(name)
     try:
-        keys = keys or os.listxattr(name, follow_symlinks=False)
+        keys = os.listxattr(name, follow_symlinks=False)
     except OSError:
         return b""  # a kind of object without extended attributes
+    return _values(name, keys)
+
+
+def _values(name: bytes, keys: Sequence[str]) -> bytes:
     values = {os.fsencode(key): os.getxattr(name, key, follow_symlinks=False) for key in keys}
     return b"".join(b"%s\0%d\0%s" % (key, len(values[key]), values[key]) for key in sorted(values))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -285,3 +286,30 @@ def walk(root: int, volume: int, excluded: Excluded) -> Iterator[tuple[bytes, in
             yield child, inode, is_directory
             if is_directory:
                 pending.append(child)
+
+
+def sizes(root: int, volume: int, excluded: Excluded) -> Iterator[int]:
+    """Of everything below the root that is no directory."""
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = open_path(root, path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue  # taken away meanwhile
+        try:
+            with os.scandir(fd) as found:
+                for item in found:
+                    child, is_directory = (
+                        join(path, os.fsencode(item.name)),
+                        item.is_dir(follow_symlinks=False),
+                    )
+                    if child == HIDDEN or excluded(volume, child, is_directory):
+                        continue
+                    if is_directory:
+                        pending.append(child)
+                    else:
+                        with contextlib.suppress(OSError):  # taken away meanwhile
+                            yield item.stat(follow_symlinks=False).st_size
+        finally:
+            os.close(fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.cluster.beat import decode
+from orchestrator.cluster.beat import Beat, decode
 from orchestrator.cluster.membership import Verdict
 from orchestrator.model.events import Paused, PeerAlive, PeerLeft, PeerLost, PeerSaid, PeerSuspected
 from orchestrator.model.names import Epoch, Instant, NodeName, PathName
@@ -89,6 +89,31 @@ def test_a_peer_that_serves_under_a_higher_epoch_ends_the_lease_at_once(pair: Pa
     pair.hearts[B].announce(SHOP, ModuleState(epoch=Epoch(2), primary=B, serving=True))
     pair.run(0.1)
     assert not pair.holds(A)
+
+
+def test_a_lease_that_was_overtaken_runs_again_under_a_higher_epoch_or_when_that_life_is_over(
+    pair: Pair,
+) -> None:
+    heart = pair.hearts[A]
+    heart.lease(SHOP, Epoch(1), frozenset())
+    pair.hearts[B].announce(SHOP, ModuleState(epoch=Epoch(2), primary=B, serving=True))
+    pair.run(0.1)
+    assert not pair.holds(A)
+    heart.lease(SHOP, Epoch(3), frozenset())
+    assert pair.holds(A)
+    heart.lease(SHOP, Epoch(1), frozenset())
+    assert not pair.holds(A)
+    heart.receive(Instant(pair.now), B, LAN, Beat(boot="cc" * 16, counter=1, request=True))
+    assert pair.holds(A)
+
+
+def test_nodes_that_find_each_other_again_know_it_in_the_same_round(pair: Pair) -> None:
+    pair.cut(A, B)
+    pair.run(2.0)
+    pair.cuts = set()
+    pair.run(0.2)
+    found = [pair.events(name, PeerAlive)[-1] for name in (A, B)]
+    assert abs(found[0] - found[1]) <= 2 * pair.way_s + 0.001
 
 
 def test_what_may_end_a_lease_is_told_before_the_next_beat(pair: Pair) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.cluster.beat import Beat, decode, encode
 from orchestrator.cluster.heart import Heart
 from orchestrator.model.config import PRESETS
 from orchestrator.model.events import Event
-from orchestrator.model.names import Instant, ModuleName, NodeName, PathName
+from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
 from orchestrator.model.report import ModuleState
 from orchestrator.model.timings import derive
 
@@ -84,16 +85,28 @@ class Pair:
         lines = Counter(
             (min(source, target), max(source, target), path) for _, source, target, path, _ in said
         )
-        rounds = Counter((source, target, path) for _, source, target, path, beat in said if beat.request)
+        rounds: Counter[tuple[NodeName, NodeName, PathName]] = Counter()
+        for (source, target, path), count in Counter(
+            (source, target, path) for _, source, target, path, beat in said if beat.request
+        ).items():
+            line = (min(source, target), max(source, target), path)
+            rounds[line] = max(rounds[line], count)
         return max(count / rounds[line] for line, count in lines.items())
 
-    def asked(self) -> list[list[float]]:
-        """By sender, target and path: when it asked."""
-        asked: dict[tuple[NodeName, NodeName, PathName], list[float]] = {}
+    def depend(self) -> None:
+        """Each answers an address by the word of all others."""
+        for name, heart in self.hearts.items():
+            heart.lease(SHOP, Epoch(1), frozenset(self.names) - {name})
+
+    def instants(self, of: Callable[[Beat], bool]) -> dict[tuple[NodeName, NodeName, PathName], list[float]]:
+        """By sender, target and path: when beats of this kind left."""
+        left: dict[tuple[NodeName, NodeName, PathName], list[float]] = {
+            (source, target, path): [] for _, source, target, path, _ in self.said
+        }
         for at, source, target, path, beat in self.said:
-            if beat.request:
-                asked.setdefault((source, target, path), []).append(at)
-        return list(asked.values())
+            if of(beat):
+                left[source, target, path].append(at)
+        return left
 
     def asked_by(self, name: NodeName, since: float) -> list[float]:
         """When this node asked after that."""

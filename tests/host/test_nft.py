@@ -16,7 +16,7 @@ import pytest
 from orchestrator.host.netns import Network, run
 from orchestrator.host.nfnetlink import Kind, Nfnetlink, RulesRefused
 from orchestrator.host.nft import DeadMan, Library, is_silenced
-from orchestrator.host.nft_lease import Orders
+from orchestrator.host.nft_lease import Holding, Orders
 from tests.support.netns import Switch, inside, ip
 from tests.support.waiting import eventually
 
@@ -274,13 +274,13 @@ def test_a_renewal_moves_time_out_and_deadline() -> None:
 @pytest.mark.parametrize("address", [V4, V6])
 def test_an_element_is_deleted_before_it_gets_another_time_out(address: str) -> None:
     # Since Linux 6.12 adding it would do, so a kernel of today does not show that this is missing.
-    orders, kinds = Orders(address, 1).hold(30.0), []
+    orders, kinds = Holding([Orders(address, 1)]).lasting([30.0]), []
     while orders:
         length, kind = struct.unpack_from("=IH", orders)
         kinds.append(Kind(kind))
         orders = orders[length:]
     added, deleted = Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM
-    assert kinds == [added, deleted, added, deleted, added, added]
+    assert kinds == [added, deleted, added] * 2
 
 
 @pytest.mark.usefixtures("alone")

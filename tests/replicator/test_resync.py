@@ -14,6 +14,7 @@ import pytest
 from orchestrator.mirror.differ import Place
 from orchestrator.replicator import trees
 from orchestrator.replicator.logs import ChangeLog
+from orchestrator.replicator.questions import Questions
 from orchestrator.replicator.verify import Verifier
 from tests.replicator.pair import LYON, PARIS, LiveTree, Pair, picture, record
 from tests.support.waiting import eventually
@@ -142,6 +143,31 @@ def together(
     assert not pair.said("progress")[-1]["full"], pair.said("progress")[-1]["why"]
     assert picture(pair.trees[PARIS]) == picture(pair.trees[LYON])
     assert primary.verify(PARIS) == []
+
+
+def test_a_full_comparison_asks_for_data_of_many_directories_at_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(pair, random.Random(1), links=True)
+    other = pair.trees[LYON] / "c" / "y" / "old1"
+    status = other.stat()
+    other.write_bytes(bytes(status.st_size))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))  # nothing but its data tells
+    asked: list[int] = []
+    hashes = Questions.hashes
+
+    def counted(self: Questions, volume: int, wanted: list[tuple[bytes, int, int]]) -> list[list[str]]:
+        asked.append(len(wanted))
+        return hashes(self, volume, wanted)
+
+    monkeypatch.setattr(Questions, "hashes", counted)
+    pair.start_follower(TOGETHER).adopt()
+    pair.start_primary(TOGETHER)
+    ready(pair)
+    assert picture(pair.trees[PARIS]) == picture(pair.trees[LYON])
+    assert pair.said("progress")[-1]["files"] == sum(path.is_file() for path in pair.trees[PARIS].rglob("*"))
+    assert sum(asked) > 90
+    assert len(asked) <= 5  # of 32 directories, three levels deep; and once more for the one that differs
 
 
 @pytest.mark.parametrize("links", [False, True])

@@ -123,3 +123,17 @@ def test_a_directorys_digests_tell_any_difference_of_a_name(
             found.append(summary.digests)
         assert (found[0] == found[1]) is (change is change_nothing)
     assert os.getcwd() != str(tmp_path), "the working directory of nobody else changes"
+
+
+def test_what_is_there_is_counted_without_what_is_local_or_hidden(tmp_path: Path) -> None:
+    for path in (".hafarm", "a/b", "local"):
+        (tmp_path / path).mkdir(parents=True)
+    for path, size in ((".hafarm/mark", 1), ("one", 10), ("a/two", 20), ("a/b/three", 30), ("local/x", 40)):
+        (tmp_path / path).write_bytes(bytes(size))
+    (tmp_path / "a" / "link").symlink_to("gone")
+    root = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = trees.sizes(root, 0, lambda volume, path, is_directory: path == b"local" and is_directory)
+        assert sorted(found) == [4, 10, 20, 30]
+    finally:
+        os.close(root)
