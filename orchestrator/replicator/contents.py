@@ -174,7 +174,8 @@ class Contents(Namespace):
             return NO_REPLY
         if not at_once:
             return answer
-        # It travels, and is written there, while the application is on its way to the sync.
+        # It travels while the application is on its way to the sync, which another thread serves.
+        self.widen()
         self.reply(caller.unique, 0, answer)
         self.outlet.hurry()
         return NO_REPLY
