@@ -12,11 +12,12 @@ from orchestrator.model.names import ClusterName, ModuleName, NodeName, RequestI
 from orchestrator.model.orders import Leave, Order, Promote, Restart, Resync, Start, Stop, Swap
 from orchestrator.model.record import Record
 from orchestrator.model.timings import derive
+from tests.sim.gate import Gate
 from tests.sim.ghost import Ghost
 from tests.sim.host import Host
 from tests.sim.register import WITNESS, Register
 from tests.sim.session import Session
-from tests.sim.volume import EXTENTS
+from tests.sim.volume import DIRECTORY, EVERYTHING, EXTENTS, FILES
 from tests.sim.world import Violation, World
 
 MODULE = ModuleName("shop")
@@ -45,6 +46,8 @@ class Cluster:
         self.register.changed = self._record_changed
         self.hosts = {str(name): Host(self, name, MODULE) for name in self.names}
         self.world.check = self._check
+        self.bids: list[Record] = []
+        """All that ever left: each may land for as long as its tag stands."""
         self.requests = 0
         self.asked: dict[RequestId, tuple[Host, int, Order, bool]] = {}
         self.acknowledged = 0
@@ -66,6 +69,8 @@ class Cluster:
     def _touched(self) -> None:
         for host in self.hosts.values():
             host.volume.touched = False
+            if not host.volume.inconsistent:
+                self.ghost.whole(host.name, host.volume.disk)
         self.logged()
         if self.ghost.losing:
             self.ghost.kept([host.volume for host in self.hosts.values()])
@@ -103,7 +108,8 @@ class Cluster:
     def logged(self) -> None:
         """An extent that differs between two nodes is in one of their may-differ logs.
 
-        Or others changed it, and its node has not looked yet: it follows nobody and serves nobody before.
+        Or others changed it, and its node has not looked yet: it follows nobody and serves nobody before. Or
+        they put an old disk in its place, which is noticed when the two meet (S11).
         """
         for one in self.names:
             for two in self.names:
@@ -112,7 +118,9 @@ class Cluster:
 
     def _logged(self, one: Host, two: Host) -> None:
         mine, theirs = one.volume, two.volume
-        for extent in range(EXTENTS):
+        if two.name in mine.rolled_back or one.name in theirs.rolled_back:
+            return
+        for extent in EVERYTHING:
             same = mine.memory[extent] == theirs.memory[extent] and mine.disk[extent] == theirs.disk[extent]
             logged = extent in mine.logs[two.name] or extent in theirs.logs[one.name]
             if same or logged or extent in mine.unseen or extent in theirs.unseen:
@@ -121,6 +129,17 @@ class Cluster:
                 f"extent {extent} differs between {one.name} ({mine.memory[extent]}/{mine.disk[extent]}) and "
                 f"{two.name} ({theirs.memory[extent]}/{theirs.disk[extent]}) and is in neither log"
             )
+
+    def counts_on(self, host: Host) -> bool:
+        """Somebody does, or may yet: by the record, by a bid that is out, or by what a gate requires."""
+        newest = self.register.newest
+        if newest is None or host.name in newest.in_sync:
+            return True
+        gates = [other.keeper.gate for other in self.hosts.values() if other.keeper is not None]
+        pending = [bid for bid in self.bids if bid.epoch > newest.epoch]
+        return any(host.name in gate.required for gate in gates) or any(
+            host.name in bid.in_sync for bid in pending
+        )
 
     # --- what the hosts tell ------------------------------------------------------------------------------
 
@@ -230,7 +249,16 @@ class Cluster:
             keeper = host.keeper
             runs = host.service.application and not host.frozen
             if runs and keeper is not None and host.service.mount == keeper.life:
-                keeper.gate.write(chance.randrange(EXTENTS), chance.random() < 0.7)
+                self._use(keeper.gate)
+
+    def _use(self, gate: Gate) -> None:
+        """A change, and mostly an fsync; of a file in place, of one that is replaced, or of the directory."""
+        chance = self.world.random
+        file, durable, drawn = chance.randrange(FILES), chance.random() < 0.7, chance.random()
+        if drawn < 0.75:
+            gate.write(file, durable)
+        elif gate.replace(file, durable) and drawn > 0.95:
+            gate.fsync(DIRECTORY)
 
     def order(self, host: Host, order: Order, refused: bool = False) -> None:
         """An operator's request; `refused`: it must not be accepted."""

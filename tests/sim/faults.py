@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from orchestrator.model.names import Epoch
 from orchestrator.model.orders import Leave, Promote, Restart, Start, Stop, Swap
 from tests.sim.cluster import Cluster, link
 from tests.sim.edits import MOUNTED, SEALED
@@ -13,10 +15,12 @@ from tests.sim.volume import EXTENTS
 
 BURST_S = 12.0
 """Faults of one burst fall into so short a time that each meets the others' consequences."""
-FORGETTING = frozenset({"_power_cut", "_disk_error"})
+FORGETTING = frozenset({"_power_cut", "_disk_error", "_old_disk"})
 """Faults after which a page cache is gone."""
 EDIT_AFTER_S = 2.0
 """A crash is so long ago that an edit is no write of ours by its time."""
+ROLLED_BACK_S = 6.0
+"""By then its primary goes on without it, mostly; it is back a little later."""
 QUIET_S = 3600.0
 """The mean quiet stretch between two bursts."""
 
@@ -48,6 +52,7 @@ class Storm:
             (self._register_loss, 3),
             (self._link_loss, 4),
             (self._edit, 6),
+            (self._old_disk, 4),
         )
         if cluster.module.ack == "memory":
             # Two copies in memory do not outlive two power cuts; guarantees.md says so, and a story shows it.
@@ -229,6 +234,27 @@ class Storm:
         if chance.random() < 0.3:
             cut = self.cluster.module.ack == "disk" and chance.random() < 0.5
             host.look_dies = "power cut" if cut else "crash"
+
+    def _old_disk(self, host: Host) -> None:
+        """A machine fails, and comes back with its own disk as it was some moments ago."""
+        if host.powered and host.keeper is not None and host.volume.lineage:
+            image, stored = host.volume.image(), host.stored
+            self.world.after(1.0 + 3 * self.world.random.random(), None, self._fail_for_long, host, image, stored)
+
+    def _fail_for_long(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool]) -> None:
+        if host.powered:
+            self.world.fault("power cut", host.name)
+            host.power_off()
+            self.world.after(ROLLED_BACK_S, None, self._roll_back, host, image, stored)
+            self._later(10.0, self.cluster.revive, host)
+
+    def _roll_back(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool]) -> None:
+        """Only where nobody counts on what it has (guarantees.md), and within one epoch: else that is seen."""
+        if host.powered or self.cluster.counts_on(host) or host.stored != stored:
+            return
+        self.world.fault("old disk", host.name)
+        host.volume.roll_back(image, self.world.random)
+        self.cluster.ghost.rolled_back([other.volume for other in self.cluster.hosts.values()])
 
     # --- wires --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from orchestrator.model.names import Nonce
 from orchestrator.model.record import Reign
 from tests.sim.follower import Follower
 from tests.sim.gate import Gate
+from tests.sim.session import position_in
 from tests.sim.streams import Streams
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ class Keeper:
         """Everything in memory is on disk."""
         volume = self.host.volume
         self.host.volume.persist(list(volume.memory), list(volume.dirty))
+
+    def is_synced(self, seq: int) -> None:
+        """A sync of its own stream is done: so far this disk is, on its own too (S11)."""
+        self.synced_seq = max(self.synced_seq, seq)
+        self.stands_at(self.synced_seq)
+
+    def stands_at(self, seq: int) -> None:
+        """Durable with what was synced."""
+        assert self.stream is not None
+        self.host.volume.position = position_in(self.stream, seq)
 
     def fail(self, why: str) -> None:
         """The disk failed: the gate closes by itself, and stays failed."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from orchestrator.mirror.lineage import Joiner, Ruling, Verdict, judge
+from orchestrator.mirror.lineage import Joiner, Ruling, Verdict, judge, position_fits
 from orchestrator.model.events import HandshakeRefused, MemberLost, MemberReady, StreamDown, StreamUp
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Reign
-from tests.sim.session import Frame, Session
-from tests.sim.volume import EXTENTS
+from tests.sim.session import Frame, Session, position_in
+from tests.sim.volume import DIRECTORY, EVERYTHING
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Streams:
         follows = theirs.stream == self.keeper.stream and self._keeps(theirs.seq + 1)
         here, there = self.host.volume.standing(), other.host.volume.standing()
         joiner = Joiner(name, there, empty=not there.reigns, resumes=equal or follows)
-        ruling = judge(record, here, joiner, log_fits=True, log_why="")
+        why = position_fits(self.host.volume.baselines[name], there.position)
+        ruling = judge(record, here, joiner, log_fits=not why, log_why=why)
         self.world.counts["verdict " + ruling.verdict.value] += 1
         if ruling.refused:
             raise Violation(f"{name} meets {self.host.name}: {ruling.verdict.value}: {here} {there}")
@@ -127,17 +128,21 @@ class Streams:
 
     def _begin_copy(self, other: Follower, ruling: Ruling) -> None:
         mine = self.unite(other)
+        if ruling.full:
+            # The logs say too little: all is compared, and what differs is entered like any other change.
+            mine |= set(EVERYTHING)
+            self.world.counts["copy in full"] += 1
+        session = Session(self, other, self.keeper.seq, sorted(mine))
         if ruling.verdict is Verdict.EDITED:
             # Only what was edited is anybody's loss: the rest is merely older than what is here.
-            listed = {extent for extent, _ in other.host.volume.listed}
-            self.world.counts["edit set aside"] += len(mine & listed)
-            other.host.volume.keep_aside(sorted(mine & listed))
+            session.aside = mine & {extent for extent, _ in other.host.volume.listed}
+            self.world.counts["edit set aside"] += len(session.aside)
         elif ruling.set_aside:
             self.host.agent.tell(HandshakeRefused(self.host.module, other.host.name, "diverged"))
-            other.host.volume.keep_aside(sorted(mine))
+            session.aside = set(mine)
         other.host.volume.inconsistent = True
         self.world.counts["copy begun"] += 1
-        self._begin(Session(self, other, self.keeper.seq, sorted(mine)), [])
+        self._begin(session, [])
 
     def unite(self, other: Follower) -> set[int]:
         """Both sides' logs united (S5), durable here before the first block travels (S6)."""
@@ -194,6 +199,7 @@ class Streams:
             self.world.after(0.02 + 0.1 * self.world.random.random(), self.host, self._copy, session)
         else:
             frame = Frame("barrier")
+            frame.at = self.host.volume.position
             self.emit(frame)
             session.ready_at = self.keeper.seq
 
@@ -254,7 +260,7 @@ class Streams:
 
     # --- what is known of the others ----------------------------------------------------------------------
 
-    def confirmed(self, session: Session, applied: int, durable: int) -> None:
+    def confirmed(self, session: Session, applied: int, durable: int, named: int) -> None:
         """A member says how far it has applied, and how far it has synced."""
         if not session.alive or not self.keeper.alive:
             return
@@ -262,6 +268,7 @@ class Streams:
             session.asked_at = self.world.at
         session.applied = max(session.applied, applied)
         session.durable = max(session.durable, durable)
+        session.named = max(session.named, named)
         while session.frames and session.frames[0].seq <= session.durable:
             session.frames.popleft()
         if not session.frames or (session.frames[-1].kind != "sync" and session.applied >= self.keeper.seq):
@@ -285,10 +292,13 @@ class Streams:
             for extent in sorted(log)
             if extent not in pending
             and volume.memory[extent] == volume.disk[extent]
-            and session.last.get(extent, session.start) <= session.durable
+            and session.last.get(extent, session.start)
+            <= (session.named if extent == DIRECTORY else session.durable)
         ]
         if done:
-            volume.retire(session.target.host.name, done)
+            stream = self.keeper.stream
+            assert stream is not None
+            volume.retire(session.target.host.name, done, position_in(stream, session.durable))
 
     def _forget_kept(self) -> None:
         """What each member has on disk needs no resending."""
@@ -303,7 +313,7 @@ class Streams:
     def clean(self) -> tuple[int, ...]:
         """Extents in which no other copy may differ."""
         logs = self.host.volume.logs.values()
-        return tuple(extent for extent in range(EXTENTS) if not any(extent in log for log in logs))
+        return tuple(extent for extent in EVERYTHING if not any(extent in log for log in logs))
 
     # --- how it ends --------------------------------------------------------------------------------------
 
