@@ -28,8 +28,8 @@ class Follower:
         self.waiting: deque[Frame] = deque()
         """Frames behind a reign that was not admitted yet."""
         self.offered: Record | None = None
-        self.named: set[int] = set()
-        """Files that the directory names since their last durable point (O7)."""
+        self.named: dict[int, int] = {}
+        """Files that the directory names since their last durable point, and its value that did (O7)."""
         self.named_seq = 0
         """Up to where of the stream the directory is on this disk."""
         self.syncing: dict[int, frozenset[int] | None] = {}
@@ -168,7 +168,7 @@ class Follower:
             volume.put(frame.extent, frame.value)
         else:
             volume.rename(frame.of, frame.value)
-            self.named.add(frame.of)
+            self.named[frame.of] = frame.value
 
     def covers(self, frame: Frame) -> frozenset[int]:
         """What this sync brings to this disk (O7)."""
@@ -185,7 +185,7 @@ class Follower:
         self.host.volume.persist(memory, dirty, places)
         volume = self.host.volume
         source = session.source.host
-        if frame.kind == "barrier":
+        if frame.joiner == self.host.name:
             # G3: a copy's history becomes the source's only when the copy is complete.
             self.adopt_lineage(session)
             volume.inconsistent = volume.edited = volume.torn = False

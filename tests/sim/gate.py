@@ -41,8 +41,8 @@ class Gate:
         self.open = False
         self.draining = False
         self.points: list[Point] = []
-        self.named: set[int] = set()
-        """Files that the directory names since their last durable point (O7)."""
+        self.named: dict[int, int] = {}
+        """Files that the directory names since their last durable point, and its value that did (O7)."""
         self.acked_seq = 0
         self.bids: list[Record] = []
         """What this life of the gate has bid: any of them may land as long as its tag stands."""
@@ -204,7 +204,7 @@ class Gate:
         value = self._new_value(DIRECTORY)
         self.host.ghost.brought[value] = (file, self.host.volume.memory[file])
         self.host.volume.rename(file, value)
-        self.named.add(file)
+        self.named[file] = value
         self.keeper.streams.change(Frame("write", DIRECTORY, value, of=file))
         if durable:
             self.fsync(file)
@@ -215,10 +215,9 @@ class Gate:
 
     def fsync(self, extent: int) -> None:
         """Clients are told of it, and of the name that a new file has."""
-        memory = self.host.volume.memory
-        safe = {extent: memory[extent]}
+        safe = {extent: self.host.volume.memory[extent]}
         if extent in self.named:
-            safe[DIRECTORY] = memory[DIRECTORY]
+            safe[DIRECTORY] = self.named[extent]
         self.point(extent, safe)
 
     def point(self, of: int | None, safe: dict[int, int]) -> None:
@@ -281,7 +280,7 @@ class Gate:
         return True
 
 
-def covered(of: int | None, named: set[int]) -> frozenset[int]:
+def covered(of: int | None, named: dict[int, int]) -> frozenset[int]:
     """What a sync of this brings to the disk: every file, and where it must the directory (O7).
 
     `named`: the files that got a name since their last one; they are not in it any more.
@@ -292,5 +291,5 @@ def covered(of: int | None, named: set[int]) -> frozenset[int]:
         return files | {DIRECTORY}
     if of not in named and of != DIRECTORY:
         return files
-    named.discard(of)
+    named.pop(of, None)
     return files | {DIRECTORY}

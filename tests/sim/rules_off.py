@@ -15,6 +15,7 @@ from tests.sim.host import Host
 from tests.sim.keeper import Keeper
 from tests.sim.launcher import Launcher
 from tests.sim.rules_off_copies import COPIES_OFF
+from tests.sim.rules_off_disks import DISKS_OFF
 from tests.sim.session import Frame, Session
 from tests.sim.streams import Streams
 from tests.sim.volume import Volume
@@ -107,6 +108,7 @@ def _applied_is_enough(self: Gate, session: Session) -> int:
 
 RULES_OFF: dict[str, Switch] = {
     **COPIES_OFF,
+    **DISKS_OFF,
     "R1 the gate counts on nobody": patched(mock.patch.object(Gate, "settle", _settle_alone)),
     "R1 the gate is not widened": patched(mock.patch.object(Gate, "widen", _widen_nothing)),
     "R2 anybody may bid": patched(*ANYBODY_BIDS),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Frame:
     """One message of the ordered stream."""
 
-    __slots__ = ("at", "clean", "extent", "kind", "of", "record", "seq", "stream", "value")
+    __slots__ = ("at", "clean", "extent", "joiner", "kind", "of", "record", "seq", "stream", "value")
 
     def __init__(
         self, kind: str, extent: int = 0, value: int = 0, record: Record | None = None, of: int | None = None
@@ -29,6 +29,8 @@ class Frame:
         self.of = of
         self.clean: tuple[int, ...] = ()
         """Of a sync: the extents in which no other copy may differ."""
+        self.joiner = ""
+        """Of a barrier: whose copy ends with it; to others it is a sync."""
         self.at: Position | None = None
         """Of a sync: where the sender's own disk is."""
 

@@ -199,7 +199,7 @@ class Streams:
             self.world.after(0.02 + 0.1 * self.world.random.random(), self.host, self._copy, session)
         else:
             frame = Frame("barrier")
-            frame.at = self.host.volume.position
+            frame.at, frame.joiner = self.host.volume.position, session.target.host.name
             self.emit(frame)
             session.ready_at = self.keeper.seq
 

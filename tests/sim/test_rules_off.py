@@ -28,6 +28,7 @@ HARM = re.compile(
             "and no node has them",
             "streamed to as if it were equal",
             "lacks what was written before",
+            "and is torn",
             "opens with half a copy",
             "epoch \\d+ after \\d+",
         )
