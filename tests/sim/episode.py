@@ -6,10 +6,13 @@ import random
 import traceback
 from dataclasses import dataclass, field
 
+from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Storm
 from tests.sim.world import CutShort, TwoHistories, Violation
 
+BORNE_S = 2.0
+"""How long a slow member is borne before it is dropped: shorter than a disk is slow here."""
 STRUCK_S = 6 * 3600.0
 """Of one episode: some six bursts, then everything must heal."""
 
@@ -40,8 +43,9 @@ def build(seed: int, **how: bool) -> Cluster:
         "on_link_loss": "stay" if chance.random() < 0.2 else "move",
         "ack": "memory" if chance.random() < 0.1 else "disk",
     }
-    cluster = Cluster(seed, nodes, **how, **module)
-    for name, value in module.items():
+    slow = SlowPeerConfig(BORNE_S, "drop") if chance.random() < 0.4 else TOLD_ONLY
+    cluster = Cluster(seed, nodes, **how, **module, slow_peer=slow)
+    for name, value in (*module.items(), ("slow_peer", slow.do)):
         cluster.world.counts[f"{name}: {value}"] += 1
     for host in cluster.hosts.values():
         host.set_rate(1 + 0.01 * (2 * chance.random() - 1))

@@ -15,12 +15,10 @@ from tests.sim.volume import EXTENTS
 
 BURST_S = 12.0
 """Faults of one burst fall into so short a time that each meets the others' consequences."""
-FORGETTING = frozenset({"_power_cut", "_disk_error", "_old_disk"})
+FORGETTING = frozenset({"_power_cut", "_disk_error", "_old_disk", "_bad_successor"})
 """Faults after which a page cache is gone."""
 EDIT_AFTER_S = 2.0
 """A crash is so long ago that an edit is no write of ours by its time."""
-ROLLED_BACK_S = 6.0
-"""By then its primary goes on without it, mostly; it is back a little later."""
 QUIET_S = 3600.0
 """The mean quiet stretch between two bursts."""
 
@@ -53,6 +51,9 @@ class Storm:
             (self._link_loss, 4),
             (self._edit, 6),
             (self._old_disk, 4),
+            (self._slow_disk, 4),
+            (self._bad_successor, 3),
+            (self._broken_copy, 5),
         )
         if cluster.module.ack == "memory":
             # Two copies in memory do not outlive two power cuts; guarantees.md says so, and a story shows it.
@@ -239,22 +240,28 @@ class Storm:
         """A machine fails, and comes back with its own disk as it was some moments ago."""
         if host.powered and host.keeper is not None and host.volume.lineage:
             image, stored = host.volume.image(), host.stored
-            self.world.after(1.0 + 3 * self.world.random.random(), None, self._fail_for_long, host, image, stored)
+            self.world.after(1.0 + 3 * self.world.random.random(), None, self._fails, host, image, stored)
 
-    def _fail_for_long(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool]) -> None:
+    def _fails(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool]) -> None:
         if host.powered:
             self.world.fault("power cut", host.name)
             host.power_off()
-            self.world.after(ROLLED_BACK_S, None, self._roll_back, host, image, stored)
-            self._later(10.0, self.cluster.revive, host)
+            self.world.after(2.0, None, self._roll_back, host, image, stored, 10)
 
-    def _roll_back(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool]) -> None:
+    def _roll_back(
+        self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool], looks: int
+    ) -> None:
         """Only where nobody counts on what it has (guarantees.md), and within one epoch: else that is seen."""
-        if host.powered or self.cluster.counts_on(host) or host.stored != stored:
+        if host.powered:
             return
-        self.world.fault("old disk", host.name)
-        host.volume.roll_back(image, self.world.random)
-        self.cluster.ghost.rolled_back([other.volume for other in self.cluster.hosts.values()])
+        if self.cluster.counts_on(host) and looks:
+            self.world.after(1.0, None, self._roll_back, host, image, stored, looks - 1)
+            return
+        if not self.cluster.counts_on(host) and host.stored == stored:
+            self.world.fault("old disk", host.name)
+            host.volume.roll_back(image, self.world.random)
+            self.cluster.ghost.rolled_back([other.volume for other in self.cluster.hosts.values()])
+        self._later(5.0, self.cluster.revive, host)
 
     # --- wires --------------------------------------------------------------------------------------------
 
@@ -292,6 +299,28 @@ class Storm:
         self.world.fault("disk error", host.name)
         host.disk_bad = True
         self._later(5.0, self._repair, host)
+
+    def _slow_disk(self, host: Host) -> None:
+        self.world.fault("slow disk", host.name)
+        host.disk_slow_s = 0.2 + 2.5 * self.world.random.random()
+        self._later(20.0, self._repair, host)
+
+    def _bad_successor(self, host: Host) -> None:
+        """A node loses its power, and before another has taken over, that one's disk fails."""
+        other = self.cluster.hosts[self._other(host)]
+        self._power_cut(host)
+        self.world.after(2 * self.world.random.random(), None, self._disk_error, other)
+
+    def _broken_copy(self, host: Host, looks: int = 100) -> None:
+        """The next copy into this node ends in its middle."""
+        keeper = host.keeper
+        session = keeper.follower.incoming if keeper is not None else None
+        if session is None or not session.copying or session.ready_at or not session.alive:
+            if looks:
+                self.world.after(0.05, None, self._broken_copy, host, looks - 1)
+            return
+        self.world.counts["copy broken"] += 1
+        self.world.random.choice((self._replicator_restart, self._keeper_crash, self._cut_peer))(host)
 
     def _repair(self, host: Host) -> None:
         host.disk_bad = host.store_bad = False
@@ -360,6 +389,8 @@ class Storm:
             stale = self.world.random.choice([host for host in cluster.hosts.values() if host is not last])
             self.world.after(10.0, None, self._promote, stale)
             self.world.after(30.0, None, cluster.revive, last)
+            if self.world.random.random() < 0.7:
+                self.world.after(30.0, None, self._broken_copy, last)
 
     def _promote(self, host: Host) -> None:
         if not self.cluster.register.troubled:

@@ -227,6 +227,7 @@ class Gate:
         self.keeper.streams.emit(frame)
         if safe:
             self.points.append(Point(self.keeper.seq, safe))
+            self.keeper.streams.asked(self.keeper.seq)
         places = covered(of, self.named)
         self.world.after(
             self.keeper.sync_s(), self.host, self._synced, self.keeper.seq, list(volume.memory),
@@ -241,6 +242,7 @@ class Gate:
             return
         self.host.volume.persist(memory, dirty, places)
         self.keeper.is_synced(seq)
+        self.keeper.streams.synced(seq)
         for point in self.points:
             if point.seq == seq:
                 point.local = True

@@ -6,9 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from orchestrator.mirror.lineage import Joiner, Ruling, Verdict, judge, position_fits
+from orchestrator.mirror.pace import Finding
 from orchestrator.model.events import HandshakeRefused, MemberLost, MemberReady, StreamDown, StreamUp
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Reign
+from tests.sim.pacing import Pacing
 from tests.sim.session import Frame, Session, position_in
 from tests.sim.volume import DIRECTORY, EVERYTHING
 from tests.sim.world import Violation
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 DIAL_S = 0.4
 RESEND_S = 0.5
+LOOK_S = 1.0
+"""Between two looks at a member that owes an answer."""
 
 
 class Streams:
@@ -35,14 +39,27 @@ class Streams:
         """Where the stream before this one stood when this gate opened: equal members stand there too."""
         self.sessions: dict[str, Session] = {}
         self.dialling: set[str] = set()
+        policy = self.host.cluster.module.slow_peer
+        self.pacing = {name: Pacing(self.host, policy) for name in self.host.volume.logs}
+        self.withheld: set[str] = set()
+        """Who lacks nothing, and whose disk is too slow to be waited for."""
 
     def tell_ready(self) -> None:
         """Who lacks nothing and is not in the set: a joiner, or a member that was dropped and is here."""
         record = self.gate.record
         for name, session in list(self.sessions.items()):
             if session.ready and record is not None and name not in record.in_sync:
-                life = session.target.keeper.life
-                self.host.agent.tell(MemberReady(self.host.module, NodeName(name), life))
+                self._tell_ready(session)
+
+    def _tell_ready(self, session: Session) -> None:
+        name = session.target.host.name
+        if not self.pacing[name].may_join():
+            self.withheld.add(name)
+            return
+        if name in self.withheld:
+            self.withheld.remove(name)
+            self.world.counts["slow member taken in again"] += 1
+        self.host.agent.tell(MemberReady(self.host.module, name, session.target.keeper.life))
 
     def go_on(self) -> None:
         """The gate is open again: so are the copies that its closing interrupted."""
@@ -160,6 +177,7 @@ class Streams:
                 f"{other.host.name} was changed by others, and is streamed to as if it were equal"
             )
         self.sessions[other.host.name] = session
+        self.pacing[other.host.name].forget()
         other.begin(session, self.keeper.stream)
         self.world.note(f"stream {self.host.name}-{other.host.name} {session.copying}")
         self.host.agent.tell(StreamUp(self.host.module, other.host.name))
@@ -278,9 +296,44 @@ class Streams:
         if not session.ready and session.ready_at and session.durable >= session.ready_at:
             session.ready = True
             self.world.counts["member ready"] += 1
-            target = session.target
-            self.host.agent.tell(MemberReady(self.host.module, target.host.name, target.keeper.life))
+            self._tell_ready(session)
+        self._look_at_pace(session)
         self.gate.settle()
+
+    # --- how fast they are --------------------------------------------------------------------------------
+
+    def asked(self, seq: int) -> None:
+        """Somebody waits for this durable point."""
+        for name, session in self.sessions.items():
+            if session.ready and not self.pacing[name].point:
+                self.pacing[name].asked(seq)
+                self.world.after(LOOK_S, self.host, self._look_again, session, seq, beat=True)
+
+    def synced(self, seq: int) -> None:
+        """This disk has it."""
+        for pacing in self.pacing.values():
+            pacing.synced(seq)
+
+    def _look_again(self, session: Session, point: int) -> None:
+        """While this one is awaited."""
+        if self.pacing[session.target.host.name].point == point:
+            self._look_at_pace(session)
+            self.world.after(LOOK_S, self.host, self._look_again, session, point, beat=True)
+
+    def _look_at_pace(self, session: Session) -> None:
+        """What is new of how fast its disk is; the policy may wait for it no longer."""
+        name = session.target.host.name
+        if not session.alive or not session.ready or not self.keeper.alive or not self.gate.open:
+            return
+        pacing = self.pacing[name]
+        finding = pacing.look(session.durable)
+        if finding is not None:
+            self.world.counts[f"slow member: {finding.value}"] += 1
+            self.world.note(f"{self.host.name} finds {name} {finding.value}")
+        if finding is Finding.GIVE_UP and name in self.gate.required:
+            self.member_lost(name, "slow")
+        if name in self.withheld and session.alive and pacing.may_join():
+            self.tell_ready()
 
     def _retire(self, session: Session) -> None:
         """An entry leaves when both copies are known durable and nothing is queued for it (S2)."""
