@@ -244,7 +244,9 @@ class Cluster:
     def client(self) -> None:
         """The application writes, and now and then waits for its disk, wherever it runs."""
         chance = self.world.random
-        self.world.after(0.15 + 0.3 * chance.random(), None, self.client, beat=True)
+        # Now and then nobody asks anything of it for a while: what was changed before is not changed again soon.
+        idle_s = 2.0 + 2 * chance.random() if chance.random() < 0.02 else 0.0
+        self.world.after(0.15 + 0.3 * chance.random() + idle_s, None, self.client, beat=True)
         for host in self.hosts.values():
             keeper = host.keeper
             runs = host.service.application and not host.frozen
@@ -378,7 +380,7 @@ class Cluster:
         self.unanswered()
         before = self.acknowledged
         world.disturb()
-        world.run(world.now + 6.0)
+        world.run(world.now + 10.0)
         if self.acknowledged == before:
             raise Violation("converged, and yet no write is acknowledged")
 

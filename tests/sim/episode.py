@@ -16,6 +16,9 @@ BORNE_S = 2.0
 STRUCK_S = 6 * 3600.0
 """Of one episode: some six bursts, then everything must heal."""
 
+LAST_S = 60.0
+"""What the last burst has begun is over by then."""
+
 
 @dataclass
 class Outcome:
@@ -66,7 +69,7 @@ def play(
         cluster.begin()
         until = world.now + STRUCK_S
         Storm(cluster).burst(until)
-        world.run(until)
+        world.run(until + LAST_S)
         cluster.heal()
         cluster.converge()
     except CutShort:

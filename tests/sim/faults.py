@@ -246,7 +246,7 @@ class Storm:
         if host.powered:
             self.world.fault("power cut", host.name)
             host.power_off()
-            self.world.after(2.0, None, self._roll_back, host, image, stored, 10)
+            self.world.after(1.5, None, self._roll_back, host, image, stored, 30)
 
     def _roll_back(
         self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool], looks: int
@@ -255,13 +255,13 @@ class Storm:
         if host.powered:
             return
         if self.cluster.counts_on(host) and looks:
-            self.world.after(1.0, None, self._roll_back, host, image, stored, looks - 1)
+            self.world.after(0.3, None, self._roll_back, host, image, stored, looks - 1)
             return
         if not self.cluster.counts_on(host) and host.stored == stored:
             self.world.fault("old disk", host.name)
             host.volume.roll_back(image, self.world.random)
             self.cluster.ghost.rolled_back([other.volume for other in self.cluster.hosts.values()])
-        self._later(5.0, self.cluster.revive, host)
+        self._later(1.0, self.cluster.revive, host)
 
     # --- wires --------------------------------------------------------------------------------------------
 
