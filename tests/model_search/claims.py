@@ -63,7 +63,7 @@ def _opened(ghost: Ghost, name: NodeName | None, record: Record, memory: int, di
     line = ghost.line
     if memory in line:
         line = line[: line.index(memory) + 1]
-    elif record.forced or ghost.forced >= record.epoch:
+    elif record.forced or ghost.forced >= record.epoch or ghost.two:
         line = (memory,)
     else:
         told = f"clients were told {line[0]}, the history is {list(line)}"

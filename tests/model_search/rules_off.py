@@ -16,6 +16,7 @@ from orchestrator.model.orders import Promote, Swap
 from orchestrator.model.record import Record, Reign
 from tests.model_search import begin, hands, replica, search
 from tests.model_search.moves import Bounds
+from tests.model_search.plans import TWO
 from tests.model_search.search import Search
 from tests.model_search.values import Frame, Keeper, Node, World
 from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A_LOSS, Switch, patched
@@ -135,10 +136,6 @@ def _ask_nobody(turn: Any, record: Record) -> None:
 
 A_LOSS = Bounds(epochs=2, writes=1, crashes=0, losses=1)
 A_CUT = Bounds(epochs=2, writes=1, crashes=1, losses=0, deaths=("power",))
-TWO = Bounds(
-    epochs=1, writes=1, crashes=0, losses=0, outages=1, deaths=("power",), ordered=(Promote(True),)
-)
-"""Of the order alone: it was given, and is not given again."""
 
 RULES_OFF: tuple[Off, ...] = (
     Off(

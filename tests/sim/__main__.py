@@ -25,16 +25,14 @@ FAULTS = (
     "slow disk", "state disk error",
 )  # fmt: skip
 EVENTS = (
-    "accepted", "answer lost after its effect", "bid late", "bid refused", "bid take-over", "bid restart",
-    "bid swap", "bid member lost", "bid member joined", "bid promoted by the operator",
-    "bid without an answer", "block copied", "copy broken", "copy in full", "crash between effects", "edit listed", "edit served",
-    "edit set aside", "frame refused", "message cut",
-    "message doubled", "message lost", "refused HF1205", "refused HF1211",
-    "slow member: fast again", "slow member: give up", "slow member: slow", "slow member taken in again",
-    "store refused",
-    "verdict diverged", "verdict in sync", "verdict in sync, unproven", "verdict target",
-    "verdict target with edits",
-    "widening refused",
+    "accepted", "answer lost after its effect", "bid late", "bid refused", "bid take-over",
+    "bid restart", "bid swap", "bid member lost", "bid member joined",
+    "bid promoted by the operator", "bid without an answer", "block copied", "copy broken",
+    "copy in full", "crash between effects", "edit listed", "edit served", "edit set aside",
+    "frame refused", "message cut", "message doubled", "message lost", "refused HF1205",
+    "refused HF1211", "slow member: fast again", "slow member: give up", "slow member: slow",
+    "slow member taken in again", "store refused", "verdict diverged", "verdict in sync",
+    "verdict in sync, unproven", "verdict target", "verdict target with edits", "widening refused",
 )  # fmt: skip
 NEVER_TAKEN = frozenset({"move SECOND-PRIM", "move SECOND-STOP", "move ALONE-STOP"})
 """Each needs two rare things at once: their absence in a short campaign says nothing."""

@@ -244,7 +244,7 @@ class Cluster:
     def client(self) -> None:
         """The application writes, and now and then waits for its disk, wherever it runs."""
         chance = self.world.random
-        # Now and then nobody asks anything of it for a while: what was changed before is not changed again soon.
+        # Now and then nobody asks anything of it: what was changed before is not changed again soon.
         idle_s = 2.0 + 2 * chance.random() if chance.random() < 0.02 else 0.0
         self.world.after(0.15 + 0.3 * chance.random() + idle_s, None, self.client, beat=True)
         for host in self.hosts.values():

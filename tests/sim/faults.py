@@ -248,10 +248,8 @@ class Storm:
             host.power_off()
             self.world.after(1.5, None, self._roll_back, host, image, stored, 30)
 
-    def _roll_back(
-        self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool], looks: int
-    ) -> None:
-        """Only where nobody counts on what it has (guarantees.md), and within one epoch: else that is seen."""
+    def _roll_back(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool], looks: int) -> None:
+        """Only where nobody counts on what it has, and within one epoch: docs/guarantees.md."""
         if host.powered:
             return
         if self.cluster.counts_on(host) and looks:

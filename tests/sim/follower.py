@@ -219,6 +219,4 @@ class Follower:
 
     def _confirm(self, session: Session) -> None:
         source, keeper = session.source, self.keeper
-        keeper.send(
-            source.host, source.confirmed, session, keeper.seq, keeper.synced_seq, self.named_seq
-        )
+        keeper.send(source.host, source.confirmed, session, keeper.seq, keeper.synced_seq, self.named_seq)

@@ -20,7 +20,8 @@ class Ghost:
     """
 
     __slots__ = (
-        "acked", "brought", "edits", "forced_at", "known", "line", "losing", "owner", "owner_epoch", "serial", "world",
+        "acked", "brought", "edits", "forced_at", "known", "line", "losing", "owner", "owner_epoch", "serial",
+        "world",
     )  # fmt: skip
 
     def __init__(self, world: World, extents: int) -> None:
@@ -34,7 +35,7 @@ class Ghost:
         self.forced_at = 0
         """The epoch of the newest record by which an operator accepted a loss."""
         self.brought: dict[int, tuple[int, int]] = {}
-        """By a value of the directory: the file that was renamed into its place with it, and what that held."""
+        """By a value of the directory: the file that a rename put in its place, and what that held."""
         self.edits: list[tuple[int, set[int], int]] = []
         """Of others, by extent: what was there, and what they wrote over it."""
         self.losing: list[tuple[int, set[int]]] = []

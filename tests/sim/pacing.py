@@ -1,4 +1,4 @@
-"""How fast one other node has durable points on its disk, by the product's own judgement and the sender's clock."""
+"""How fast one other node has durable points on its disk, as the product judges it by the sender's clock."""
 
 from __future__ import annotations
 

@@ -46,9 +46,7 @@ def _clear_when_ready(self: Streams, session: Session, applied: int, durable: in
     was_ready, target = session.ready, session.target.host
     _confirmed(self, session, applied, durable, named)
     if session.alive and session.ready and not was_ready:
-        self.host.volume.retire(
-            target.name, set(self.host.volume.logs[target.name]), target.volume.position
-        )
+        self.host.volume.retire(target.name, set(self.host.volume.logs[target.name]), target.volume.position)
 
 
 # --- S4: a start begins with empty logs -----

@@ -36,10 +36,13 @@ _taken = Gate._taken
 
 
 def _start_all_the_same(self: Gate, record: Record, turn: int) -> None:
-    bad, self.host.disk_bad = self.host.disk_bad, False
-    with mock.patch.object(Keeper, "flush", lambda keeper: None) if bad else mock.MagicMock():
+    if not self.host.disk_bad:
         _taken(self, record, turn)
-    self.host.disk_bad = bad
+        return
+    self.host.disk_bad = False
+    with mock.patch.object(Keeper, "flush"):
+        _taken(self, record, turn)
+    self.host.disk_bad = True
 
 
 # --- S11: nobody asks where the joiner's disk is -----

@@ -39,7 +39,7 @@ class Session:
     """Begun by a handshake, ended by either side."""
 
     __slots__ = (
-        "alive", "applied", "arrives", "asked_at", "aside", "copying", "durable", "frames", "last", "named",
+        "alive", "applied", "arrives", "aside", "asked_at", "copying", "durable", "frames", "last", "named",
         "ready", "ready_at", "resending", "source", "start", "target",
     )  # fmt: skip
 

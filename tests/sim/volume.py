@@ -169,7 +169,7 @@ class Volume:
     def retire(self, peer: str, extents: Iterable[int], at: Position | None) -> None:
         """These do not differ any more; what they speak of was changed before this moment (F1).
 
-        `at`: where the peer's disk is at least; from a disk that is not there any more it is another one (S11).
+        `at`: where the peer's disk is at least; one that is not so far is another disk (S11).
         """
         self.trust.mark(durably=True)
         self.logs[peer].difference_update(extents)
