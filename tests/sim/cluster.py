@@ -131,15 +131,14 @@ class Cluster:
             )
 
     def counts_on(self, host: Host) -> bool:
-        """Somebody does, or may yet: by the record, by a bid that is out, or by what a gate requires."""
+        """Somebody does, or may yet: by the record, a bid that is out, a gate's needs, or a stream to it."""
         newest = self.register.newest
         if newest is None or host.name in newest.in_sync:
             return True
-        gates = [other.keeper.gate for other in self.hosts.values() if other.keeper is not None]
-        pending = [bid for bid in self.bids if bid.epoch > newest.epoch]
-        return any(host.name in gate.required for gate in gates) or any(
-            host.name in bid.in_sync for bid in pending
-        )
+        keepers = [other.keeper for other in self.hosts.values() if other.keeper is not None]
+        needed = [name for keeper in keepers for name in (*keeper.gate.required, *keeper.streams.sessions)]
+        bid_for = [name for bid in self.bids if bid.epoch > newest.epoch for name in bid.in_sync]
+        return host.name in needed or host.name in bid_for
 
     # --- what the hosts tell ------------------------------------------------------------------------------
 

@@ -88,5 +88,5 @@ class Keeper:
 
     def sync_s(self) -> float:
         """How long the disk takes this time."""
-        slow = self.host.disk_slow_s
-        return SYNC_S * self.world.random.random() + slow if self.world.jitter else SYNC_S
+        drawn = self.world.random.random() if self.world.jitter else 1.0
+        return SYNC_S * drawn + self.host.disk_slow_s

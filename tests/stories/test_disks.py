@@ -1,0 +1,80 @@
+"""What a slow disk and an old one cost: told in order, in the words of the log."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+
+from orchestrator.mirror.pace import REST_S
+from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
+from tests.sim.rules_off_disks import DISKS_OFF
+from tests.sim.world import Violation
+from tests.stories.shop import Shop
+from tests.support.rules_off import Switch
+
+SLOW_S = 1.5
+"""More than what is slow in any case, and less than after which a member is given up for its silence."""
+NOBODY_ASKS = next(switch for rule, switch in DISKS_OFF.items() if rule.startswith("S11 "))
+
+
+def a_shop_with_a_slow_member(policy: SlowPeerConfig) -> Shop:
+    shop = Shop(slow_peer=policy)
+    for _ in range(8):
+        shop.saves("a")
+    shop.hosts["b"].disk_slow_s = SLOW_S
+    return shop
+
+
+def test_a_slow_member_is_dropped_by_policy_and_taken_in_again_when_it_is_fast() -> None:
+    shop = a_shop_with_a_slow_member(SlowPeerConfig(after_s=2.0, do="drop"))
+    began = shop.world.now
+    while shop.in_sync() == {"a", "b"}:
+        shop.saves("a")
+    assert 2.0 < shop.world.now - began < 2.0 + 5 * SLOW_S
+    began = shop.world.now
+    fast = shop.saves("a")
+    assert shop.world.now - began < 0.1, "nobody waits for it any more"
+    for _ in range(20):
+        shop.saves("a")
+        shop.passes(2.0)
+    assert shop.in_sync() == {"a"}, "it is as slow as before"
+    shop.hosts["b"].disk_slow_s = 0.0
+    began = shop.world.now
+    while shop.in_sync() == {"a"}:
+        shop.saves("a")
+        shop.passes(1.0)
+    assert REST_S - 2 < shop.world.now - began < REST_S + 5
+    assert shop.disk("b") > fast
+
+
+def test_a_slow_member_is_borne_where_nothing_else_was_ordered() -> None:
+    shop = a_shop_with_a_slow_member(TOLD_ONLY)
+    for _ in range(10):
+        shop.saves("a")
+    assert shop.in_sync() == {"a", "b"}
+    assert shop.world.counts["slow member: slow"] == 1
+    assert shop.world.counts["slow member: give up"] == 0
+
+
+@pytest.mark.parametrize("switch", [nullcontext, NOBODY_ASKS], ids=["as it is", "S11 off"])
+def test_a_node_that_is_put_back_to_an_old_image_is_compared_in_full(switch: Switch) -> None:
+    """Its lineage is right, and no log names what both disks held: only its position tells."""
+    with switch():
+        shop = Shop()
+        shop.saves("a", 0)
+        image = shop.hosts["b"].volume.image()
+        newer = shop.saves("a", 0)
+        shop.saves("a", 1)
+        shop.saves("a", 1)
+        shop.loses_power("b")
+        shop.waits_until(lambda: not shop.cluster.counts_on(shop.hosts["b"]))
+        shop.hosts["b"].volume.roll_back(image, shop.world.random)
+        assert shop.disk("b") < newer
+        shop.comes_back("b")
+        if switch is nullcontext:
+            shop.waits_until(lambda: not shop.cluster.not_converged())
+            assert shop.disk("b") == newer
+        else:
+            with pytest.raises(Violation, match="clients were told|in neither log"):
+                shop.waits_until(lambda: not shop.cluster.not_converged())
