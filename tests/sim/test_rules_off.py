@@ -56,7 +56,7 @@ def test_the_simulator_finds_what_a_rule_prevents(rule: str) -> None:
 
 
 STORY = "O1"
-"""Whose harm takes a take-over in the middle of a copy: a story shows it (tests/stories/test_guarantees.py)."""
+"""Its harm takes a take-over in the middle of a copy: shown by a story (tests/stories/test_guarantees.py)."""
 
 
 def test_every_rule_is_switched_off_once() -> None:

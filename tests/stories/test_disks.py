@@ -76,5 +76,5 @@ def test_a_node_that_is_put_back_to_an_old_image_is_compared_in_full(switch: Swi
             shop.waits_until(lambda: not shop.cluster.not_converged())
             assert shop.disk("b") == newer
         else:
-            with pytest.raises(Violation, match="clients were told|in neither log"):
+            with pytest.raises(Violation, match=r"clients were told|in neither log"):
                 shop.waits_until(lambda: not shop.cluster.not_converged())
