@@ -212,10 +212,9 @@ class Follower:
             if brought is None:
                 break
             del self.syncing[first]
-            self.keeper.synced_seq = first
+            self.keeper.is_synced(first)
             if DIRECTORY in brought:
                 self.named_seq = first
-        self.keeper.stands_at(self.keeper.synced_seq)
 
     def _confirm(self, session: Session) -> None:
         source, keeper = session.source, self.keeper

@@ -230,21 +230,23 @@ class Gate:
             self.keeper.streams.asked(self.keeper.seq)
         places = covered(of, self.named)
         self.world.after(
-            self.keeper.sync_s(), self.host, self._synced, self.keeper.seq, list(volume.memory),
-            list(volume.dirty), places,
+            self.keeper.sync_s(), self.host, self._synced, frame, list(volume.memory), list(volume.dirty),
+            places,
         )  # fmt: skip
 
-    def _synced(self, seq: int, memory: list[int], dirty: list[int], places: frozenset[int]) -> None:
+    def _synced(self, frame: Frame, memory: list[int], dirty: list[int], places: frozenset[int]) -> None:
         if not self.keeper.alive:
             return
         if self.host.disk_bad:
             self.keeper.fail("input/output error")
             return
         self.host.volume.persist(memory, dirty, places)
-        self.keeper.is_synced(seq)
-        self.keeper.streams.synced(seq)
+        if frame.stream != self.keeper.stream:
+            return  # another one has begun since
+        self.keeper.is_synced(frame.seq)
+        self.keeper.streams.synced(frame.seq)
         for point in self.points:
-            if point.seq == seq:
+            if point.seq == frame.seq:
                 point.local = True
         self.settle()
 

@@ -45,14 +45,10 @@ class Keeper:
         self.host.volume.persist(list(volume.memory), list(volume.dirty))
 
     def is_synced(self, seq: int) -> None:
-        """A sync of its own stream is done: so far this disk is, on its own too (S11)."""
-        self.synced_seq = max(self.synced_seq, seq)
-        self.stands_at(self.synced_seq)
-
-    def stands_at(self, seq: int) -> None:
-        """Durable with what was synced."""
+        """So far of its stream the disk is; durable with what was synced (S11)."""
         assert self.stream is not None
-        self.host.volume.position = position_in(self.stream, seq)
+        self.synced_seq = max(self.synced_seq, seq)
+        self.host.volume.position = position_in(self.stream, self.synced_seq)
 
     def fail(self, why: str) -> None:
         """The disk failed: the gate closes by itself, and stays failed."""
