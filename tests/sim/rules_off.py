@@ -27,7 +27,8 @@ from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A
 def _settle_alone(self: Gate) -> None:
     for point in [point for point in self.points if self.open and point.local]:
         self.points.remove(point)
-        self.host.ghost.acknowledge(self.host.name, point.extent, point.value)
+        for extent, value in point.safe.items():
+            self.host.ghost.acknowledge(self.host.name, extent, value)
         self.host.cluster.told(self.host)
 
 
