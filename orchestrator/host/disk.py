@@ -8,7 +8,10 @@ import os
 import platform
 import resource
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -150,6 +153,28 @@ def begin_write_back(fd: int) -> None:
     _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
+_unanswered: Final[dict[int, float]] = {}
+"""Since when a disk is awaited, by a number of this process."""
+_numbers: Final = count()
+
+
+@contextmanager
+def asked() -> Iterator[None]:
+    """Within it a disk is awaited, whose silence is its only sign that it hangs."""
+    number = next(_numbers)
+    _unanswered[number] = time.monotonic()
+    try:
+        yield
+    finally:
+        del _unanswered[number]
+
+
+def longest_wait_s() -> float:
+    """For how long the first of all answers is awaited that a disk owes to this process; 0: none is."""
+    since = min(_unanswered.copy().values(), default=None)
+    return 0.0 if since is None else time.monotonic() - since
+
+
 def fsync(fd: int) -> None:
     """fsync(2); SyncFailed where the kernel could not write: it says so once, then takes it for written."""
     _synced(os.fsync, fd)
@@ -167,7 +192,8 @@ def sync_filesystem(fd: int) -> None:
 
 def _synced(sync: Callable[[int], object], fd: int) -> None:
     try:
-        sync(fd)
+        with asked():
+            sync(fd)
     except OSError as fault:
         if fault.errno == errno.EINVAL:
             raise  # a kind of file that cannot be synced
