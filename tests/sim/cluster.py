@@ -343,6 +343,7 @@ class Cluster:
         self.register.slow_s = self.register.lossy = 0.0
         for host in self.hosts.values():
             host.disk_bad = host.store_bad = False
+            host.answer()
             if host.link_down:
                 host.carrier(True)
             host.disk_slow_s = host.service.application_bad = host.service.address_bad = 0.0

@@ -6,17 +6,19 @@ import random
 import traceback
 from dataclasses import dataclass, field
 
-from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
+from orchestrator.model.config import HANG_TOLD_ONLY, TOLD_ONLY, HungDiskConfig, SlowPeerConfig
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Storm
 from tests.sim.world import CutShort, TwoHistories, Violation
 
+HUNG_S = 12.0
+"""How long a disk that hangs is borne before the role goes: shorter than most of them hang here."""
 BORNE_S = 2.0
 """How long a slow member is borne before it is dropped: shorter than a disk is slow here."""
 STRUCK_S = 6 * 3600.0
 """Of one episode: some six bursts, then everything must heal."""
 
-LAST_S = 60.0
+LAST_S = 90.0
 """What the last burst has begun is over by then."""
 
 
@@ -47,8 +49,9 @@ def build(seed: int, **how: bool) -> Cluster:
         "ack": "memory" if chance.random() < 0.1 else "disk",
     }
     slow = SlowPeerConfig(BORNE_S, "drop") if chance.random() < 0.4 else TOLD_ONLY
-    cluster = Cluster(seed, nodes, **how, **module, slow_peer=slow)
-    for name, value in (*module.items(), ("slow_peer", slow.do)):
+    hung = HungDiskConfig(HUNG_S, "move") if chance.random() < 0.5 else HANG_TOLD_ONLY
+    cluster = Cluster(seed, nodes, **how, **module, slow_peer=slow, hung_disk=hung)
+    for name, value in (*module.items(), ("slow_peer", slow.do), ("hung_disk", hung.do)):
         cluster.world.counts[f"{name}: {value}"] += 1
     for host in cluster.hosts.values():
         host.set_rate(1 + 0.01 * (2 * chance.random() - 1))

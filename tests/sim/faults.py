@@ -15,6 +15,8 @@ from tests.sim.volume import EXTENTS
 
 BURST_S = 12.0
 """Faults of one burst fall into so short a time that each meets the others' consequences."""
+CALM_S = 45.0
+"""After the beginning of a burst mostly all is well again, and what goes wrong then goes wrong alone."""
 FORGETTING = frozenset({"_power_cut", "_disk_error", "_old_disk", "_bad_successor"})
 """Faults after which a page cache is gone."""
 EDIT_AFTER_S = 2.0
@@ -52,6 +54,7 @@ class Storm:
             (self._edit, 6),
             (self._old_disk, 4),
             (self._slow_disk, 4),
+            (self._hung_disk, 3),
             (self._bad_successor, 3),
             (self._broken_copy, 5),
         )
@@ -73,6 +76,9 @@ class Storm:
             self.world.after(long_s * chance.random(), None, self._strike)
         if chance.random() < 0.2:
             self.world.after(BURST_S, None, self._disaster)
+        if chance.random() < 0.4:
+            one = self._hang_the_primary if chance.random() < 0.5 else self._slow_a_member
+            self.world.after(CALM_S, None, one)
         if chance.random() < 0.5:
             self.world.after(BURST_S * chance.random(), None, self.cluster.random_order)
         if chance.random() < 0.3:
@@ -302,6 +308,30 @@ class Storm:
         self.world.fault("slow disk", host.name)
         host.disk_slow_s = 0.2 + 2.5 * self.world.random.random()
         self._later(20.0, self._repair, host)
+
+    def _hung_disk(self, host: Host) -> None:
+        if host.awaited is None:
+            self.world.fault("hung disk", host.name)
+            host.hang()
+            self._later(60.0, self._disk_answers, host)
+
+    def _hang_the_primary(self) -> None:
+        """While nothing else is wrong, so that another could have the role."""
+        record = self.cluster.register.record
+        if record is not None:
+            self._hung_disk(self.cluster.hosts[record.primary])
+
+    def _slow_a_member(self) -> None:
+        """In the same way."""
+        record = self.cluster.register.record
+        members = sorted(record.in_sync - {record.primary}) if record is not None else []
+        if members:
+            self._slow_disk(self.cluster.hosts[self.world.random.choice(members)])
+
+    def _disk_answers(self, host: Host) -> None:
+        self.world.disturb()
+        host.answer()
+        self.world.after(2.0, None, self.cluster.nudge)
 
     def _bad_successor(self, host: Host) -> None:
         """A node loses its power, and before another has taken over, that one's disk fails."""

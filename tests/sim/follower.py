@@ -151,8 +151,8 @@ class Follower:
             if self.host.cluster.module.ack == "memory":
                 self._confirm(session)
             self.syncing[frame.seq] = None
-            self.world.after(
-                self.keeper.sync_s(), self.host, self._member_synced, session, frame, list(volume.memory),
+            self.host.on_disk(
+                self.keeper.sync_s(), self._member_synced, session, frame, list(volume.memory),
                 list(volume.dirty), self.covers(frame),
             )  # fmt: skip
         else:

@@ -58,7 +58,7 @@ class Gate:
             return
         if not self.draining:  # a planned end goes on beside, and says when it is done
             self.turn += 1
-        self.world.after(self.keeper.sync_s(), self.host, self._taken, record, self.turn)
+        self.host.on_disk(self.keeper.sync_s(), self._taken, record, self.turn)
 
     def _taken(self, record: Record, turn: int) -> None:
         if not self.keeper.alive or turn != self.turn:
@@ -131,9 +131,10 @@ class Gate:
         return True
 
     def may_land(self, bid: Record) -> None:
-        """R1: whoever a bid names is required before it leaves."""
+        """R1: whoever a bid names is required before it leaves; but where its tag has gone."""
         self.bids.append(bid)
-        if self.open and not bid.in_sync <= self.required:
+        gone = self.record is not None and bid.epoch <= self.record.epoch
+        if self.open and not gone and not bid.in_sync <= self.required:
             me = self.host.name
             raise Violation(f"{me} bids {sorted(bid.in_sync)} and requires {sorted(self.required)}")
 
@@ -229,10 +230,9 @@ class Gate:
             self.points.append(Point(self.keeper.seq, safe))
             self.keeper.streams.asked(self.keeper.seq)
         places = covered(of, self.named)
-        self.world.after(
-            self.keeper.sync_s(), self.host, self._synced, frame, list(volume.memory), list(volume.dirty),
-            places,
-        )  # fmt: skip
+        self.host.on_disk(
+            self.keeper.sync_s(), self._synced, frame, list(volume.memory), list(volume.dirty), places
+        )
 
     def _synced(self, frame: Frame, memory: list[int], dirty: list[int], places: frozenset[int]) -> None:
         if not self.keeper.alive:
@@ -266,6 +266,17 @@ class Gate:
             for extent, value in point.safe.items():
                 self.host.ghost.acknowledge(self.host.name, extent, value)
             self.host.cluster.told(self.host)
+
+    def has_heir(self) -> bool:
+        """A member has on its disk what anybody waits for: only this disk is awaited."""
+        streams = self.keeper.streams.sessions
+        members = [streams.get(name) for name in self.required - {self.host.name}]
+        last = max((point.seq for point in self.points), default=0)
+        return (
+            self.open
+            and bool(members)
+            and all(s is not None and s.ready and self._reached(s) >= last for s in members)
+        )
 
     def _reached(self, session: Session) -> int:
         """How far a member must be: on its disk, or with `ack: memory` in its memory."""

@@ -124,10 +124,9 @@ def _sync_too_early(self: Follower, frame: Frame) -> None:
         return
     memory, dirty = getattr(self, "early", ([], [0] * EXTENTS))
     self.syncing[frame.seq] = None
-    self.world.after(
-        self.keeper.sync_s(), self.host, self._member_synced, self.incoming, frame, memory, dirty,
-        self.covers(frame),
-    )  # fmt: skip
+    self.host.on_disk(
+        self.keeper.sync_s(), self._member_synced, self.incoming, frame, memory, dirty, self.covers(frame)
+    )
 
 
 def _apply_the_next_one_first(self: Follower, frame: Frame) -> None:

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 import pytest
 
 from orchestrator.mirror.pace import REST_S
-from orchestrator.model.config import TOLD_ONLY, SlowPeerConfig
+from orchestrator.model.config import TOLD_ONLY, HungDiskConfig, SlowPeerConfig
+from orchestrator.model.orders import Start
 from tests.sim.rules_off_disks import DISKS_OFF
 from tests.sim.world import Violation
 from tests.stories.shop import Shop
@@ -78,3 +79,45 @@ def test_a_node_that_is_put_back_to_an_old_image_is_compared_in_full(switch: Swi
         else:
             with pytest.raises(Violation, match=r"clients were told|in neither log"):
                 shop.waits_until(lambda: not shop.cluster.not_converged())
+
+
+def test_a_primary_whose_disk_hangs_gives_the_role_to_the_one_that_has_everything() -> None:
+    shop = Shop(hung_disk=HungDiskConfig(after_s=15.0, do="move"))
+    saved = shop.saves("a")
+    shop.hosts["a"].hang()
+    held = shop.writes("a")
+    began = shop.world.now
+    shop.waits_until(lambda: shop.runs("b"))
+    assert 15.0 <= shop.world.now - began < 20.0
+    assert not shop.runs("a")
+    assert not shop.hosts["a"].pulse.answers()
+    assert not shop.acknowledged(held)
+    assert shop.disk("b") in (saved, held)
+    shop.saves("b")
+    shop.hosts["a"].answer()
+    assert shop.order("a", Start()) == ""
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+    assert shop.runs("b")
+
+
+def test_a_primary_whose_disk_hangs_keeps_the_role_where_nothing_else_was_ordered() -> None:
+    shop = Shop()
+    shop.hosts["a"].hang()
+    held = shop.writes("a")
+    shop.passes(100.0)
+    assert shop.world.counts["own disk: hangs"] == 1
+    assert shop.role("a") == "PRIM"
+    shop.hosts["a"].answer()
+    shop.waits_until(lambda: shop.acknowledged(held))
+
+
+def test_it_keeps_the_role_while_nobody_else_has_everything() -> None:
+    shop = Shop(hung_disk=HungDiskConfig(after_s=15.0, do="move"))
+    shop.loses_power("b")
+    shop.waits_until(lambda: shop.in_sync() == {"a"})
+    shop.hosts["a"].hang()
+    held = shop.writes("a")
+    shop.passes(100.0)
+    assert shop.role("a") == "ALONE"
+    shop.hosts["a"].answer()
+    shop.waits_until(lambda: shop.acknowledged(held))
