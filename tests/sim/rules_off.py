@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from unittest import mock
 
@@ -18,7 +19,7 @@ from tests.sim.rules_off_copies import COPIES_OFF
 from tests.sim.rules_off_disks import DISKS_OFF
 from tests.sim.session import Frame, Session
 from tests.sim.streams import Streams
-from tests.sim.volume import Volume
+from tests.sim.volume import EVERYTHING, Volume
 from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A_LOSS, Switch, patched
 
 # --- R1: the gate counts on itself alone -----
@@ -99,7 +100,9 @@ def _lease_too_long(self: Cluster, heart: Heart) -> None:
 # --- canaries: a disk that is believed before it has anything -----
 
 
-def _nothing_reaches_the_disk(self: Volume, memory: list[int], dirty: list[int]) -> None:
+def _nothing_reaches_the_disk(
+    self: Volume, memory: list[int], dirty: list[int], places: Collection[int] = EVERYTHING
+) -> None:
     self.touched = True
 
 
