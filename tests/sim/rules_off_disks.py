@@ -146,9 +146,11 @@ def _off(of: Any, name: str, instead: Any) -> Switch:
     return patched(mock.patch.object(of, name, instead))
 
 
+SYNC_ERRORS_ARE_BORNE = _off(Gate, "_taken", _start_all_the_same)
+"""S10. Its harm takes a disk that fails between a primary's loss and the take-over: a story shows it."""
+
 DISKS_OFF: dict[str, Switch] = {
     "S9 the end of a copy is confirmed before it is on disk": _off(Follower, "_apply", _confirm_at_once),
-    "S10 a sync error is no reason not to start": _off(Gate, "_taken", _start_all_the_same),
     "S11 nobody asks where a joiner's disk is": _off(streams, "position_fits", _fits_always),
     "S12 names enter no log": _off(Volume, "put", _put_no_names),
     "O2 a copy that lost power is taken for a moment of the stream": patched(

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.mirror.pace import REST_S
 from orchestrator.model.config import TOLD_ONLY, HungDiskConfig, SlowPeerConfig
 from orchestrator.model.orders import Start
-from tests.sim.rules_off_disks import DISKS_OFF
+from tests.sim.rules_off_disks import DISKS_OFF, SYNC_ERRORS_ARE_BORNE
 from tests.sim.world import Violation
 from tests.stories.shop import Shop
 from tests.support.rules_off import Switch
@@ -121,3 +121,23 @@ def test_it_keeps_the_role_while_nobody_else_has_everything() -> None:
     assert shop.role("a") == "ALONE"
     shop.hosts["a"].answer()
     shop.waits_until(lambda: shop.acknowledged(held))
+
+
+@pytest.mark.parametrize("switch", [nullcontext, SYNC_ERRORS_ARE_BORNE], ids=["as it is", "S10 off"])
+def test_a_node_whose_disk_fails_before_it_takes_over_does_not_start_on_it(switch: Switch) -> None:
+    """What only its memory holds would be read, told to clients, and be gone with the next power cut."""
+    with switch():
+        shop = Shop()
+        shop.saves("a")
+        keeper = shop.hosts["a"].keeper
+        assert keeper is not None
+        keeper.gate.write(0, durable=False)
+        shop.passes(0.1)
+        shop.loses_power("a")
+        shop.hosts["b"].disk_bad = True
+        if switch is nullcontext:
+            shop.passes(20.0)
+            assert not shop.runs("b")
+        else:
+            with pytest.raises(Violation, match="a power cut takes it back"):
+                shop.waits_until(lambda: shop.runs("b"))
