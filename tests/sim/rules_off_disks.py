@@ -146,12 +146,14 @@ def _off(of: Any, name: str, instead: Any) -> Switch:
     return patched(mock.patch.object(of, name, instead))
 
 
+POSITIONS_ARE_NOT_ASKED = _off(streams, "position_fits", _fits_always)
+"""S11. Its harm takes an old image of a disk that nothing has overwritten since: a story shows it."""
+
 SYNC_ERRORS_ARE_BORNE = _off(Gate, "_taken", _start_all_the_same)
 """S10. Its harm takes a disk that fails between a primary's loss and the take-over: a story shows it."""
 
 DISKS_OFF: dict[str, Switch] = {
     "S9 the end of a copy is confirmed before it is on disk": _off(Follower, "_apply", _confirm_at_once),
-    "S11 nobody asks where a joiner's disk is": _off(streams, "position_fits", _fits_always),
     "S12 names enter no log": _off(Volume, "put", _put_no_names),
     "O2 a copy that lost power is taken for a moment of the stream": patched(
         mock.patch.object(Host, "power_off", _remember_where_it_stood),

@@ -55,7 +55,7 @@ def test_the_simulator_finds_what_a_rule_prevents(rule: str) -> None:
         print(f"{rule}: {first_harm()}")
 
 
-STORIES = {"O1", "S10"}
+STORIES = {"O1", "S10", "S11"}
 """Their harm takes what is rare: shown by stories (tests/stories/test_guarantees.py, test_disks.py)."""
 
 

@@ -9,14 +9,13 @@ import pytest
 from orchestrator.mirror.pace import REST_S
 from orchestrator.model.config import TOLD_ONLY, HungDiskConfig, SlowPeerConfig
 from orchestrator.model.orders import Start
-from tests.sim.rules_off_disks import DISKS_OFF, SYNC_ERRORS_ARE_BORNE
+from tests.sim.rules_off_disks import POSITIONS_ARE_NOT_ASKED, SYNC_ERRORS_ARE_BORNE
 from tests.sim.world import Violation
 from tests.stories.shop import Shop
 from tests.support.rules_off import Switch
 
 SLOW_S = 1.5
 """More than what is slow in any case, and less than after which a member is given up for its silence."""
-NOBODY_ASKS = next(switch for rule, switch in DISKS_OFF.items() if rule.startswith("S11 "))
 
 
 def a_shop_with_a_slow_member(policy: SlowPeerConfig) -> Shop:
@@ -58,7 +57,7 @@ def test_a_slow_member_is_borne_where_nothing_else_was_ordered() -> None:
     assert shop.world.counts["slow member: give up"] == 0
 
 
-@pytest.mark.parametrize("switch", [nullcontext, NOBODY_ASKS], ids=["as it is", "S11 off"])
+@pytest.mark.parametrize("switch", [nullcontext, POSITIONS_ARE_NOT_ASKED], ids=["as it is", "S11 off"])
 def test_a_node_that_is_put_back_to_an_old_image_is_compared_in_full(switch: Switch) -> None:
     """Its lineage is right, and no log names what both disks held: only its position tells."""
     with switch():
