@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from orchestrator.agent.heard import of_a_copy, of_a_slow_peer, of_two_histories, translated
+from orchestrator.agent.heard import of_a_copy, of_a_hung_disk, of_a_slow_peer, of_two_histories, translated
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.pulse import PulseClient
@@ -324,6 +324,10 @@ class Hands:
             self._journal.tell(self.module.name, "HF4023", f"{message['peer']} is {of_a_slow_peer(message)}")
         elif message.get("event") == "peer_fast_again":
             self._journal.tell(self.module.name, "HF4024", f"{message['peer']} is fast again")
+        elif message.get("event") == "disk_hangs":
+            self._journal.tell(self.module.name, "HF4040", of_a_hung_disk(message))
+        elif message.get("event") == "disk_answers":
+            self._journal.tell(self.module.name, "HF4041", "the disk of this node answers again")
         event = translated(self.module.name, message)
         if event is not None:
             self._post(event)

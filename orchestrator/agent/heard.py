@@ -28,6 +28,10 @@ def of_a_slow_peer(facts: Mapping[str, Any]) -> str:
     return f"slow: up to {facts['took_s']:.1f} s until a synced write is on its disk{usual}"
 
 
+def of_a_hung_disk(facts: Mapping[str, Any]) -> str:
+    return f"the disk of this node has not answered for {facts['waited_s']:.0f} s"
+
+
 def translated(module: Any, message: Mapping[str, Any]) -> ev.Event | None:
     """A line of the replicator as an event; None for what is only shown."""
     match message.get("event"):

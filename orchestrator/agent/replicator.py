@@ -75,6 +75,8 @@ class ReplicatorClient:
         """How far the copy to each peer is, while one runs."""
         self.slow: dict[str, Mapping[str, Any]] = {}
         """Peers whose disks are slow, as this node sees them while it serves."""
+        self.hangs = False
+        """This node's own disk does not answer."""
 
     async def adopt(self) -> Mapping[str, Any] | None:
         """The status of a keeper that lives, or None. What a dead one left is the caller's to `uncover`."""
@@ -147,6 +149,7 @@ class ReplicatorClient:
                 self.aside = list(status.get("aside", ()))
                 peers = status.get("peers", {}).items()
                 self.progress = {peer: known["copy"] for peer, known in peers if known.get("copy")}
+                self.hangs = bool(status.get("hangs"))
                 self.slow = {peer: known["slow"] for peer, known in peers if known.get("slow")}
                 return status
             except ProcessUnreachable:
@@ -192,6 +195,8 @@ class ReplicatorClient:
             "detection_s": config.timing.detection_s,
             "slow_after_s": module.slow_peer.after_s,
             "slow_do": module.slow_peer.do,
+            "hung_after_s": module.hung_disk.after_s,
+            "hung_do": module.hung_disk.do,
             "resync_rate": module.resync_rate,
             "resync_workers": module.resync_workers,
             "mirrors": sum(self._me in each.nodes for each in config.modules),
@@ -227,6 +232,8 @@ class ReplicatorClient:
             self.slow[message["peer"]] = message
         elif message["event"] == "peer_fast_again":
             self.slow.pop(message["peer"], None)
+        elif message["event"] in ("disk_hangs", "disk_answers"):
+            self.hangs = message["event"] == "disk_hangs"
         elif message["event"] == "gate_closed":
             self.slow.clear()  # only who serves sees it
         if message["event"] == "aside":

@@ -78,10 +78,14 @@ def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands:
         "epoch": state.epoch,
         "in_sync": in_sync,
         "serving": state.serving and state.role in SERVING,
-        "reason": reason(mirror) if name == mirror.me else of_a_slow_peer(slow) if slow else "",
+        "reason": _own_reason(mirror, hands) if name == mirror.me else of_a_slow_peer(slow) if slow else "",
         "resync": _resync(hands, name),
         "slow": slow,
     }
+
+
+def _own_reason(mirror: Mirror, hands: Hands) -> str:
+    return reason(mirror) or ("its disk does not answer" if hands.replicator.hangs else "")
 
 
 def _resync(hands: Hands, name: NodeName) -> Mapping[str, Any] | None:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from orchestrator.config import units
 from orchestrator.model.choice import Choice
-from orchestrator.model.config import CONTROL_PORT, HEARTBEAT_PORT, PRESETS
+from orchestrator.model.config import CONTROL_PORT, HANGS_S, HEARTBEAT_PORT, PRESETS
 from orchestrator.model.names import NAME_PATTERN
 from orchestrator.model.patterns import PATTERN_MAX, Patterns
 
@@ -263,6 +263,18 @@ class SlowPeer(Shape):
         return value
 
 
+class HungDisk(Shape):
+    after: Seconds = 30.0
+    do: Literal["alert", "move"] = "alert"
+
+    @field_validator("after")
+    @classmethod
+    def _told_before(cls, value: float) -> float:
+        if not HANGS_S <= value <= 3600:
+            raise ValueError(f"between {HANGS_S:g}s, when it is told, and 1h")
+        return value
+
+
 class Module(Shape):
     name: Name
     kind: Literal["mirror"]
@@ -278,6 +290,7 @@ class Module(Shape):
     overlap: Literal["brief", "none"] = "brief"
     ack: Literal["disk", "memory"] = "disk"
     slow_peer: SlowPeer = SlowPeer()
+    hung_disk: HungDisk = HungDisk()
     cache: Literal["through", "writeback"] = "through"
     restarts: Restarts = Restarts()
     resync: Resync = Resync()

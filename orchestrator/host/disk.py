@@ -8,7 +8,9 @@ import os
 import platform
 import resource
 import struct
+import time
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -149,6 +151,30 @@ def begin_write_back(fd: int) -> None:
     _libc.sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
+_unanswered: Final[dict[int, float]] = {}
+"""Since when a disk is awaited, by a number of this process."""
+_numbers: Final = count()
+
+
+class Asked:
+    """Within it a disk is awaited, whose silence is its only sign that it hangs."""
+
+    __slots__ = ("_number",)
+
+    def __enter__(self) -> None:
+        self._number = next(_numbers)
+        _unanswered[self._number] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        del _unanswered[self._number]
+
+
+def longest_wait_s() -> float:
+    """For how long the first of all answers is awaited that a disk owes to this process; 0: none is."""
+    since = min(_unanswered.copy().values(), default=None)
+    return 0.0 if since is None else time.monotonic() - since
+
+
 def fsync(fd: int) -> None:
     """fsync(2); SyncFailed where the kernel could not write: it says so once, then takes it for written."""
     _synced(os.fsync, fd)
@@ -166,7 +192,8 @@ def sync_filesystem(fd: int) -> None:
 
 def _synced(sync: Callable[[int], object], fd: int) -> None:
     try:
-        sync(fd)
+        with Asked():
+            sync(fd)
     except OSError as fault:
         if fault.errno == errno.EINVAL:
             raise  # a kind of file that cannot be synced

@@ -127,6 +127,18 @@ COPIES: Final[Mapping[str, Code]] = {
         "No synced write took long on the other node for ten seconds.",
         _NOTHING,
     ),
+    "HF4040": Code(
+        "disk hangs",
+        "The disk of this node has answered neither a write nor a sync for ten seconds, and no error either. "
+        "Whatever waits for it waits; the node keeps its role as long as nobody says otherwise.",
+        "Look at the disk and at the kernel's log. If it does not come back, switch this node off: another "
+        "one takes over. `hung_disk: {after: 30s, do: move}` in the file gives the role away by itself.",
+    ),
+    "HF4041": Code(
+        "disk answers again",
+        "The disk of this node answers again, after it had hung.",
+        _NOTHING,
+    ),
     "HF4019": Code(
         "comparison under way",
         "This module's copies are compared already; a second comparison would read every disk twice.",

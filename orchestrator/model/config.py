@@ -131,6 +131,24 @@ TOLD_ONLY = SlowPeerConfig()
 """What a slow peer costs by default."""
 
 
+HANGS_S = 10.0
+"""A disk that is awaited for so long hangs: a shared or busy one takes some seconds, and is told as slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class HungDiskConfig:
+    """What follows when the serving node's own disk answers nothing; that it does is told, in any case."""
+
+    after_s: float = 30.0
+    """How long it is borne, where it is not borne for ever."""
+    do: Literal["alert", "move"] = "alert"
+    """`move`: the role is given up, where another node has all that was acknowledged on its disk."""
+
+
+HANG_TOLD_ONLY = HungDiskConfig()
+"""What a disk that hangs costs by default: it may answer the next moment, and a move costs a restart."""
+
+
 @dataclass(frozen=True, slots=True)
 class MirrorConfig:
     """One mirror module."""
@@ -149,6 +167,7 @@ class MirrorConfig:
     overlap: Literal["brief", "none"] = "brief"
     ack: Literal["disk", "memory"] = "disk"
     slow_peer: SlowPeerConfig = TOLD_ONLY
+    hung_disk: HungDiskConfig = HANG_TOLD_ONLY
     cache: Literal["through", "writeback"] = "through"
     restarts_max: int = 3
     restarts_window_s: float = 86400.0

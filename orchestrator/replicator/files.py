@@ -178,6 +178,10 @@ class Files(ExtendedAttributes):
         """Answer every new change with EIO, at once; what was let in before may still be on its way."""
         self.mode = Mode.CLOSED
 
+    def refuse_all(self) -> None:
+        """Answer everything that waits with EIO, also what waits for a disk that does not answer."""
+        self._session.refuse_all()
+
     def follow(self) -> None:
         """Read-only, and nothing cached."""
         self.mode = Mode.READ_ONLY

@@ -18,7 +18,7 @@ from orchestrator.host import disk
 from orchestrator.host.reach import processes_inside
 from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import client_context, server_context
-from orchestrator.model.config import SlowPeerConfig
+from orchestrator.model.config import HungDiskConfig, SlowPeerConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ClusterName, ModuleName, NodeName, Nonce
 from orchestrator.model.record import Record
@@ -28,6 +28,7 @@ from orchestrator.replicator.control import Control, Request
 from orchestrator.replicator.facts import FactsFile
 from orchestrator.replicator.files import Files, Trees
 from orchestrator.replicator.follower import Follower
+from orchestrator.replicator.hang import Hang
 from orchestrator.replicator.history import History
 from orchestrator.replicator.link import LinkSettings
 from orchestrator.replicator.logs import ChangeLogs
@@ -94,6 +95,8 @@ class Replicator:
         self._outside.disk_failed = partial(self._volume_failed, of_disk=True)
         self._care = Care(settings, roots, self._primary, self._follower, self._to_the_agent)
         self._control = Control(settings.socket, self._requests())
+        hung = HungDiskConfig(settings.hung_after_s, settings.hung_do)
+        self._hang = Hang(hung, self._primary, self.volumes, self._to_the_agent, self._volume_failed)
 
     def start(self) -> None:
         """Serve. Beneath a keeper whose gate was open, go on as before: this is no new life (R5)."""
@@ -111,6 +114,7 @@ class Replicator:
         self._beside(self._begin_reigns)
         self._control.start()
         self._beside(self._look_for_edits)
+        self._hang.start()
 
     def _look_for_edits(self) -> None:
         """Under the mount, where nobody can edit any more; nothing is followed or served before its end."""
@@ -179,8 +183,9 @@ class Replicator:
         self._refuse_writes()
         self._primary.close_gate()
         self._facts.change(is_open=False)
-        log.error("the volume failed: %s", why)
+        # Told first: where the disk hangs, so may the one of this log.
         self._control.tell("volume_failed", module=self.settings.module, why=why)
+        log.error("the volume failed: %s", why)
         if of_disk:
             for files in self.volumes:
                 files.failed = True
@@ -201,6 +206,7 @@ class Replicator:
             "required": sorted(facts.required),
             "held": self._primary.held,
             "failed": self._failed,
+            "hangs": self._hang.disk.hangs,
             "lineage": [reign.as_list() for reign in standing.reigns],
             "inconsistent": standing.inconsistent,
             "volumes": [

@@ -261,6 +261,10 @@ class Outside:
                 self._mark(root, durable=True)
 
     def _mark(self, root: int, durable: bool = False) -> None:
+        with disk.Asked():  # of a disk that hangs this may be the only question
+            self._set_mark(root, durable)
+
+    def _set_mark(self, root: int, durable: bool) -> None:
         hidden = quarantine.make_folder(root, HIDDEN)
         try:
             fd = os.open(

@@ -52,6 +52,8 @@ class Settings:
     ack_timeout_s: float = 5.0
     slow_after_s: float = 5.0
     slow_do: Literal["alert", "drop"] = "alert"
+    hung_after_s: float = 30.0
+    hung_do: Literal["alert", "move"] = "alert"
     resync_rate: int = 0
     """Bytes a second that copies may send; 0: no bound."""
     resync_workers: int = 6

@@ -155,6 +155,13 @@ class Primary:
         """How many durable points wait for a member."""
         return self._gate.held
 
+    def has_heir(self) -> bool:
+        """A connected member has every durable point on its disk: whoever waits now waits for this disk."""
+        with self._lock:
+            settled = self._gate.is_open and not self._gate.held
+            members = self._gate.required - {self.settings.node}
+        return settled and any(link.is_up for peer, link in self._links.items() if peer in members)
+
     def widen(self, members: Iterable[NodeName]) -> None:
         """Need these members' disks too, from now on (R2). Raises MemberNotReady.
 

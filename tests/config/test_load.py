@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.config.load import load, load_text, schema
 from orchestrator.config.marks import ConfigRefused
-from orchestrator.model.config import SlowPeerConfig
+from orchestrator.model.config import HungDiskConfig, SlowPeerConfig
 from tests.config.words import RIGHT, changed, refused
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +155,11 @@ WRONG = [
         ("    vip:", "    slow_peer: {do: wait}\n    vip:"),
         "modules.0.slow_peer.do: Input should be 'alert' or 'drop'",
     ),
+    (
+        "a disk that is given up before it is said to hang",
+        ("    vip:", "    hung_disk: {after: 5s}\n    vip:"),
+        "modules.0.hung_disk.after: between 10s, when it is told, and 1h",
+    ),
     ("no YAML", ("nodes: [paris, lyon]", "nodes: [paris, lyon"), "hafarm.yaml:"),
 ]
 
@@ -241,3 +246,9 @@ def test_a_slow_peer_is_told_by_default_and_given_up_by_choice() -> None:
     assert load_text(RIGHT, "hafarm.yaml").modules[0].slow_peer == SlowPeerConfig(5.0, "alert")
     text = changed("    vip:", "    slow_peer: {after: 20s, do: drop}\n    vip:")
     assert load_text(text, "hafarm.yaml").modules[0].slow_peer == SlowPeerConfig(20.0, "drop")
+
+
+def test_a_disk_that_hangs_is_told_by_default_and_given_up_by_choice() -> None:
+    assert load_text(RIGHT, "hafarm.yaml").modules[0].hung_disk == HungDiskConfig(30.0, "alert")
+    text = changed("    vip:", "    hung_disk: {after: 1m, do: move}\n    vip:")
+    assert load_text(text, "hafarm.yaml").modules[0].hung_disk == HungDiskConfig(60.0, "move")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.model_search.begin import config
-from tests.model_search.plans import PLANS, Plan
+from tests.model_search.plans import NODES, PLANS, Plan
 from tests.model_search.rules_off import RULES_OFF, Off
 from tests.model_search.search import Found, Search
 
@@ -71,7 +71,7 @@ def search(plan: Plan) -> Found:
 
 def search_without(off: Off) -> Found:
     """One search with one rule switched off, which has to find the harm."""
-    made = Search(config(*PLANS[0].names), off.bounds, off.ignored)
+    made = Search(config(*NODES[: off.nodes]), off.bounds, off.ignored)
     first = off.starts(made)
     with off.switch():
         return made.run(first, RULE_OFF_S)

@@ -92,6 +92,53 @@ def joining(search: Search) -> World:
     return alone(search, told=True)
 
 
+def two_histories(search: Search) -> World:
+    """The second node was made to serve without the register, wrote, and lost its power a moment ago.
+
+    Meanwhile the first one went on under the next record: with two nodes alone, with three still with the
+    second one, whose silence it has not noticed.
+    """
+    world = healthy(search)
+    search.epoch_max = BOUNDLESS
+    first, second, *third = search.names
+    lost = third[0] if third else second
+    world = along(
+        search,
+        world,
+        f"{second} loses {first}",
+        f"{second} gets no answer to its bid",
+        f"operator at {second}: Promote",
+        f"{second} gets no answer to its read",
+        f"{second} gets no answer to its bid",
+        f"{second}: its gate takes the reign",
+        f"{second} writes 1",
+        f"{second} syncs its disk",
+        f"{first} loses {lost}",
+        f": {first} primary, in sync",
+        f"{first} learns that its bid won",
+        f"{first}: its gate takes the reign",
+        f"{second}: power dies",
+    )
+    record = search.records.values[world.register]
+    assert record is not None
+    assert record.in_sync == frozenset(search.names) - {lost}
+    assert search.ghosts.values[world.ghost].two
+    search.epoch_max = record.epoch + search.bounds.epochs
+    return world
+
+
+def along(search: Search, world: World, *labels: str) -> World:
+    """These steps, one after the other; of what is used up by them the writes alone are counted."""
+    for label in labels:
+        writes = search.spent.values[world.spent].writes
+        free = Spent(*(-1 for _ in Spent._fields))._replace(writes=writes)
+        world = world._replace(spent=search.spent(free))
+        after = search.after(world, next(step for step in search.steps(world) if label in step.label))
+        assert after is not None
+        world = after
+    return world._replace(spent=search.spent(Spent(search.spent.values[world.spent].writes)))
+
+
 UNHEALTHY = ("loses", "dies", "no answer", "operator at", "writes")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from orchestrator.mirror.serving import PROMOTED_OFFLINE
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
 from tests.model_search.moves import can_land
@@ -42,6 +43,8 @@ def _wrote(ghost: Ghost, name: NodeName | None, number: int) -> Ghost:
 
 
 def _acknowledged(ghost: Ghost, name: NodeName | None, number: int) -> tuple[Ghost, str]:
+    if ghost.two:
+        ghost = ghost._replace(given_up=ghost.given_up | {number})
     if number in ghost.line:
         return ghost._replace(line=ghost.line[ghost.line.index(number) :]), ""
     if number in ghost.known:
@@ -60,7 +63,7 @@ def _opened(ghost: Ghost, name: NodeName | None, record: Record, memory: int, di
     line = ghost.line
     if memory in line:
         line = line[: line.index(memory) + 1]
-    elif record.forced or ghost.forced >= record.epoch:
+    elif record.forced or ghost.forced >= record.epoch or ghost.two:
         line = (memory,)
     else:
         told = f"clients were told {line[0]}, the history is {list(line)}"
@@ -70,14 +73,20 @@ def _opened(ghost: Ghost, name: NodeName | None, record: Record, memory: int, di
         given_up |= set(ghost.line)
     forced = record.epoch if record.forced else ghost.forced
     known = ghost.known | {memory}
-    return Ghost(line, known, name, record.epoch, forced, given_up), ""
+    two = ghost.two or record.reason == PROMOTED_OFFLINE
+    return Ghost(line, known, name, record.epoch, forced, given_up, two), ""
 
 
-def granted(register: Record | None, facts: Iterable[Fact]) -> str:
-    """A gate opens only under what the register holds or held, unless an operator said otherwise."""
+def granted(register: Record | None, facts: Iterable[Fact], answers: bool) -> str:
+    """A gate opens only under what the register holds or held; but by an operator's order where it is silent.
+
+    `answers`: it always does.
+    """
     for kind, value in facts:
         match kind, value:
-            case "opened", (Record() as record, _, _) if not record.forced and register is not None:
+            case "opened", (Record() as record, _, _) if register is not None and (
+                answers or record.reason != PROMOTED_OFFLINE
+            ):
                 if record.epoch > register.epoch or (
                     record.epoch == register.epoch and record.reign != register.reign
                 ):
@@ -87,7 +96,7 @@ def granted(register: Record | None, facts: Iterable[Fact]) -> str:
 
 def lacking(record: Record | None, disks: Mapping[NodeName, int], ghost: Ghost) -> str:
     """Each member of the record's in-sync set has on disk what was acknowledged last, or a later write."""
-    if record is None or record.forced:
+    if record is None or record.forced or ghost.two:
         return ""
     for name in sorted(record.in_sync):
         if disks[name] not in ghost.line:

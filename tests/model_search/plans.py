@@ -8,7 +8,7 @@ from typing import Final
 
 from orchestrator.model.names import NodeName
 from orchestrator.model.orders import Leave, Promote, Start, Stop, Swap
-from tests.model_search.begin import healthy, joining, virgin
+from tests.model_search.begin import healthy, joining, two_histories, virgin
 from tests.model_search.moves import Bounds
 from tests.model_search.search import Search
 from tests.model_search.values import World
@@ -44,6 +44,8 @@ CUT: Final = ("power",)
 ONE: Final = Bounds(epochs=1, writes=1, crashes=0, losses=0)
 STOPS: Final = ONE.with_(hints=1, orders=2, ordered=(Stop(), Start(), Leave()))
 SWAP: Final = ONE.with_(hints=1, orders=1, ordered=(Swap(),))
+TWO: Final = ONE.with_(outages=1, deaths=CUT, ordered=(Promote(True),))
+"""The order and the death were on the way to where it begins, and come no second time."""
 
 PLANS: Final[tuple[Plan, ...]] = (
     Plan("suspicion", TEST, 2, healthy, Bounds(epochs=2, writes=1, crashes=0, losses=1)),
@@ -64,6 +66,8 @@ PLANS: Final[tuple[Plan, ...]] = (
         ONE.with_(losses=1, hints=1, orders=1, ordered=(Promote(True),)),
         60.0,
     ),
+    Plan("two histories", QUICK, 2, two_histories, TWO.with_(losses=1)),
+    Plan("two histories, three", TEST, 3, two_histories, TWO),
     Plan("register wiped", DEFAULT, 2, joining, ONE.with_(losses=1, wipes=1)),
     Plan("two first starts", DEFAULT, 2, virgin, ONE.with_(hints=2, orders=2, ordered=(Start(first=True),))),
     Plan("three, suspicion", DEFAULT, 3, healthy, ONE.with_(losses=1)),

@@ -8,14 +8,15 @@ from typing import Any
 from unittest import mock
 
 from orchestrator.cluster.register import Judgement, judge
-from orchestrator.mirror import bids
+from orchestrator.mirror import bids, following, lineage
 from orchestrator.mirror.gate import Gate
-from orchestrator.mirror.lineage import Standing
+from orchestrator.mirror.lineage import Joiner, Ruling, Standing
 from orchestrator.model.names import Epoch, NodeName, Nonce
 from orchestrator.model.orders import Promote, Swap
 from orchestrator.model.record import Record, Reign
 from tests.model_search import begin, hands, replica, search
 from tests.model_search.moves import Bounds
+from tests.model_search.plans import TWO
 from tests.model_search.search import Search
 from tests.model_search.values import Frame, Keeper, Node, World
 from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A_LOSS, Switch, patched
@@ -33,6 +34,7 @@ class Off:
     bounds: Bounds
     ignored: tuple[str, ...] = ()
     """Claims that would find the fault before it has done harm."""
+    nodes: int = 2
 
 
 def _widen_nothing(turn: Any, members: frozenset[NodeName]) -> bool:
@@ -97,6 +99,39 @@ _with_reign = Standing.with_reign
 
 def _forget_the_order(standing: Standing, reign: Reign, forced: bool = False) -> Standing:
     return _with_reign(standing, reign)
+
+
+_known = lineage._known
+
+
+def _compare_numbers(
+    left: tuple[Reign, ...], right: tuple[Reign, ...]
+) -> tuple[tuple[Reign, ...], tuple[Reign, ...]]:
+    ours, theirs = _known(left, right)
+    return _numbers(ours), _numbers(theirs)
+
+
+def _numbers(reigns: tuple[Reign, ...]) -> tuple[Reign, ...]:
+    return tuple(replace(reign, nonce=Nonce("any")) for reign in reigns)
+
+
+def _compare_no_member(
+    record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log_why: str
+) -> Ruling:
+    if joiner.node in record.in_sync:
+        joiner = replace(joiner, standing=replace(joiner.standing, reigns=primary.reigns))
+        record = replace(record, in_sync=record.in_sync - {joiner.node})
+    return lineage.judge(record, primary, joiner, log_fits, log_why)
+
+
+_take_over = following._take_over
+
+
+def _ask_nobody(turn: Any, record: Record) -> None:
+    if turn.mirror.accept_loss:
+        following._serve_offline(turn, record)
+    else:
+        _take_over(turn, record)
 
 
 A_LOSS = Bounds(epochs=2, writes=1, crashes=0, losses=1)
@@ -192,5 +227,24 @@ RULES_OFF: tuple[Off, ...] = (
         patched(mock.patch.object(Standing, "with_reign", _forget_the_order)),
         begin.joining,
         Bounds(epochs=1, writes=1, crashes=0, losses=1, hints=1, orders=1, ordered=(Promote(True),)),
+    ),
+    Off(
+        "G2 reigns are compared by their numbers",
+        patched(mock.patch.object(lineage, "_known", _compare_numbers)),
+        begin.two_histories,
+        TWO,
+    ),
+    Off(
+        "G5 a member's lineage is not compared",
+        patched(mock.patch.object(replica, "judge", _compare_no_member)),
+        begin.two_histories,
+        TWO,
+        nodes=3,
+    ),
+    Off(
+        "G6 a force asks no register",
+        patched(mock.patch.object(following, "_take_over", _ask_nobody)),
+        begin.healthy,
+        replace(A_LOSS, orders=1, ordered=(Promote(True),)),
     ),
 )

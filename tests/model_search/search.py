@@ -424,7 +424,9 @@ class Search:
         if wrong is None:
             name = self.names[step.nodes[0][0]] if step.nodes else None
             _, wrong = claims.learn(self.ghosts.values[world.ghost], name, step.facts)
-            wrong = wrong or claims.granted(self.records.values[world.register], step.facts)
+            wrong = wrong or claims.granted(
+                self.records.values[world.register], step.facts, answers=not self.bounds.outages
+            )
             self._memo[key] = wrong
         return wrong  # type: ignore[no-any-return]
 

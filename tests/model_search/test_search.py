@@ -24,7 +24,7 @@ def test_a_rule_that_is_off_does_harm_and_on_does_none(off: Off) -> None:
     assert without.violation, f"{without.states} states, and nothing is wrong"
     assert len(steps_of(without.story)) == without.depth
 
-    made = Search(config(*NODES[:2]), off.bounds)
+    made = Search(config(*NODES[: off.nodes]), off.bounds)
     on = made.run(off.starts(made), depth_max=without.depth)
     assert not on.violation, "\n".join(on.story)
     assert on.exhausted or on.depth == without.depth

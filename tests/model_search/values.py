@@ -123,7 +123,12 @@ class Ghost(NamedTuple):
     owner_epoch: int = 0
     forced: int = 0
     given_up: frozenset[int] = frozenset()
-    """What clients were told and an operator's order gave up: it may go into quarantine, and nowhere else."""
+    """What clients were told and an operator's order gave up: it may go into quarantine, and nowhere else.
+
+    Of two histories either may be given up later: what clients were told since on both sides.
+    """
+    two: bool = False
+    """An operator had a node serve without the register: there are two histories."""
 
 
 class Spent(NamedTuple):

@@ -20,19 +20,20 @@ FULL_FAULTS = 10_000
 FAULTS = (
     "agent crash", "agent pause", "clock change", "cut", "cut from the register", "disk error",
     "edit after a crash", "edit after a power cut", "edit after a stop", "heal",
-    "isolation", "keeper crash", "link lost", "one-way cut", "pause", "power cut", "pulse crash",
-    "register lost", "register outage", "register slow and lossy", "replicator crash", "restart",
-    "state disk error",
+    "hung disk", "isolation", "keeper crash", "link lost", "one-way cut", "pause", "power cut", "pulse crash",
+    "old disk", "register lost", "register outage", "register slow and lossy", "replicator crash", "restart",
+    "slow disk", "state disk error",
 )  # fmt: skip
 EVENTS = (
-    "accepted", "answer lost after its effect", "bid late", "bid refused", "bid take-over", "bid restart",
-    "bid swap", "bid member lost", "bid member joined", "bid promoted by the operator",
-    "bid without an answer", "block copied", "crash between effects", "edit listed", "edit served",
-    "edit set aside", "frame refused", "message cut",
-    "message doubled", "message lost", "refused HF1205", "refused HF1211", "store refused",
-    "verdict diverged", "verdict in sync", "verdict in sync, unproven", "verdict target",
-    "verdict target with edits",
-    "widening refused",
+    "accepted", "answer lost after its effect", "bid late", "bid refused", "bid take-over",
+    "bid restart", "bid swap", "bid member lost", "bid member joined",
+    "bid promoted by the operator", "bid without an answer", "block copied", "copy broken",
+    "copy in full", "crash between effects", "edit listed", "edit served", "edit set aside",
+    "frame refused", "message cut", "message doubled", "message lost", "own disk: answers",
+    "own disk: give up", "own disk: hangs", "refused HF1205", "refused HF1211",
+    "slow member: fast again", "slow member: give up", "slow member: slow",
+    "slow member taken in again", "store refused", "verdict diverged", "verdict in sync",
+    "verdict in sync, unproven", "verdict target", "verdict target with edits", "widening refused",
 )  # fmt: skip
 NEVER_TAKEN = frozenset({"move SECOND-PRIM", "move SECOND-STOP", "move ALONE-STOP"})
 """Each needs two rare things at once: their absence in a short campaign says nothing."""

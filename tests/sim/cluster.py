@@ -12,11 +12,12 @@ from orchestrator.model.names import ClusterName, ModuleName, NodeName, RequestI
 from orchestrator.model.orders import Leave, Order, Promote, Restart, Resync, Start, Stop, Swap
 from orchestrator.model.record import Record
 from orchestrator.model.timings import derive
+from tests.sim.gate import Gate
 from tests.sim.ghost import Ghost
 from tests.sim.host import Host
 from tests.sim.register import WITNESS, Register
 from tests.sim.session import Session
-from tests.sim.volume import EXTENTS
+from tests.sim.volume import DIRECTORY, EVERYTHING, EXTENTS, FILES
 from tests.sim.world import Violation, World
 
 MODULE = ModuleName("shop")
@@ -45,6 +46,8 @@ class Cluster:
         self.register.changed = self._record_changed
         self.hosts = {str(name): Host(self, name, MODULE) for name in self.names}
         self.world.check = self._check
+        self.bids: list[Record] = []
+        """All that ever left: each may land for as long as its tag stands."""
         self.requests = 0
         self.asked: dict[RequestId, tuple[Host, int, Order, bool]] = {}
         self.acknowledged = 0
@@ -66,6 +69,8 @@ class Cluster:
     def _touched(self) -> None:
         for host in self.hosts.values():
             host.volume.touched = False
+            if not host.volume.inconsistent:
+                self.ghost.whole(host.name, host.volume.disk)
         self.logged()
         if self.ghost.losing:
             self.ghost.kept([host.volume for host in self.hosts.values()])
@@ -103,7 +108,8 @@ class Cluster:
     def logged(self) -> None:
         """An extent that differs between two nodes is in one of their may-differ logs.
 
-        Or others changed it, and its node has not looked yet: it follows nobody and serves nobody before.
+        Or others changed it, and its node has not looked yet: it follows nobody and serves nobody before. Or
+        they put an old disk in its place, which is noticed when the two meet (S11).
         """
         for one in self.names:
             for two in self.names:
@@ -112,7 +118,9 @@ class Cluster:
 
     def _logged(self, one: Host, two: Host) -> None:
         mine, theirs = one.volume, two.volume
-        for extent in range(EXTENTS):
+        if two.name in mine.rolled_back or one.name in theirs.rolled_back:
+            return
+        for extent in EVERYTHING:
             same = mine.memory[extent] == theirs.memory[extent] and mine.disk[extent] == theirs.disk[extent]
             logged = extent in mine.logs[two.name] or extent in theirs.logs[one.name]
             if same or logged or extent in mine.unseen or extent in theirs.unseen:
@@ -121,6 +129,16 @@ class Cluster:
                 f"extent {extent} differs between {one.name} ({mine.memory[extent]}/{mine.disk[extent]}) and "
                 f"{two.name} ({theirs.memory[extent]}/{theirs.disk[extent]}) and is in neither log"
             )
+
+    def counts_on(self, host: Host) -> bool:
+        """Somebody does, or may yet: by the record, a bid that is out, a gate's needs, or a stream to it."""
+        newest = self.register.newest
+        if newest is None or host.name in newest.in_sync:
+            return True
+        keepers = [other.keeper for other in self.hosts.values() if other.keeper is not None]
+        needed = [name for keeper in keepers for name in (*keeper.gate.required, *keeper.streams.sessions)]
+        bid_for = [name for bid in self.bids if bid.epoch > newest.epoch for name in bid.in_sync]
+        return host.name in needed or host.name in bid_for
 
     # --- what the hosts tell ------------------------------------------------------------------------------
 
@@ -225,12 +243,23 @@ class Cluster:
     def client(self) -> None:
         """The application writes, and now and then waits for its disk, wherever it runs."""
         chance = self.world.random
-        self.world.after(0.15 + 0.3 * chance.random(), None, self.client, beat=True)
+        # Now and then nobody asks anything of it: what was changed before is not changed again soon.
+        idle_s = 2.0 + 2 * chance.random() if chance.random() < 0.02 else 0.0
+        self.world.after(0.15 + 0.3 * chance.random() + idle_s, None, self.client, beat=True)
         for host in self.hosts.values():
             keeper = host.keeper
             runs = host.service.application and not host.frozen
             if runs and keeper is not None and host.service.mount == keeper.life:
-                keeper.gate.write(chance.randrange(EXTENTS), chance.random() < 0.7)
+                self._use(keeper.gate)
+
+    def _use(self, gate: Gate) -> None:
+        """A change, and mostly an fsync; of a file in place, of one that is replaced, or of the directory."""
+        chance = self.world.random
+        file, durable, drawn = chance.randrange(FILES), chance.random() < 0.7, chance.random()
+        if drawn < 0.75:
+            gate.write(file, durable)
+        elif gate.replace(file, durable) and drawn > 0.95:
+            gate.fsync(DIRECTORY)
 
     def order(self, host: Host, order: Order, refused: bool = False) -> None:
         """An operator's request; `refused`: it must not be accepted."""
@@ -314,6 +343,7 @@ class Cluster:
         self.register.slow_s = self.register.lossy = 0.0
         for host in self.hosts.values():
             host.disk_bad = host.store_bad = False
+            host.answer()
             if host.link_down:
                 host.carrier(True)
             host.disk_slow_s = host.service.application_bad = host.service.address_bad = 0.0
@@ -337,14 +367,12 @@ class Cluster:
     def converge(self) -> None:
         """Exactly one primary, everybody else in sync, within the bound; or it is a fault of ours."""
         world = self.world
-        until = world.now + CONVERGED_S
+        began, bound_s = world.now, CONVERGED_S + self._rest_s()
         nudged = 0
         while self.not_converged():
-            if world.now >= until:
-                raise Violation(
-                    f"not converged {CONVERGED_S:.0f} s after all was healed: {self.not_converged()}"
-                )
-            if world.now > until - CONVERGED_S + 4 + 30 * nudged:
+            if world.now >= began + bound_s:
+                raise Violation(f"not converged {bound_s:.0f} s after all was healed: {self.not_converged()}")
+            if world.now > began + 4 + 30 * nudged:
                 nudged += 1
                 self.nudge()
             world.disturb()
@@ -352,9 +380,15 @@ class Cluster:
         self.unanswered()
         before = self.acknowledged
         world.disturb()
-        world.run(world.now + 6.0)
+        world.run(world.now + 10.0)
         if self.acknowledged == before:
             raise Violation("converged, and yet no write is acknowledged")
+
+    def _rest_s(self) -> float:
+        """How long at most a member whose disk was slow is not waited for, though it is fast again."""
+        keepers = [host.keeper for host in self.hosts.values() if host.keeper is not None]
+        paces = [pacing for keeper in keepers for pacing in keeper.streams.pacing.values()]
+        return max((pacing.rest_s() for pacing in paces), default=0.0)
 
     def not_converged(self) -> str:
         """What is missing to a healthy mirror; empty: nothing."""

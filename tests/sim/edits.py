@@ -76,7 +76,7 @@ class Trust:
         if chance.random() < 0.5:
             self.disk_mark = self.marked
         self.marked = self.disk_mark
-        self.noted = None
+        self.noted = self._due = None
 
     def differing(self, times: list[float], logged: frozenset[int]) -> frozenset[int]:
         """Which extents others have changed, as far as can be told."""

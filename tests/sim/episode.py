@@ -6,12 +6,20 @@ import random
 import traceback
 from dataclasses import dataclass, field
 
+from orchestrator.model.config import HANG_TOLD_ONLY, TOLD_ONLY, HungDiskConfig, SlowPeerConfig
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Storm
 from tests.sim.world import CutShort, TwoHistories, Violation
 
+HUNG_S = 12.0
+"""How long a disk that hangs is borne before the role goes: shorter than most of them hang here."""
+BORNE_S = 2.0
+"""How long a slow member is borne before it is dropped: shorter than a disk is slow here."""
 STRUCK_S = 6 * 3600.0
 """Of one episode: some six bursts, then everything must heal."""
+
+LAST_S = 90.0
+"""What the last burst has begun is over by then."""
 
 
 @dataclass
@@ -40,8 +48,10 @@ def build(seed: int, **how: bool) -> Cluster:
         "on_link_loss": "stay" if chance.random() < 0.2 else "move",
         "ack": "memory" if chance.random() < 0.1 else "disk",
     }
-    cluster = Cluster(seed, nodes, **how, **module)
-    for name, value in module.items():
+    slow = SlowPeerConfig(BORNE_S, "drop") if chance.random() < 0.4 else TOLD_ONLY
+    hung = HungDiskConfig(HUNG_S, "move") if chance.random() < 0.5 else HANG_TOLD_ONLY
+    cluster = Cluster(seed, nodes, **how, **module, slow_peer=slow, hung_disk=hung)
+    for name, value in (*module.items(), ("slow_peer", slow.do), ("hung_disk", hung.do)):
         cluster.world.counts[f"{name}: {value}"] += 1
     for host in cluster.hosts.values():
         host.set_rate(1 + 0.01 * (2 * chance.random() - 1))
@@ -62,7 +72,7 @@ def play(
         cluster.begin()
         until = world.now + STRUCK_S
         Storm(cluster).burst(until)
-        world.run(until)
+        world.run(until + LAST_S)
         cluster.heal()
         cluster.converge()
     except CutShort:

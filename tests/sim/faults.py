@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from orchestrator.model.names import Epoch
 from orchestrator.model.orders import Leave, Promote, Restart, Start, Stop, Swap
 from tests.sim.cluster import Cluster, link
 from tests.sim.edits import MOUNTED, SEALED
@@ -13,7 +15,9 @@ from tests.sim.volume import EXTENTS
 
 BURST_S = 12.0
 """Faults of one burst fall into so short a time that each meets the others' consequences."""
-FORGETTING = frozenset({"_power_cut", "_disk_error"})
+CALM_S = 45.0
+"""After the beginning of a burst mostly all is well again, and what goes wrong then goes wrong alone."""
+FORGETTING = frozenset({"_power_cut", "_disk_error", "_old_disk", "_bad_successor"})
 """Faults after which a page cache is gone."""
 EDIT_AFTER_S = 2.0
 """A crash is so long ago that an edit is no write of ours by its time."""
@@ -48,6 +52,11 @@ class Storm:
             (self._register_loss, 3),
             (self._link_loss, 4),
             (self._edit, 6),
+            (self._old_disk, 4),
+            (self._slow_disk, 4),
+            (self._hung_disk, 3),
+            (self._bad_successor, 3),
+            (self._broken_copy, 5),
         )
         if cluster.module.ack == "memory":
             # Two copies in memory do not outlive two power cuts; guarantees.md says so, and a story shows it.
@@ -67,6 +76,9 @@ class Storm:
             self.world.after(long_s * chance.random(), None, self._strike)
         if chance.random() < 0.2:
             self.world.after(BURST_S, None, self._disaster)
+        if chance.random() < 0.4:
+            one = self._hang_the_primary if chance.random() < 0.5 else self._slow_a_member
+            self.world.after(CALM_S, None, one)
         if chance.random() < 0.5:
             self.world.after(BURST_S * chance.random(), None, self.cluster.random_order)
         if chance.random() < 0.3:
@@ -230,6 +242,31 @@ class Storm:
             cut = self.cluster.module.ack == "disk" and chance.random() < 0.5
             host.look_dies = "power cut" if cut else "crash"
 
+    def _old_disk(self, host: Host) -> None:
+        """A machine fails, and comes back with its own disk as it was some moments ago."""
+        if host.powered and host.keeper is not None and host.volume.lineage:
+            image, stored = host.volume.image(), host.stored
+            self.world.after(1.0 + 3 * self.world.random.random(), None, self._fails, host, image, stored)
+
+    def _fails(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool]) -> None:
+        if host.powered:
+            self.world.fault("power cut", host.name)
+            host.power_off()
+            self.world.after(1.5, None, self._roll_back, host, image, stored, 30)
+
+    def _roll_back(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool], looks: int) -> None:
+        """Only where nobody counts on what it has, and within one epoch: docs/guarantees.md."""
+        if host.powered:
+            return
+        if self.cluster.counts_on(host) and looks:
+            self.world.after(0.3, None, self._roll_back, host, image, stored, looks - 1)
+            return
+        if not self.cluster.counts_on(host) and host.stored == stored:
+            self.world.fault("old disk", host.name)
+            host.volume.roll_back(image, self.world.random)
+            self.cluster.ghost.rolled_back([other.volume for other in self.cluster.hosts.values()])
+        self._later(1.0, self.cluster.revive, host)
+
     # --- wires --------------------------------------------------------------------------------------------
 
     def _cut(self, kind: str, wires: tuple[tuple[str, str], ...]) -> None:
@@ -266,6 +303,52 @@ class Storm:
         self.world.fault("disk error", host.name)
         host.disk_bad = True
         self._later(5.0, self._repair, host)
+
+    def _slow_disk(self, host: Host) -> None:
+        self.world.fault("slow disk", host.name)
+        host.disk_slow_s = 0.2 + 2.5 * self.world.random.random()
+        self._later(20.0, self._repair, host)
+
+    def _hung_disk(self, host: Host) -> None:
+        if host.awaited is None:
+            self.world.fault("hung disk", host.name)
+            host.hang()
+            self._later(60.0, self._disk_answers, host)
+
+    def _hang_the_primary(self) -> None:
+        """While nothing else is wrong, so that another could have the role."""
+        record = self.cluster.register.record
+        if record is not None:
+            self._hung_disk(self.cluster.hosts[record.primary])
+
+    def _slow_a_member(self) -> None:
+        """In the same way."""
+        record = self.cluster.register.record
+        members = sorted(record.in_sync - {record.primary}) if record is not None else []
+        if members:
+            self._slow_disk(self.cluster.hosts[self.world.random.choice(members)])
+
+    def _disk_answers(self, host: Host) -> None:
+        self.world.disturb()
+        host.answer()
+        self.world.after(2.0, None, self.cluster.nudge)
+
+    def _bad_successor(self, host: Host) -> None:
+        """A node loses its power, and before another has taken over, that one's disk fails."""
+        other = self.cluster.hosts[self._other(host)]
+        self._power_cut(host)
+        self.world.after(2 * self.world.random.random(), None, self._disk_error, other)
+
+    def _broken_copy(self, host: Host, looks: int = 100) -> None:
+        """The next copy into this node ends in its middle."""
+        keeper = host.keeper
+        session = keeper.follower.incoming if keeper is not None else None
+        if session is None or not session.copying or session.ready_at or not session.alive:
+            if looks:
+                self.world.after(0.05, None, self._broken_copy, host, looks - 1)
+            return
+        self.world.counts["copy broken"] += 1
+        self.world.random.choice((self._replicator_restart, self._keeper_crash, self._cut_peer))(host)
 
     def _repair(self, host: Host) -> None:
         host.disk_bad = host.store_bad = False
@@ -334,6 +417,8 @@ class Storm:
             stale = self.world.random.choice([host for host in cluster.hosts.values() if host is not last])
             self.world.after(10.0, None, self._promote, stale)
             self.world.after(30.0, None, cluster.revive, last)
+            if self.world.random.random() < 0.7:
+                self.world.after(30.0, None, self._broken_copy, last)
 
     def _promote(self, host: Host) -> None:
         if not self.cluster.register.troubled:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.model.events import ReignOffered, StreamDown
 from orchestrator.model.record import Record, Reign
+from tests.sim.gate import covered
 from tests.sim.session import Frame, Session
-from tests.sim.volume import EXTENTS
+from tests.sim.volume import DIRECTORY, EVERYTHING
 
 if TYPE_CHECKING:
     from tests.sim.keeper import Keeper
@@ -27,6 +28,12 @@ class Follower:
         self.waiting: deque[Frame] = deque()
         """Frames behind a reign that was not admitted yet."""
         self.offered: Record | None = None
+        self.named: dict[int, int] = {}
+        """Files that the directory names since their last durable point, and its value that did (O7)."""
+        self.named_seq = 0
+        """Up to where of the stream the directory is on this disk."""
+        self.syncing: dict[int, frozenset[int] | None] = {}
+        """Syncs in the stream's order, and what those brought to the disk that are done."""
 
     # --- what the agent orders ----------------------------------------------------------------------------
 
@@ -65,7 +72,8 @@ class Follower:
         self.incoming = session
         keeper.stream = stream
         keeper.seq = session.start
-        keeper.synced_seq = session.durable
+        keeper.synced_seq, self.named_seq = session.durable, session.named
+        self.syncing.clear()
         self.waiting.clear()
         self.offered = None
 
@@ -137,40 +145,77 @@ class Follower:
         session = self.incoming
         assert session is not None
         if frame.kind in ("write", "copy"):
-            volume.put(frame.extent, frame.value)
+            self._change(session, frame)
             self._confirm(session)
         elif frame.kind in ("sync", "barrier"):
             if self.host.cluster.module.ack == "memory":
                 self._confirm(session)
-            self.world.after(
-                self.keeper.sync_s(), self.host, self._member_synced, session, frame, list(volume.memory),
-                list(volume.dirty),
+            self.syncing[frame.seq] = None
+            self.host.on_disk(
+                self.keeper.sync_s(), self._member_synced, session, frame, list(volume.memory),
+                list(volume.dirty), self.covers(frame),
             )  # fmt: skip
         else:
             self._confirm(session)
 
-    def _member_synced(self, session: Session, frame: Frame, memory: list[int], dirty: list[int]) -> None:
+    def _change(self, session: Session, frame: Frame) -> None:
+        volume = self.host.volume
+        if frame.extent in session.aside:
+            # G4: before its first byte is overwritten, by a copied block or by a live write.
+            session.aside.remove(frame.extent)
+            volume.keep_aside([frame.extent])
+        if frame.of is None:
+            volume.put(frame.extent, frame.value)
+        else:
+            volume.rename(frame.of, frame.value)
+            self.named[frame.of] = frame.value
+
+    def covers(self, frame: Frame) -> frozenset[int]:
+        """What this sync brings to this disk (O7)."""
+        return covered(frame.of, self.named)
+
+    def _member_synced(
+        self, session: Session, frame: Frame, memory: list[int], dirty: list[int], places: frozenset[int]
+    ) -> None:
         if not self.keeper.alive or self.incoming is not session or self.keeper.failed:
             return
         if self.host.disk_bad:
             self.keeper.fail("input/output error")
             return
-        self.host.volume.persist(memory, dirty)
+        self.host.volume.persist(memory, dirty, places)
         volume = self.host.volume
-        if frame.kind == "barrier":
+        source = session.source.host
+        if frame.joiner == self.host.name:
             # G3: a copy's history becomes the source's only when the copy is complete.
-            granted = session.source.gate.record
-            lineage = session.source.host.volume.lineage
-            volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
+            self.adopt_lineage(session)
             volume.inconsistent = volume.edited = volume.torn = False
-            volume.retire(session.source.host.name, range(EXTENTS))
+            volume.rolled_back.clear()
+            source.volume.rolled_back.discard(self.host.name)
+            volume.retire(source.name, EVERYTHING, frame.at)
         # Of the source alone: whether a third copy is equal is not the source's to say (S8).
         clean = [extent for extent in frame.clean if volume.dirty[extent] == dirty[extent]]
         if clean:
-            volume.retire(session.source.host.name, clean)
-        self.keeper.synced_seq = max(self.keeper.synced_seq, frame.seq)
+            volume.retire(source.name, clean, frame.at)
+        self._is_synced(frame.seq, places)
         self._confirm(session)
 
+    def adopt_lineage(self, session: Session) -> None:
+        """All that is in the source's copy is in this one; the reign that serves comes with its own frame."""
+        granted = session.source.gate.record
+        lineage = session.source.host.volume.lineage
+        self.host.volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
+
+    def _is_synced(self, seq: int, places: frozenset[int]) -> None:
+        """A sync is done; it is told when all before it are, of which it says nothing."""
+        self.syncing[seq] = places
+        for first, brought in list(self.syncing.items()):
+            if brought is None:
+                break
+            del self.syncing[first]
+            self.keeper.is_synced(first)
+            if DIRECTORY in brought:
+                self.named_seq = first
+
     def _confirm(self, session: Session) -> None:
-        source = session.source
-        self.keeper.send(source.host, source.confirmed, session, self.keeper.seq, self.keeper.synced_seq)
+        source, keeper = session.source, self.keeper
+        keeper.send(source.host, source.confirmed, session, keeper.seq, keeper.synced_seq, self.named_seq)

@@ -8,6 +8,7 @@ from orchestrator.model.events import GateClosed, ReignTaken, VolumeFailed
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Record
 from tests.sim.session import Frame, Session
+from tests.sim.volume import DIRECTORY, FILES
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -19,14 +20,13 @@ DRAIN_S = 5.0
 class Point:
     """One fsync that is held until everybody required has it on disk."""
 
-    __slots__ = ("extent", "local", "seq", "since", "value")
+    __slots__ = ("local", "safe", "seq")
 
-    def __init__(self, seq: int, extent: int, value: int, since: float) -> None:
+    def __init__(self, seq: int, safe: dict[int, int]) -> None:
         self.seq = seq
-        self.extent = extent
-        self.value = value
+        self.safe = safe
+        """What clients are told by it: values by extent."""
         self.local = False
-        self.since = since
 
 
 class Gate:
@@ -41,6 +41,8 @@ class Gate:
         self.open = False
         self.draining = False
         self.points: list[Point] = []
+        self.named: dict[int, int] = {}
+        """Files that the directory names since their last durable point, and its value that did (O7)."""
         self.acked_seq = 0
         self.bids: list[Record] = []
         """What this life of the gate has bid: any of them may land as long as its tag stands."""
@@ -56,7 +58,7 @@ class Gate:
             return
         if not self.draining:  # a planned end goes on beside, and says when it is done
             self.turn += 1
-        self.world.after(self.keeper.sync_s(), self.host, self._taken, record, self.turn)
+        self.host.on_disk(self.keeper.sync_s(), self._taken, record, self.turn)
 
     def _taken(self, record: Record, turn: int) -> None:
         if not self.keeper.alive or turn != self.turn:
@@ -129,9 +131,10 @@ class Gate:
         return True
 
     def may_land(self, bid: Record) -> None:
-        """R1: whoever a bid names is required before it leaves."""
+        """R1: whoever a bid names is required before it leaves; but where its tag has gone."""
         self.bids.append(bid)
-        if self.open and not bid.in_sync <= self.required:
+        gone = self.record is not None and bid.epoch <= self.record.epoch
+        if self.open and not gone and not bid.in_sync <= self.required:
             me = self.host.name
             raise Violation(f"{me} bids {sorted(bid.in_sync)} and requires {sorted(self.required)}")
 
@@ -144,7 +147,7 @@ class Gate:
         self.draining = True
         self.turn += 1
         if self.open:
-            self.point(None)
+            self.point(None, {})
         self.world.after(0.005, self.host, self._drain, self.turn, self.world.at + DRAIN_S)
 
     def shut(self) -> None:
@@ -179,46 +182,71 @@ class Gate:
 
     # --- writes -------------------------------------------------------------------------------------------
 
+    def takes_writes(self) -> bool:
+        return self.open and not self.draining and not self.keeper.failed
+
     def write(self, extent: int, durable: bool) -> bool:
         """One write of the application, and its fsync. False: refused."""
-        if not self.open or self.draining or self.keeper.failed:
+        if not self.takes_writes():
             return False
-        volume = self.host.volume
-        value = self.host.ghost.write(self.host.name, extent, volume.memory[extent])
-        volume.put(extent, value)
+        value = self._new_value(extent)
+        self.host.volume.put(extent, value)
         self.keeper.streams.change(Frame("write", extent, value))
         if durable:
-            self.point((extent, value))
+            self.fsync(extent)
         return True
 
-    def point(self, what: tuple[int, int] | None) -> None:
+    def replace(self, file: int, durable: bool) -> bool:
+        """The application writes a new file and renames it over this one, and its fsync. False: refused."""
+        if not self.takes_writes():
+            return False
+        # The file is closed first: what it holds is in the stream before its name is (O6).
+        self.write(file, durable=False)
+        value = self._new_value(DIRECTORY)
+        self.host.ghost.brought[value] = (file, self.host.volume.memory[file])
+        self.host.volume.rename(file, value)
+        self.named[file] = value
+        self.keeper.streams.change(Frame("write", DIRECTORY, value, of=file))
+        if durable:
+            self.fsync(file)
+        return True
+
+    def _new_value(self, extent: int) -> int:
+        return self.host.ghost.write(self.host.name, extent, self.host.volume.memory[extent])
+
+    def fsync(self, extent: int) -> None:
+        """Clients are told of it, and of the name that a new file has."""
+        safe = {extent: self.host.volume.memory[extent]}
+        if extent in self.named:
+            safe[DIRECTORY] = self.named[extent]
+        self.point(extent, safe)
+
+    def point(self, of: int | None, safe: dict[int, int]) -> None:
         """A durable point: local disk and members side by side."""
-        frame = Frame("sync")
-        frame.clean = self.keeper.streams.clean()
+        volume, frame = self.host.volume, Frame("sync", of=of)
+        frame.clean, frame.at = self.keeper.streams.clean(), volume.position
         self.keeper.streams.emit(frame)
-        if what is not None:
-            self.points.append(Point(self.keeper.seq, *what, self.world.at))
-        volume = self.host.volume
-        self.world.after(
-            self.keeper.sync_s(),
-            self.host,
-            self._synced,
-            self.keeper.seq,
-            list(volume.memory),
-            list(volume.dirty),
-            self.turn,
+        if safe:
+            self.points.append(Point(self.keeper.seq, safe))
+            self.keeper.streams.asked(self.keeper.seq)
+        places = covered(of, self.named)
+        self.host.on_disk(
+            self.keeper.sync_s(), self._synced, frame, list(volume.memory), list(volume.dirty), places
         )
 
-    def _synced(self, seq: int, memory: list[int], dirty: list[int], turn: int) -> None:
+    def _synced(self, frame: Frame, memory: list[int], dirty: list[int], places: frozenset[int]) -> None:
         if not self.keeper.alive:
             return
         if self.host.disk_bad:
             self.keeper.fail("input/output error")
             return
-        self.host.volume.persist(memory, dirty)
-        self.keeper.synced_seq = max(self.keeper.synced_seq, seq)
+        self.host.volume.persist(memory, dirty, places)
+        if frame.stream != self.keeper.stream:
+            return  # another one has begun since
+        self.keeper.is_synced(frame.seq)
+        self.keeper.streams.synced(frame.seq)
         for point in self.points:
-            if point.seq <= seq:
+            if point.seq == frame.seq:
                 point.local = True
         self.settle()
 
@@ -235,8 +263,20 @@ class Gate:
         for point in [point for point in self.points if point.local and point.seq <= bound]:
             self.points.remove(point)
             self.acked_seq = max(self.acked_seq, point.seq)
-            self.host.ghost.acknowledge(self.host.name, point.extent, point.value)
+            for extent, value in point.safe.items():
+                self.host.ghost.acknowledge(self.host.name, extent, value)
             self.host.cluster.told(self.host)
+
+    def has_heir(self) -> bool:
+        """A member has on its disk what anybody waits for: only this disk is awaited."""
+        streams = self.keeper.streams.sessions
+        members = [streams.get(name) for name in self.required - {self.host.name}]
+        last = max((point.seq for point in self.points), default=0)
+        return (
+            self.open
+            and bool(members)
+            and all(s is not None and s.ready and self._reached(s) >= last for s in members)
+        )
 
     def _reached(self, session: Session) -> int:
         """How far a member must be: on its disk, or with `ack: memory` in its memory."""
@@ -253,3 +293,18 @@ class Gate:
             if session is None or session.target.incoming is not session or not session.target.keeper.alive:
                 return False
         return True
+
+
+def covered(of: int | None, named: dict[int, int]) -> frozenset[int]:
+    """What a sync of this brings to the disk: every file, and where it must the directory (O7).
+
+    `named`: the files that got a name since their last one; they are not in it any more.
+    """
+    files = frozenset(range(FILES))
+    if of is None:
+        named.clear()
+        return files | {DIRECTORY}
+    if of not in named and of != DIRECTORY:
+        return files
+    named.pop(of, None)
+    return files | {DIRECTORY}

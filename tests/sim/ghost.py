@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.model.record import Record
+from tests.sim.volume import DIRECTORY, EMPTY
 from tests.sim.world import Violation, World
 
 if TYPE_CHECKING:
     from tests.sim.volume import Volume
-
-EMPTY = 0
-"""What every extent holds at the beginning."""
 
 
 class Ghost:
@@ -22,7 +20,8 @@ class Ghost:
     """
 
     __slots__ = (
-        "acked", "edits", "forced_at", "known", "line", "losing", "owner", "owner_epoch", "serial", "world",
+        "acked", "brought", "edits", "forced_at", "known", "line", "losing", "owner", "owner_epoch", "serial",
+        "world",
     )  # fmt: skip
 
     def __init__(self, world: World, extents: int) -> None:
@@ -35,6 +34,8 @@ class Ghost:
         self.owner_epoch = 0
         self.forced_at = 0
         """The epoch of the newest record by which an operator accepted a loss."""
+        self.brought: dict[int, tuple[int, int]] = {}
+        """By a value of the directory: the file that a rename put in its place, and what that held."""
         self.edits: list[tuple[int, set[int], int]] = []
         """Of others, by extent: what was there, and what they wrote over it."""
         self.losing: list[tuple[int, set[int]]] = []
@@ -139,13 +140,29 @@ class Ghost:
     def kept(self, volumes: list[Volume]) -> None:
         """What force gave up, and what others changed, is still on some node, in its tree or set aside."""
         for extent, values in self.losing:
-            if not any(
-                volume.memory[extent] in values
-                or volume.disk[extent] in values
-                or any(at == extent and value in values for at, value in volume.aside)
-                for volume in volumes
-            ):
+            if not self._is_kept(extent, values, volumes):
                 raise Violation(f"extent {extent} had {sorted(values)}, and no node has them")
+
+    def _is_kept(self, extent: int, values: set[int], volumes: list[Volume]) -> bool:
+        return any(
+            volume.memory[extent] in values
+            or volume.disk[extent] in values
+            or any(at == extent and value in values for at, value in volume.aside)
+            for volume in volumes
+        )
+
+    def whole(self, node: str, disk: list[int]) -> None:
+        """O6: what was written, closed and renamed is there as it was, or the rename is not there."""
+        file, value = self.brought.get(disk[DIRECTORY], (0, EMPTY))
+        if disk[file] < value:
+            raise Violation(
+                f"{node} has the name {disk[DIRECTORY]} of file {file} on disk, and {disk[file]} in it: "
+                f"it was renamed with {value}, and is torn"
+            )
+
+    def rolled_back(self, volumes: list[Volume]) -> None:
+        """Who puts an old disk in a node's place takes away what was only there."""
+        self.losing = [one for one in self.losing if self._is_kept(*one, volumes)]
 
     def holds(self, node: str, volume: Volume, disk: list[int]) -> None:
         """An in-sync member's disk has, for each extent, what was acknowledged last or a later write."""

@@ -123,6 +123,7 @@ class Hands(hands.Hands):
 
     def bid(self, expected: Record | None, record: Record) -> None:
         self.world.counts["bid " + record.reason] += 1
+        self.cluster.bids.append(record)
         keeper = self.host.keeper
         if keeper is not None:
             keeper.gate.may_land(record)

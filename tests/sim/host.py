@@ -47,6 +47,8 @@ class Host:
         self.backlog: deque[tuple[bool, Callable[..., None], tuple[Any, ...]]] = deque()
         self.disk_bad = False
         self.disk_slow_s = 0.0
+        self.awaited: deque[tuple[float, int, Callable[..., None], tuple[Any, ...]]] | None = None
+        """What waits for a disk that hangs: since when, and of which boot; None: it answers."""
         self.store_bad = False
         self.look_dies = ""
         """How the next look at this copy ends half-way: `crash`, `power cut`, or not at all."""
@@ -123,6 +125,31 @@ class Host:
         self.link_down = not present
         kind = LinkRestored if present else LinkLost
         self.agent.tell(kind(self.module, INTERFACE))
+
+    def on_disk(self, took_s: float, do: Callable[..., None], *args: Any) -> None:
+        """This follows when the disk has answered; it may never."""
+        if self.awaited is None:
+            self.world.after(took_s, self, do, *args)
+            return
+        self.awaited.append((self.world.at, self.boot, do, args))
+        if self.keeper is not None:
+            self.keeper.watch_disk()
+
+    def waited_s(self) -> float:
+        """For how long the first answer is awaited that the disk owes."""
+        return self.world.at - self.awaited[0][0] if self.awaited else 0.0
+
+    def hang(self) -> None:
+        """From now on its disk answers nothing."""
+        if self.awaited is None:
+            self.awaited = deque()
+
+    def answer(self) -> None:
+        """The disk is back, with everything that it was asked meanwhile."""
+        awaited, self.awaited = self.awaited or deque(), None
+        for _, boot, do, args in awaited:
+            if boot == self.boot:
+                self.world.after(0.0, self, do, *args)
 
     def store(self, epoch: Epoch, wanted: bool) -> bool:
         """The state disk keeps this; False: it is broken."""

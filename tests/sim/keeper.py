@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from orchestrator.mirror.hang import Finding, OwnDisk
 from orchestrator.model.events import VolumeFailed
 from orchestrator.model.names import Nonce
 from orchestrator.model.record import Reign
 from tests.sim.follower import Follower
 from tests.sim.gate import Gate
+from tests.sim.session import position_in
 from tests.sim.streams import Streams
 
 if TYPE_CHECKING:
     from tests.sim.host import Host
 
 SYNC_S = 0.012
+LOOK_S = 1.0
+"""Between two looks at a disk that owes an answer."""
 
 
 class Keeper:
@@ -29,6 +33,8 @@ class Keeper:
         self.failed = ""
         self.checked = False
         """It was looked whether the copy is as it was left; nothing is followed or served before."""
+        self.disk = OwnDisk(host.cluster.module.hung_disk)
+        self._watching = False
         # Where this copy stands.
         self.stream: Reign | None = None
         self.owns = False
@@ -42,6 +48,31 @@ class Keeper:
         """Everything in memory is on disk."""
         volume = self.host.volume
         self.host.volume.persist(list(volume.memory), list(volume.dirty))
+
+    def is_synced(self, seq: int) -> None:
+        """So far of its stream the disk is; durable with what was synced (S11)."""
+        assert self.stream is not None
+        self.synced_seq = max(self.synced_seq, seq)
+        self.host.volume.position = position_in(self.stream, self.synced_seq)
+
+    def watch_disk(self) -> None:
+        """While it owes an answer, and until it is told that it answers again."""
+        if not self._watching:
+            self._watching = True
+            self.world.after(LOOK_S, self.host, self._look_at_disk)
+
+    def _look_at_disk(self) -> None:
+        self._watching = False
+        if not self.alive:
+            return
+        self.disk, finding = self.disk.looked_at(self.host.waited_s(), self.gate.has_heir())
+        if finding is not None:
+            self.world.counts[f"own disk: {finding.value}"] += 1
+            self.world.note(f"{self.host.name} finds its disk: {finding.value}")
+        if finding is Finding.GIVE_UP:
+            self.fail("its disk does not answer")
+        if self.host.awaited or self.disk.hangs:
+            self.watch_disk()
 
     def fail(self, why: str) -> None:
         """The disk failed: the gate closes by itself, and stays failed."""
@@ -77,5 +108,5 @@ class Keeper:
 
     def sync_s(self) -> float:
         """How long the disk takes this time."""
-        slow = self.host.disk_slow_s
-        return SYNC_S * self.world.random.random() + slow if self.world.jitter else SYNC_S
+        drawn = self.world.random.random() if self.world.jitter else 1.0
+        return SYNC_S * drawn + self.host.disk_slow_s

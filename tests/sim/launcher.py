@@ -29,9 +29,7 @@ class Launcher:
         """A keeper, or the one that runs already, tells of itself after a while."""
         if not self.launching:
             self.launching = True
-            self.world.after(
-                0.1 + 0.2 * self.world.random.random(), self.host, self._launched, self.host.agent.life
-            )
+            self.host.on_disk(0.1 + 0.2 * self.world.random.random(), self._launched, self.host.agent.life)
 
     def _launched(self, life: int) -> None:
         if life != self.host.agent.life:
@@ -42,7 +40,7 @@ class Launcher:
                 self.host.agent.tell(ReplicatorLost(self.module, "the volume cannot be mounted"))
                 return
             self.host.keeper = Keeper(self.host, self.new_life())
-            self.world.after(LOOK_S * self.world.random.random(), self.host, self._look, self.host.keeper)
+            self.host.on_disk(LOOK_S * self.world.random.random(), self._look, self.host.keeper)
         elif self.host.keeper.checked:
             self.say_status(self.host.keeper)
 
@@ -116,6 +114,9 @@ class Launcher:
 
     def stop(self, keeper: Keeper | None) -> None:
         """This keeper ends, if it has not ended already; a volume that failed is mounted anew."""
+        if self.host.awaited is not None:
+            self.host.on_disk(0.0, self.stop, keeper)  # nothing is unmounted from a disk that hangs
+            return
         if keeper is not None and self.host.keeper is keeper:
             failed = keeper.failed
             if keeper.checked and not failed:

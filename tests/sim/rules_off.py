@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from unittest import mock
 
 from orchestrator.cluster.heart import Heart
-from orchestrator.model.events import GateClosed
 from orchestrator.model.names import Epoch, NodeName, Nonce
 from tests.sim.cluster import Cluster
 from tests.sim.follower import Follower
@@ -15,9 +15,10 @@ from tests.sim.host import Host
 from tests.sim.keeper import Keeper
 from tests.sim.launcher import Launcher
 from tests.sim.rules_off_copies import COPIES_OFF
+from tests.sim.rules_off_disks import DISKS_OFF
 from tests.sim.session import Frame, Session
 from tests.sim.streams import Streams
-from tests.sim.volume import Volume
+from tests.sim.volume import EVERYTHING, Volume
 from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A_LOSS, Switch, patched
 
 # --- R1: the gate counts on itself alone -----
@@ -26,7 +27,8 @@ from tests.support.rules_off import ANYBODY_BIDS, EMPTY_IS_CREATED, SILENCE_IS_A
 def _settle_alone(self: Gate) -> None:
     for point in [point for point in self.points if self.open and point.local]:
         self.points.remove(point)
-        self.host.ghost.acknowledge(self.host.name, point.extent, point.value)
+        for extent, value in point.safe.items():
+            self.host.ghost.acknowledge(self.host.name, extent, value)
         self.host.cluster.told(self.host)
 
 
@@ -69,17 +71,6 @@ def _ready_when_sent(self: Streams, session: Session) -> None:
         self.tell_ready()
 
 
-# --- R8: a swap does not wait until both are equal -----
-
-
-def _drain_nothing(self: Gate, turn: int, until: float) -> None:
-    if self.keeper.alive and turn == self.turn:
-        self.open = False
-        self.points.clear()
-        everybody = frozenset(self.keeper.streams.sessions) | {self.host.name}
-        self.host.agent.tell(GateClosed(self.host.module, frozenset(map(NodeName, everybody))))
-
-
 # --- R10: no sync before the application starts -----
 
 
@@ -97,7 +88,9 @@ def _lease_too_long(self: Cluster, heart: Heart) -> None:
 # --- canaries: a disk that is believed before it has anything -----
 
 
-def _nothing_reaches_the_disk(self: Volume, memory: list[int], dirty: list[int]) -> None:
+def _nothing_reaches_the_disk(
+    self: Volume, memory: list[int], dirty: list[int], places: Collection[int] = EVERYTHING
+) -> None:
     self.touched = True
 
 
@@ -107,6 +100,7 @@ def _applied_is_enough(self: Gate, session: Session) -> int:
 
 RULES_OFF: dict[str, Switch] = {
     **COPIES_OFF,
+    **DISKS_OFF,
     "R1 the gate counts on nobody": patched(mock.patch.object(Gate, "settle", _settle_alone)),
     "R1 the gate is not widened": patched(mock.patch.object(Gate, "widen", _widen_nothing)),
     "R2 anybody may bid": patched(*ANYBODY_BIDS),
@@ -117,7 +111,6 @@ RULES_OFF: dict[str, Switch] = {
     ),
     "R6 any position is applied": patched(mock.patch.object(Follower, "fits", _fits_always)),
     "R7 the joiner does not flush": patched(mock.patch.object(Streams, "_copy", _ready_when_sent)),
-    "R8 a swap does not drain": patched(mock.patch.object(Gate, "_drain", _drain_nothing)),
     "R9 an empty register is created": patched(*EMPTY_IS_CREATED),
     "R10 no sync before the start": patched(mock.patch.object(Keeper, "flush", _no_flush)),
     "the lease outlasts the detection": patched(mock.patch.object(Cluster, "adjust", _lease_too_long)),

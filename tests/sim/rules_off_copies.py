@@ -33,21 +33,20 @@ _retire = Streams._retire
 
 
 def _retire_what_is_applied(self: Streams, session: Session) -> None:
-    durable, session.durable = session.durable, session.applied
+    durable, named = session.durable, session.named
+    session.durable = session.named = session.applied
     _retire(self, session)
-    session.durable = durable
+    session.durable, session.named = durable, named
 
 
 _confirmed = Streams.confirmed
 
 
-def _clear_when_ready(self: Streams, session: Session, applied: int, durable: int) -> None:
-    was_ready = session.ready
-    _confirmed(self, session, applied, durable)
+def _clear_when_ready(self: Streams, session: Session, applied: int, durable: int, named: int) -> None:
+    was_ready, target = session.ready, session.target.host
+    _confirmed(self, session, applied, durable, named)
     if session.alive and session.ready and not was_ready:
-        self.host.volume.retire(
-            session.target.host.name, set(self.host.volume.logs[session.target.host.name])
-        )
+        self.host.volume.retire(target.name, set(self.host.volume.logs[target.name]), target.volume.position)
 
 
 # --- S4: a start begins with empty logs -----
@@ -124,8 +123,10 @@ def _sync_too_early(self: Follower, frame: Frame) -> None:
         _apply(self, frame)
         return
     memory, dirty = getattr(self, "early", ([], [0] * EXTENTS))
-    sync_s = self.keeper.sync_s()
-    self.world.after(sync_s, self.host, self._member_synced, self.incoming, frame, memory, dirty)
+    self.syncing[frame.seq] = None
+    self.host.on_disk(
+        self.keeper.sync_s(), self._member_synced, self.incoming, frame, memory, dirty, self.covers(frame)
+    )
 
 
 def _apply_the_next_one_first(self: Follower, frame: Frame) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from orchestrator.mirror.lineage import Joiner, Ruling, Verdict, judge
+from orchestrator.mirror.lineage import Joiner, Ruling, Verdict, judge, position_fits
+from orchestrator.mirror.pace import Finding
 from orchestrator.model.events import HandshakeRefused, MemberLost, MemberReady, StreamDown, StreamUp
 from orchestrator.model.names import NodeName
 from orchestrator.model.record import Reign
-from tests.sim.session import Frame, Session
-from tests.sim.volume import EXTENTS
+from tests.sim.pacing import Pacing
+from tests.sim.session import Frame, Session, position_in
+from tests.sim.volume import DIRECTORY, EVERYTHING
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 DIAL_S = 0.4
 RESEND_S = 0.5
+LOOK_S = 1.0
+"""Between two looks at a member that owes an answer."""
 
 
 class Streams:
@@ -35,14 +39,27 @@ class Streams:
         """Where the stream before this one stood when this gate opened: equal members stand there too."""
         self.sessions: dict[str, Session] = {}
         self.dialling: set[str] = set()
+        policy = self.host.cluster.module.slow_peer
+        self.pacing = {name: Pacing(self.host, policy) for name in self.host.volume.logs}
+        self.withheld: set[str] = set()
+        """Who lacks nothing, and whose disk is too slow to be waited for."""
 
     def tell_ready(self) -> None:
         """Who lacks nothing and is not in the set: a joiner, or a member that was dropped and is here."""
         record = self.gate.record
         for name, session in list(self.sessions.items()):
             if session.ready and record is not None and name not in record.in_sync:
-                life = session.target.keeper.life
-                self.host.agent.tell(MemberReady(self.host.module, NodeName(name), life))
+                self._tell_ready(session)
+
+    def _tell_ready(self, session: Session) -> None:
+        name = session.target.host.name
+        if not self.pacing[name].may_join():
+            self.withheld.add(name)
+            return
+        if name in self.withheld:
+            self.withheld.remove(name)
+            self.world.counts["slow member taken in again"] += 1
+        self.host.agent.tell(MemberReady(self.host.module, name, session.target.keeper.life))
 
     def go_on(self) -> None:
         """The gate is open again: so are the copies that its closing interrupted."""
@@ -105,7 +122,8 @@ class Streams:
         follows = theirs.stream == self.keeper.stream and self._keeps(theirs.seq + 1)
         here, there = self.host.volume.standing(), other.host.volume.standing()
         joiner = Joiner(name, there, empty=not there.reigns, resumes=equal or follows)
-        ruling = judge(record, here, joiner, log_fits=True, log_why="")
+        why = position_fits(self.host.volume.baselines[name], there.position)
+        ruling = judge(record, here, joiner, log_fits=not why, log_why=why)
         self.world.counts["verdict " + ruling.verdict.value] += 1
         if ruling.refused:
             raise Violation(f"{name} meets {self.host.name}: {ruling.verdict.value}: {here} {there}")
@@ -127,17 +145,21 @@ class Streams:
 
     def _begin_copy(self, other: Follower, ruling: Ruling) -> None:
         mine = self.unite(other)
+        if ruling.full:
+            # The logs say too little: all is compared, and what differs is entered like any other change.
+            mine |= set(EVERYTHING)
+            self.world.counts["copy in full"] += 1
+        session = Session(self, other, self.keeper.seq, sorted(mine))
         if ruling.verdict is Verdict.EDITED:
             # Only what was edited is anybody's loss: the rest is merely older than what is here.
-            listed = {extent for extent, _ in other.host.volume.listed}
-            self.world.counts["edit set aside"] += len(mine & listed)
-            other.host.volume.keep_aside(sorted(mine & listed))
+            session.aside = mine & {extent for extent, _ in other.host.volume.listed}
+            self.world.counts["edit set aside"] += len(session.aside)
         elif ruling.set_aside:
             self.host.agent.tell(HandshakeRefused(self.host.module, other.host.name, "diverged"))
-            other.host.volume.keep_aside(sorted(mine))
+            session.aside = set(mine)
         other.host.volume.inconsistent = True
         self.world.counts["copy begun"] += 1
-        self._begin(Session(self, other, self.keeper.seq, sorted(mine)), [])
+        self._begin(session, [])
 
     def unite(self, other: Follower) -> set[int]:
         """Both sides' logs united (S5), durable here before the first block travels (S6)."""
@@ -155,6 +177,7 @@ class Streams:
                 f"{other.host.name} was changed by others, and is streamed to as if it were equal"
             )
         self.sessions[other.host.name] = session
+        self.pacing[other.host.name].forget()
         other.begin(session, self.keeper.stream)
         self.world.note(f"stream {self.host.name}-{other.host.name} {session.copying}")
         self.host.agent.tell(StreamUp(self.host.module, other.host.name))
@@ -194,6 +217,7 @@ class Streams:
             self.world.after(0.02 + 0.1 * self.world.random.random(), self.host, self._copy, session)
         else:
             frame = Frame("barrier")
+            frame.at, frame.joiner = self.host.volume.position, session.target.host.name
             self.emit(frame)
             session.ready_at = self.keeper.seq
 
@@ -254,7 +278,7 @@ class Streams:
 
     # --- what is known of the others ----------------------------------------------------------------------
 
-    def confirmed(self, session: Session, applied: int, durable: int) -> None:
+    def confirmed(self, session: Session, applied: int, durable: int, named: int) -> None:
         """A member says how far it has applied, and how far it has synced."""
         if not session.alive or not self.keeper.alive:
             return
@@ -262,6 +286,7 @@ class Streams:
             session.asked_at = self.world.at
         session.applied = max(session.applied, applied)
         session.durable = max(session.durable, durable)
+        session.named = max(session.named, named)
         while session.frames and session.frames[0].seq <= session.durable:
             session.frames.popleft()
         if not session.frames or (session.frames[-1].kind != "sync" and session.applied >= self.keeper.seq):
@@ -271,9 +296,44 @@ class Streams:
         if not session.ready and session.ready_at and session.durable >= session.ready_at:
             session.ready = True
             self.world.counts["member ready"] += 1
-            target = session.target
-            self.host.agent.tell(MemberReady(self.host.module, target.host.name, target.keeper.life))
+            self._tell_ready(session)
+        self._look_at_pace(session)
         self.gate.settle()
+
+    # --- how fast they are --------------------------------------------------------------------------------
+
+    def asked(self, seq: int) -> None:
+        """Somebody waits for this durable point."""
+        for name, session in self.sessions.items():
+            if session.ready and not self.pacing[name].point:
+                self.pacing[name].asked(seq)
+                self.world.after(LOOK_S, self.host, self._look_again, session, seq, beat=True)
+
+    def synced(self, seq: int) -> None:
+        """This disk has it."""
+        for pacing in self.pacing.values():
+            pacing.synced(seq)
+
+    def _look_again(self, session: Session, point: int) -> None:
+        """While this one is awaited."""
+        if self.pacing[session.target.host.name].point == point:
+            self._look_at_pace(session)
+            self.world.after(LOOK_S, self.host, self._look_again, session, point, beat=True)
+
+    def _look_at_pace(self, session: Session) -> None:
+        """What is new of how fast its disk is; the policy may wait for it no longer."""
+        name = session.target.host.name
+        if not session.alive or not session.ready or not self.keeper.alive or not self.gate.open:
+            return
+        pacing = self.pacing[name]
+        finding = pacing.look(session.durable)
+        if finding is not None:
+            self.world.counts[f"slow member: {finding.value}"] += 1
+            self.world.note(f"{self.host.name} finds {name} {finding.value}")
+        if finding is Finding.GIVE_UP and name in self.gate.required:
+            self.member_lost(name, "slow")
+        if name in self.withheld and session.alive and pacing.may_join():
+            self.tell_ready()
 
     def _retire(self, session: Session) -> None:
         """An entry leaves when both copies are known durable and nothing is queued for it (S2)."""
@@ -285,10 +345,13 @@ class Streams:
             for extent in sorted(log)
             if extent not in pending
             and volume.memory[extent] == volume.disk[extent]
-            and session.last.get(extent, session.start) <= session.durable
+            and session.last.get(extent, session.start)
+            <= (session.named if extent == DIRECTORY else session.durable)
         ]
         if done:
-            volume.retire(session.target.host.name, done)
+            stream = self.keeper.stream
+            assert stream is not None
+            volume.retire(session.target.host.name, done, position_in(stream, session.durable))
 
     def _forget_kept(self) -> None:
         """What each member has on disk needs no resending."""
@@ -303,7 +366,7 @@ class Streams:
     def clean(self) -> tuple[int, ...]:
         """Extents in which no other copy may differ."""
         logs = self.host.volume.logs.values()
-        return tuple(extent for extent in range(EXTENTS) if not any(extent in log for log in logs))
+        return tuple(extent for extent in EVERYTHING if not any(extent in log for log in logs))
 
     # --- how it ends --------------------------------------------------------------------------------------
 

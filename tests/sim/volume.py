@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from copy import deepcopy
+from typing import Any
 
-from orchestrator.mirror.lineage import Standing
+from orchestrator.mirror.lineage import Position, Standing
 from orchestrator.model.record import Reign
 from tests.sim.edits import MOUNTED, Trust
-from tests.sim.ghost import EMPTY
 
-EXTENTS = 4
-"""Few, so that writes meet copies and each other."""
+EMPTY = 0
+"""What every extent holds at the beginning."""
+FILES = 4
+"""Few, so that writes meet copies and each other. Each is one extent."""
+DIRECTORY = FILES
+"""The place where their names are: an entry, a block and a sync of its own, as of any other extent (S12)."""
+EXTENTS = FILES + 1
+EVERYTHING = range(EXTENTS)
+ON_DISK = (
+    "aside", "baselines", "disk", "disk_times", "edited", "inconsistent", "lineage", "listed", "logs",
+    "position", "trust",
+)  # fmt: skip
+"""What an image of the disk holds."""
 
 
 class Volume:
@@ -19,6 +31,7 @@ class Volume:
 
     __slots__ = (
         "aside",
+        "baselines",
         "dirty",
         "disk",
         "disk_times",
@@ -30,6 +43,9 @@ class Volume:
         "listed",
         "logs",
         "memory",
+        "position",
+        "renamed",
+        "rolled_back",
         "stamps",
         "times",
         "torn",
@@ -52,7 +68,13 @@ class Volume:
         self.stamps: list[dict[int, float]] = [{} for _ in range(EXTENTS)]
         """The times of the versions that no disk has yet."""
         self.lineage: list[Reign] = []
+        self.position: Position | None = None
+        """Up to where this disk is known to hold which stream: durable with what was synced."""
         self.logs: dict[str, set[int]] = {name: set() for name in others}
+        self.baselines: dict[str, Position | None] = dict.fromkeys(others)
+        """Where each other disk was at least when an entry went from its log (S11)."""
+        self.renamed: set[int] = set()
+        """Files that got their place by a rename which the directory's disk block does not have yet."""
         self.aside: set[tuple[int, int]] = set()
         """What a copy that lost held before it was overwritten: kept until an operator releases it."""
         self.inconsistent = False
@@ -69,6 +91,8 @@ class Volume:
         """Changed by others, and nobody has looked since; no node knows this either."""
         self.touched = True
         """Something changed that the invariants look at."""
+        self.rolled_back: set[str] = set()
+        """Somebody put an old disk in place of this one: no log knows how it differs from these nodes'."""
         self.torn = False
         """A power cut kept any subset of what was not synced, so this is no moment of the history (O2)."""
 
@@ -86,10 +110,17 @@ class Volume:
         self.dirty[extent] = self.version
         self.times[extent] = self.stamps[extent][self.version] = self.trust.clock()
 
-    def persist(self, memory: list[int], dirty: list[int]) -> None:
-        """What memory held when a sync began is on disk, unless something newer is already."""
+    def rename(self, file: int, value: int) -> None:
+        """The directory names what this file holds now in place of another one."""
+        self.put(DIRECTORY, value)
+        self.renamed.add(file)
+
+    def persist(self, memory: list[int], dirty: list[int], places: Collection[int] = EVERYTHING) -> None:
+        """What memory held of these when a sync began is on disk, unless something newer is already."""
         self.touched = True
-        for extent in range(EXTENTS):
+        if DIRECTORY in places and dirty[DIRECTORY] == self.dirty[DIRECTORY]:
+            self.renamed.clear()
+        for extent in places:
             if dirty[extent] > self.flushed[extent]:
                 self.disk[extent] = memory[extent]
                 self.flushed[extent] = dirty[extent]
@@ -100,15 +131,31 @@ class Volume:
                 }
 
     def lose_power(self, chance: random.Random) -> None:
-        """Any subset of what was not synced is kept."""
+        """Any subset of what was not synced is kept; but of a rename not the name without the file (O6)."""
         self.torn = self.torn or self.memory != self.disk
-        for extent in range(EXTENTS):
-            if self.dirty[extent] > self.flushed[extent] and chance.random() < 0.5:
-                self.disk[extent] = self.memory[extent]
-                self.disk_times[extent] = self.times[extent]
+        unsynced = [extent for extent in EVERYTHING if self.dirty[extent] > self.flushed[extent]]
+        kept = {extent for extent in unsynced if chance.random() < 0.5}
+        if DIRECTORY in kept:
+            kept |= self.renamed & set(unsynced)
+        for extent in kept:
+            self.disk[extent] = self.memory[extent]
+            self.disk_times[extent] = self.times[extent]
         if not self.hides():
             self.trust.lose_power(chance)
         self.forget()
+
+    def image(self) -> dict[str, Any]:
+        """What somebody may take as a copy of this disk."""
+        return {name: deepcopy(getattr(self, name)) for name in ON_DISK}
+
+    def roll_back(self, image: dict[str, Any], chance: random.Random) -> None:
+        """Somebody puts an old image of this very disk in its place, while the machine is off."""
+        for name, value in image.items():
+            setattr(self, name, value)
+        self.trust.lose_power(chance)
+        self.forget()
+        self.torn = True
+        self.rolled_back = set(self.logs)
 
     def add_reign(self, reign: Reign) -> None:
         """Durable before anything is acknowledged under it (G1)."""
@@ -117,12 +164,16 @@ class Volume:
 
     def standing(self) -> Standing:
         """What this copy shows at a handshake."""
-        return Standing(tuple(self.lineage), self.inconsistent, edited=self.edited)
+        return Standing(tuple(self.lineage), self.inconsistent, self.position, edited=self.edited)
 
-    def retire(self, peer: str, extents: Iterable[int]) -> None:
-        """These do not differ any more; what they speak of was changed before this moment (F1)."""
+    def retire(self, peer: str, extents: Iterable[int], at: Position | None) -> None:
+        """These do not differ any more; what they speak of was changed before this moment (F1).
+
+        `at`: where the peer's disk is at least; one that is not so far is another disk (S11).
+        """
         self.trust.mark(durably=True)
         self.logs[peer].difference_update(extents)
+        self.baselines[peer] = at
         self.touched = True
 
     def keep_aside(self, extents: Iterable[int]) -> None:
@@ -134,6 +185,7 @@ class Volume:
         """What the page cache held is gone; the disk is what there is."""
         self.torn = self.torn or self.memory != self.disk
         self.touched = True
+        self.renamed.clear()
         self.memory = list(self.disk)
         self.times = list(self.disk_times)
         self.stamps = [{} for _ in range(EXTENTS)]

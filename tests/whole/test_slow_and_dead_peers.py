@@ -51,7 +51,8 @@ class Writer:
     def __init__(self, found: Bare, node: str) -> None:
         self._notes = found.cluster.work / "notes"
         machine = found.cluster.machines[node]
-        machine.start("python3", "-c", WRITER, str(found.cluster.data / "file"), str(self._notes))
+        path = str(found.cluster.data / "file")
+        self._process = machine.start("python3", "-c", WRITER, path, str(self._notes))
 
     def times(self) -> list[float]:
         text = self._notes.read_text() if self._notes.exists() else ""
@@ -60,6 +61,9 @@ class Writer:
     def goes_on(self) -> None:
         before = len(self.times())
         eventually(lambda: len(self.times()) > before + 20, 30)
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
 
     def longest_s(self, since: float) -> float:
         times = self.times()
@@ -111,6 +115,31 @@ def test_a_frozen_disk_is_told_as_slow_and_a_dead_node_holds_writes_for_a_moment
         print(f"a writer stalled for {longest_s * 1000:.0f} ms when its peer died; T is {DETECTION_S:g} s")
         # Half a T and one bid, some 0.3 s; the rest is for a machine that does other things as well.
         assert longest_s < 4 * DETECTION_S
+
+
+def test_a_disk_that_hangs_is_told_and_by_policy_the_other_node_takes_over() -> None:
+    with bare(module={**PLAIN, "hung_disk": {"after": "12s", "do": "move"}}) as found:
+        found.begin()
+        first, second = found.cluster.nodes
+        assert write(found, first, "one", "before")
+        writer = Writer(found, first)
+        writer.goes_on()
+        with frozen(found, first):
+            eventually(lambda: told(found, first, "HF4040", "has not answered"), 30)
+            assert found.role(first)[0] == "PRIM"
+            assert found.reason(first) == "its disk does not answer"
+            eventually(lambda: found.role(second)[0] == "ALONE", 30)
+            assert found.role(first)[0] == "WAIT"
+            assert "its disk has not answered" in found.reason(first)
+            # Whoever waited for that disk is told so: nobody hangs where the service has ended.
+            eventually(lambda: not writer.lives(), 10)
+            assert read(found, second, "one") == "before"
+            assert overwrite(found, second, "one", "after!").returncode == 0
+        eventually(lambda: told(found, first, "HF4041", "answers again"), 10)
+        assert found.cluster.hafarm(first, "start", MODULE, "--node", first).returncode == 0
+        eventually(lambda: found.role(first) == ("SECOND", "ready"), 60)
+        eventually(lambda: found.role(second) == ("PRIM", "ready"), 20)
+        assert read(found, first, "one") == "after!"
 
 
 class SlowDisks(Cluster):

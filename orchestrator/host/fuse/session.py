@@ -90,6 +90,9 @@ def negotiate(offer: memoryview, wishes: Wishes) -> bytes:
     )
 
 
+_NEVER_ANSWERED: Final = frozenset({wire.Op.FORGET, wire.Op.BATCH_FORGET, wire.Op.INTERRUPT})
+
+
 class Session:
     """Serves one /dev/fuse descriptor (or a stand-in that keeps message bounds) until it ends."""
 
@@ -119,6 +122,8 @@ class Session:
         self._threads: list[threading.Thread] = []
         self._turns = Turns()
         self.widen = self._turns.widen
+        self._unanswered: set[int] = set()
+        """Requests that somebody waits for."""
 
     def start(self, resume: bool) -> None:
         """Begin to serve; `resume` when this connection had its INIT in an earlier process."""
@@ -137,6 +142,7 @@ class Session:
 
     def reply(self, unique: int, error: int, body: bytes | memoryview = b"") -> None:
         """Answer one request; any thread may."""
+        self._unanswered.discard(unique)
         header = wire.OUT_HEADER.pack(16 + len(body), -error, unique)
         try:
             os.writev(self._device, (header, body) if body else (header,))
@@ -144,6 +150,11 @@ class Session:
             # ENOENT: the caller was interrupted and waits no more. Others: the connection ended.
             if fault.errno not in (errno.ENOENT, errno.ENODEV, errno.EPIPE, errno.ECONNABORTED, errno.EINVAL):
                 raise
+
+    def refuse_all(self) -> None:
+        """Answer whatever waits with EIO, also what a thread is still at: its own answer comes too late."""
+        for unique in self._unanswered.copy():
+            self.reply(unique, errno.EIO)
 
     def forget_inode(self, node: int) -> None:
         """Drop what the kernel has cached of this object."""
@@ -186,6 +197,8 @@ class Session:
             request
         )
         caller.opcode, caller.unique = opcode, unique
+        if opcode not in _NEVER_ANSWERED:
+            self._unanswered.add(unique)
         error = 0
         body: bytes | memoryview = b""
         handler = self._handlers.get(opcode)
