@@ -27,7 +27,6 @@ from orchestrator.replicator.objects import ABSENT, Objects
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
 from orchestrator.replicator.trees import Excluded, nothing_excluded
 
-
 KEYS_AT_A_TIME: Final = 1 << 16  # in one append to a may-differ log: some megabytes of memory
 
 

@@ -95,8 +95,10 @@ def _never_forgotten(keeper: Keeper | None, frame: Frame) -> bool:
 _with_reign = Standing.with_reign
 
 
-def _forget_the_order(standing: Standing, reign: Reign, forced: bool = False) -> Standing:
-    return _with_reign(standing, reign)
+def _forget_the_order(
+    standing: Standing, reign: Reign, forced: bool = False, unheard: bool = False
+) -> Standing:
+    return _with_reign(standing, reign, unheard=unheard)
 
 
 A_LOSS = Bounds(epochs=2, writes=1, crashes=0, losses=1)

@@ -162,6 +162,7 @@ class Follower:
             granted = session.source.gate.record
             lineage = session.source.host.volume.lineage
             volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
+            volume.unheard = None
             volume.inconsistent = volume.edited = volume.torn = False
             volume.retire(session.source.host.name, range(EXTENTS))
         # Of the source alone: whether a third copy is equal is not the source's to say (S8).

@@ -33,6 +33,8 @@ class Streams:
         """Own frames that some member does not have on disk yet."""
         self.base: tuple[Reign | None, int] = (None, 0)
         """Where the stream before this one stood when this gate opened: equal members stand there too."""
+        self.told_at = 0
+        """Who has applied this frame has heard of the record under which it was sent."""
         self.sessions: dict[str, Session] = {}
         self.dialling: set[str] = set()
 
@@ -260,6 +262,8 @@ class Streams:
             return
         if applied > session.applied or durable > session.durable:
             session.asked_at = self.world.at
+        if applied >= self.told_at:
+            self.host.volume.unheard = None
         session.applied = max(session.applied, applied)
         session.durable = max(session.durable, durable)
         while session.frames and session.frames[0].seq <= session.durable:

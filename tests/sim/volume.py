@@ -35,6 +35,7 @@ class Volume:
         "torn",
         "touched",
         "trust",
+        "unheard",
         "unseen",
         "version",
     )
@@ -52,6 +53,8 @@ class Volume:
         self.stamps: list[dict[int, float]] = [{} for _ in range(EXTENTS)]
         """The times of the versions that no disk has yet."""
         self.lineage: list[Reign] = []
+        self.unheard: Reign | None = None
+        """The last of them, if no other node is known to have heard of it: durable."""
         self.logs: dict[str, set[int]] = {name: set() for name in others}
         self.aside: set[tuple[int, int]] = set()
         """What a copy that lost held before it was overwritten: kept until an operator releases it."""
@@ -110,14 +113,15 @@ class Volume:
             self.trust.lose_power(chance)
         self.forget()
 
-    def add_reign(self, reign: Reign) -> None:
+    def add_reign(self, reign: Reign, unheard: bool = False) -> None:
         """Durable before anything is acknowledged under it (G1)."""
         if reign not in self.lineage:
-            self.lineage = list(Standing(tuple(self.lineage)).with_reign(reign).reigns)
+            after = Standing(tuple(self.lineage)).with_reign(reign, unheard=unheard)
+            self.lineage, self.unheard = list(after.reigns), after.unheard
 
     def standing(self) -> Standing:
         """What this copy shows at a handshake."""
-        return Standing(tuple(self.lineage), self.inconsistent, edited=self.edited)
+        return Standing(tuple(self.lineage), self.inconsistent, edited=self.edited, unheard=self.unheard)
 
     def retire(self, peer: str, extents: Iterable[int]) -> None:
         """These do not differ any more; what they speak of was changed before this moment (F1)."""
