@@ -330,7 +330,7 @@ def _born_at(node: Node, name: str) -> float:
     folder, _, last = name.partition(":")[2].rpartition("/")
     above = os.open(node.plain / folder, os.O_PATH)
     try:
-        return disk.birth_time(above, os.fsencode(last)) or 0.0
+        return (disk.birth_time_ns(above, os.fsencode(last)) or 0) / 1e9
     finally:
         os.close(above)
 
