@@ -121,16 +121,9 @@ class Follower:
             self._apply(frame)
 
     def adopt(self, record: Record) -> None:
-        """G1: durable in a member's lineage before it acknowledges anything under it.
-
-        Only a member's: without this node the primary acknowledges alone under that reign, and a copy that
-        claimed to contain it would hide the difference when it is promoted by force.
-        """
-        if self.incoming is not None and self.host.name in record.in_sync:
-            for reign in self.incoming.source.host.volume.lineage:
-                if reign.epoch < record.epoch:
-                    self.host.volume.add_reign(reign)
-            self.host.volume.add_reign(record.reign)
+        """G1: durable in a copy's lineage before it acknowledges anything under it."""
+        if self.incoming is not None:
+            self.host.volume.add_reign(record)
 
     def _apply(self, frame: Frame) -> None:
         volume = self.host.volume
@@ -159,10 +152,7 @@ class Follower:
         volume = self.host.volume
         if frame.kind == "barrier":
             # G3: a copy's history becomes the source's only when the copy is complete.
-            granted = session.source.gate.record
-            lineage = session.source.host.volume.lineage
-            volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
-            volume.unheard = None
+            volume.adopt(session.source.host.volume.standing())
             volume.inconsistent = volume.edited = volume.torn = False
             volume.retire(session.source.host.name, range(EXTENTS))
         # Of the source alone: whether a third copy is equal is not the source's to say (S8).

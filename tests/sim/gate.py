@@ -78,7 +78,7 @@ class Gate:
         if volume.inconsistent and not record.forced:
             raise Violation(f"{self.host.name} opens with half a copy")
         volume.inconsistent = volume.edited = False
-        volume.add_reign(record.reign, unheard=len(record.in_sync) > 1 and not record.forced)
+        volume.add_reign(record, unheard=len(record.in_sync) > 1 and not record.forced)
         self.record = record
         self.required = record.in_sync
         if self.drained == turn:

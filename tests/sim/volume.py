@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from orchestrator.mirror.lineage import Standing
-from orchestrator.model.record import Reign
+from orchestrator.model.record import Record, Reign
 from tests.sim.edits import MOUNTED, Trust
 from tests.sim.ghost import EMPTY
 
@@ -24,6 +25,7 @@ class Volume:
         "disk_times",
         "edited",
         "flushed",
+        "forced",
         "foreign",
         "inconsistent",
         "lineage",
@@ -53,6 +55,8 @@ class Volume:
         self.stamps: list[dict[int, float]] = [{} for _ in range(EXTENTS)]
         """The times of the versions that no disk has yet."""
         self.lineage: list[Reign] = []
+        self.forced: Reign | None = None
+        """The last of them that an operator's order began: durable."""
         self.unheard: Reign | None = None
         """The last of them, if no other node is known to have heard of it: durable."""
         self.logs: dict[str, set[int]] = {name: set() for name in others}
@@ -113,15 +117,27 @@ class Volume:
             self.trust.lose_power(chance)
         self.forget()
 
-    def add_reign(self, reign: Reign, unheard: bool = False) -> None:
+    def add_reign(self, record: Record, unheard: bool = False) -> None:
         """Durable before anything is acknowledged under it (G1)."""
-        if reign not in self.lineage:
-            after = Standing(tuple(self.lineage)).with_reign(reign, unheard=unheard)
-            self.lineage, self.unheard = list(after.reigns), after.unheard
+        self._know(self.standing().with_reign(record.reign, record.forced, unheard))
+
+    def adopt(self, source: Standing) -> None:
+        """G3: a copy of that one is whole, and on this disk."""
+        self._know(replace(source, unheard=None))
+
+    def _know(self, standing: Standing) -> None:
+        self.lineage = list(standing.reigns)
+        self.forced, self.unheard = standing.forced, standing.unheard
 
     def standing(self) -> Standing:
         """What this copy shows at a handshake."""
-        return Standing(tuple(self.lineage), self.inconsistent, edited=self.edited, unheard=self.unheard)
+        return Standing(
+            tuple(self.lineage),
+            self.inconsistent,
+            edited=self.edited,
+            forced=self.forced,
+            unheard=self.unheard,
+        )
 
     def retire(self, peer: str, extents: Iterable[int]) -> None:
         """These do not differ any more; what they speak of was changed before this moment (F1)."""
