@@ -190,7 +190,7 @@ RULES_OFF: tuple[Off, ...] = (
         A_LOSS,
     ),
     Off(
-        "G a forced promotion is not remembered",
+        "G7 a forced promotion is not remembered",
         patched(mock.patch.object(Standing, "with_reign", _forget_the_order)),
         begin.joining,
         Bounds(epochs=1, writes=1, crashes=0, losses=1, hints=1, orders=1, ordered=(Promote(True),)),

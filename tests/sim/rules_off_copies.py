@@ -142,7 +142,7 @@ def _apply_the_next_one_first(self: Follower, frame: Frame) -> None:
         _apply(self, held)
 
 
-# --- G1: a reign is not in the lineage, G4: nothing is set aside, G6: an order is not remembered -----
+# --- G1: a reign is not in the lineage, G4: nothing is set aside, G7: an order is not remembered -----
 
 _add_reign = Volume.add_reign
 
@@ -231,7 +231,7 @@ COPIES_OFF: dict[str, Switch] = {
     "O4 an operation overtakes another one": _off(Follower, "_apply", _apply_the_next_one_first),
     "G1 a reign is not in the lineage": _off(Volume, "add_reign", _add_the_first_reign),
     "G4 nothing is set aside": _off(Volume, "keep_aside", _keep_nothing),
-    "G6 a forced promotion is not remembered": _off(Volume, "add_reign", _forget_the_order),
+    "G7 a forced promotion is not remembered": _off(Volume, "add_reign", _forget_the_order),
     "F1 the mark is set at the next start": _off(Volume, "findings", _mark_at_the_start),
     "F1 the record of a stop is taken at the next start": _off(Volume, "findings", _seal_at_the_start),
     "F2 nobody looks before a start": _off(Volume, "findings", _look_at_nothing),
