@@ -49,7 +49,7 @@ def test_who_was_cut_before_the_other_heard_of_it_is_not_compared_in_full() -> N
     """Its own news, that a reign began or that the copy is whole, had not come; nothing else is unknown."""
     steps = {step.name: step for step in STEPS}
     unheard = Plan("secondary", 0.02, "resync", steps["joint reign in the lineage"])
-    untold = Plan("secondary", 0.02, "resync", steps["copy ended"], both=True)
+    untold = Plan("both", 0.02, "resync", steps["copy ended"], both=True)
     found = carried_out("ext4", [unheard, untold, unheard])
     assert not found.broken
     assert {unheard.step.name, untold.step.name} <= set(found.steps)  # type: ignore[union-attr]
