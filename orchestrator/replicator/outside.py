@@ -139,10 +139,9 @@ class Outside:
             return None
 
     def _after_a_crash(self, marks: list[int], known: dict[str, Any]) -> Iterator[Finding]:
-        logged: dict[tuple[int, int], set[int]] = {}
-        for each in self._logs.of.values():
-            for volume, inode, what, _ in each.log.stamps:
-                logged.setdefault((volume, inode), set()).add(what)
+        entries = [key for each in self._logs.of.values() for key in each.log.stamps]
+        logged = {key[:2] for key in entries}
+        names_change = {key[:2] for key in entries if key[2] in (NAMES, FRESH)}
         end = self._end_of_ours(known)
 
         def is_ours(volume: int, status: os.stat_result) -> bool:
@@ -151,8 +150,8 @@ class Outside:
         def is_being_made(volume: int, directory: int, path: bytes, status: os.stat_result) -> bool:
             # The entry of a new object needs its number, so it comes a moment after the object. Its name's is
             # durable before, and a comparison of names is all that an object with nothing in it needs.
-            names_change = not _NAMED.isdisjoint(logged.get((volume, directory), ()))
-            return names_change and status.st_ctime_ns <= end and _is_bare(self._roots[volume], path, status)
+            may_be = (volume, directory) in names_change and status.st_ctime_ns <= end
+            return may_be and _is_bare(self._roots[volume], path, status)
 
         yield from seal.later(self._roots, self._excluded, marks, is_ours, is_being_made)
 
@@ -307,7 +306,6 @@ class Outside:
 
 
 _UNKNOWN: Final = "unknown"
-_NAMED: Final = frozenset({NAMES, FRESH})
 _NOTE: Final = struct.Struct("<q")
 
 
