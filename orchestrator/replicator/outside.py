@@ -314,11 +314,14 @@ def _is_bare(root: int, path: bytes, status: os.stat_result) -> bool:
     if status.st_size and not stat.S_ISDIR(status.st_mode):
         return False
     above, _, name = path.rpartition(b"/")
-    directory = trees.open_path(root, above, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return disk.birth_time_ns(directory, name) == status.st_ctime_ns
-    finally:
-        os.close(directory)
+        directory = trees.open_path(root, above, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return disk.birth_time_ns(directory, name) == status.st_ctime_ns
+        finally:
+            os.close(directory)
+    except FileNotFoundError:
+        return False  # it is taken away just now: somebody edits
 
 
 def _digest(data: bytes) -> str:
