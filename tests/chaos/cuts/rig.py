@@ -40,8 +40,8 @@ COLD_READ_MAX: Final = FRESH_RUN + 16
 REFUSALS_MAX: Final = 5
 """A joiner that was ready may not be any more; so often in a row it is not."""
 YOUNG_S: Final = 0.1
-"""The entry of a new object is durable a moment after it was made: cut between, one that holds something, as a
-symbolic link does, is taken for an edit."""
+"""The entry of a new object is durable a moment after it was made: cut between, one that holds something, as
+a symbolic link does, is taken for an edit."""
 SOUND_EVERY: Final = 25
 """Starts between two looks of the file system's own checker."""
 
