@@ -382,6 +382,9 @@ def rig(images: Images, kind: str, chance: random.Random, found: Findings, canar
         finally:
             made.end()
         failed = found.wrong > wrong
+    except KeyboardInterrupt:
+        failed = found.wrong > wrong
+        raise
     except BaseException as fault:
         fault.add_note(f"logs of both nodes: {work}")
         raise
