@@ -220,15 +220,15 @@ def mount_of(fd: int) -> list[int]:
     return [mask & (_STATX_MNT_ID | _STATX_MNT_ID_UNIQUE), struct.unpack_from("<Q", buffer, _MNT_ID_AT)[0]]
 
 
-def birth_time(directory: int, name: bytes) -> float | None:
-    """When this object was made on this disk, in seconds since the epoch; None where that is not kept."""
+def birth_time_ns(directory: int, name: bytes) -> int | None:
+    """When this object was made on this disk, in ns since the epoch; None where that is not kept."""
     buffer = ctypes.create_string_buffer(_STATX_BYTES)
     flags = AT_EMPTY_PATH | _AT_SYMLINK_NOFOLLOW
     _check(_libc.statx(directory, name, flags, _STATX_BTIME, buffer))
     if not struct.unpack_from("<I", buffer)[0] & _STATX_BTIME:
         return None
     seconds, nanoseconds = struct.unpack_from("<qI", buffer, _BTIME_AT)
-    return float(seconds + nanoseconds / 1e9) or None  # some file systems answer 0 for what they do not know
+    return seconds * 10**9 + nanoseconds or None  # some file systems answer 0 for what they do not know
 
 
 def sync_directory(fd: int) -> None:

@@ -54,13 +54,40 @@ class Standing:
     """Files here were changed behind hafarm's back: what differs of them is set aside before a copy."""
     forced: Reign | None = None
     """The last reign that began by an order accepting data loss: who lacks it may hold what was given up."""
+    unheard: Reign | None = None
+    """The last reign, if it began here with other members and none of them is known to have heard of it: they
+    had what was acknowledged before it, and nothing is acknowledged under it without them."""
+    former: Position | None = None
+    """Where this disk stood in the stream before its position's. What it got since is in both sides' logs."""
 
-    def with_reign(self, reign: Reign, forced: bool = False) -> Standing:
+    def with_reign(self, reign: Reign, forced: bool = False, unheard: bool = False) -> Standing:
         """This copy's data go on under one more reign."""
         if self.reigns and self.reigns[-1] == reign:
             return self
-        reigns = (*self.reigns, reign)[-REIGNS_MAX:]
-        return replace(self, reigns=reigns, forced=reign if forced else self.forced)
+        return replace(
+            self,
+            reigns=(*self.reigns, reign)[-REIGNS_MAX:],
+            forced=reign if forced else self.forced,
+            unheard=reign if unheard else None,
+        )
+
+    def at(self, position: Position) -> Standing:
+        """Everything up to here is on this disk."""
+        known = self.position
+        goes_on = known is not None and known.stream == position.stream
+        return replace(self, position=position, former=self.former if goes_on else known)
+
+    def with_copy(self, source: Standing, position: Position) -> Standing:
+        """A whole copy of that one is on this disk, and its history with it (G3)."""
+        return replace(
+            self.at(position),
+            reigns=source.reigns,
+            forced=source.forced,
+            unheard=None,
+            inconsistent=False,
+            may_adopt=False,
+            edited=False,
+        )
 
     @property
     def epoch(self) -> Epoch:
@@ -71,9 +98,11 @@ class Standing:
             "reigns": [reign.as_list() for reign in self.reigns],
             "inconsistent": self.inconsistent,
             "position": self.position.as_list() if self.position else None,
+            "former": self.former.as_list() if self.former else None,
             "may_adopt": self.may_adopt,
             "edited": self.edited,
             "forced": self.forced.as_list() if self.forced else None,
+            "unheard": self.unheard.as_list() if self.unheard else None,
         }
 
     @classmethod
@@ -81,15 +110,16 @@ class Standing:
         """Read what a file or a peer says; damage is CorruptState, never an empty lineage."""
         try:
             reigns = tuple(_reign(reign) for reign in data["reigns"])
-            forced = None if data["forced"] is None else _reign(data["forced"])
-            where = data["position"]
-            position = None if where is None else Position.from_list(where)
+            forced = _reign_or_none(data["forced"])
+            position = _position_or_none(data["position"])
+            # An older release tells neither: one comparison of everything, one set-aside too many.
+            former, unheard = _position_or_none(data.get("former")), _reign_or_none(data.get("unheard"))
             flags = data["inconsistent"], data["may_adopt"], data["edited"]
         except (KeyError, TypeError, ValueError, IndexError) as fault:
             raise CorruptState("a lineage", f"{type(fault).__name__}: {fault}") from fault
         if len(reigns) > REIGNS_MAX or not all(isinstance(flag, bool) for flag in flags):
             raise CorruptState("a lineage", "its fields are not what we write")
-        return cls(reigns, flags[0], position, flags[1], flags[2], forced)
+        return cls(reigns, flags[0], position, flags[1], flags[2], forced, unheard, former)
 
 
 class Verdict(Enum):
@@ -104,6 +134,8 @@ class Verdict(Enum):
     TARGET = "target"
     EDITED = "target with edits"
     """It follows from the primary's history, and was changed behind hafarm's back (F2)."""
+    UNHEARD = "target, reign unheard"
+    """It began a reign of which no other node heard: it holds nothing acknowledged that the primary lacks."""
     GIVEN_UP = "given up by order"
     """It followed under a reign that both know, and may hold what a forced promotion of the other gave up."""
     DIVERGED = "diverged"
@@ -155,12 +187,13 @@ def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log
                 Verdict.UNRELATED, copy=True, full=True, set_aside=True, why="adopted by the operator"
             )
         return Ruling(Verdict.UNRELATED, refused=True, alarm=True, why="no common reign")
-    if theirs_only:
+    if theirs_only not in ([], [theirs.unheard]):
         return Ruling(Verdict.DIVERGED, copy=True, full=True, set_aside=True, alarm=True, why="diverged")
+    resumes = joiner.resumes and not theirs_only
     if joiner.node in record.in_sync:
         # A copy into a member breaks the prefix (O1) should it have to take over half-way: bid it out first.
-        return Ruling(Verdict.IN_SYNC if joiner.resumes else Verdict.UNPROVEN, why="its replicator restarted")
-    if joiner.resumes and not theirs.inconsistent:
+        return Ruling(Verdict.IN_SYNC if resumes else Verdict.UNPROVEN, why="its replicator restarted")
+    if resumes and not theirs.inconsistent:
         return Ruling(Verdict.IN_SYNC)
     if primary.forced is not None and primary.forced not in theirs.reigns:
         # The promoted copy may have been behind under a reign that both know: by reigns alone it holds all.
@@ -169,7 +202,8 @@ def judge(record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log
     if theirs.edited:
         why = "changed behind hafarm's back" + (f"; {log_why}" if log_why else "")
         return Ruling(Verdict.EDITED, copy=True, full=not log_fits, set_aside=True, alarm=True, why=why)
-    return Ruling(Verdict.TARGET, copy=True, full=not log_fits, why=log_why)
+    verdict = Verdict.UNHEARD if theirs_only else Verdict.TARGET
+    return Ruling(verdict, copy=True, full=not log_fits, why=log_why)
 
 
 def _without_lineage(joiner: Joiner) -> Ruling:
@@ -184,17 +218,21 @@ def _without_lineage(joiner: Joiner) -> Ruling:
     )
 
 
-def position_fits(baseline: Position | None, theirs: Position | None) -> str:
-    """Empty when the joiner's disk is at least where the log's baseline says; else why it is not (S11)."""
+def position_fits(baseline: Position | None, theirs: Standing) -> str:
+    """Empty when the joiner's disk is at least where the log's baseline says; else why it is not (S11).
+
+    It may have gone one stream further than the log knows: its copy was whole, and the primary was cut before
+    it heard so. Nothing has left the log since.
+    """
     if baseline is None:
         return "the may-differ log has no baseline"
-    if theirs is None:
+    if theirs.position is None:
         return "the joiner's position is unknown"
-    if baseline.stream != theirs.stream:
-        return "the joiner's position is of another stream than the log's baseline"
-    if theirs.sequence < baseline.sequence:
-        return f"the joiner's disk fell back from position {baseline.sequence} to {theirs.sequence}"
-    return ""
+    for at in (theirs.position, theirs.former):
+        if at is not None and at.stream == baseline.stream:
+            fell = f"the joiner's disk fell back from position {baseline.sequence} to {at.sequence}"
+            return fell if at.sequence < baseline.sequence else ""
+    return "the joiner's position is of another stream than the log's baseline"
 
 
 def _known(left: tuple[Reign, ...], right: tuple[Reign, ...]) -> tuple[tuple[Reign, ...], tuple[Reign, ...]]:
@@ -210,6 +248,14 @@ def _since(reigns: tuple[Reign, ...], other: tuple[Reign, ...]) -> tuple[Reign, 
 
 def _without(reigns: tuple[Reign, ...], known: tuple[Reign, ...]) -> list[Reign]:
     return [reign for reign in reigns if reign not in known]
+
+
+def _reign_or_none(data: Any) -> Reign | None:
+    return None if data is None else _reign(data)
+
+
+def _position_or_none(data: Any) -> Position | None:
+    return None if data is None else Position.from_list(data)
 
 
 def _reign(data: Any) -> Reign:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Protocol
@@ -25,6 +26,8 @@ from orchestrator.replicator.local import do_past_local
 from orchestrator.replicator.objects import ABSENT, Objects
 from orchestrator.replicator.quarantine import Quarantine, remove_tree
 from orchestrator.replicator.trees import Excluded, nothing_excluded
+
+KEYS_AT_A_TIME: Final = 1 << 16  # in one append to a may-differ log: some megabytes of memory
 
 
 @dataclass(eq=False)
@@ -338,6 +341,9 @@ class Applier:
             pass  # the name is free
 
     def _put_away(self, volume: int, parent: int, name: bytes) -> None:
+        keys = self._with_other_names(volume, parent, name)
+        while some := list(itertools.islice(keys, KEYS_AT_A_TIME)):
+            self._log.before_change(some, self._sequence, self.objects.place_of)
         if self._aside and self._aside[volume].wants(parent, name):
             self._aside[volume].move(parent, name)
         else:
@@ -365,23 +371,19 @@ class Applier:
             case ops.Link():
                 linked = ops.whole_key(volume, os.fstat(self.objects.get(volume, op.id)))
                 return [self.objects.key(volume, op.parent, ops.NAMES), linked]
-            case ops.Unlink() | Remove():
-                return [self.objects.key(volume, op.parent, ops.NAMES), *self._with_other_names(op)]
-            case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Rmdir():
+            case ops.Unlink() if not self.copying:
+                stays = self._with_other_names(volume, self.objects.get(volume, op.parent), op.name)
+                return [self.objects.key(volume, op.parent, ops.NAMES), *stays]
+            case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Rmdir() | ops.Unlink() | Remove():
                 return [self.objects.key(volume, op.parent, ops.NAMES)]
             case _:
                 return []
 
-    def _with_other_names(self, op: ops.Unlink | Remove) -> list[Key]:
-        """What loses this name and stays under others: its time of change would be nobody's."""
-        disk.check_name(op.name)
-        try:
-            status = os.stat(op.name, dir_fd=self.objects.get(op.volume, op.parent), follow_symlinks=False)
-        except FileNotFoundError:
-            return []
-        if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
-            return []
-        return [(op.volume, status.st_ino, ops.ATTRIBUTES, 0)]
+    def _with_other_names(self, volume: int, parent: int, name: bytes) -> Iterator[Key]:
+        """What outlives this name, or one below it: without an entry its time of change would be nobody's."""
+        disk.check_name(name)
+        inodes = quarantine.with_other_names(parent, name)
+        return ((volume, inode, ops.ATTRIBUTES, 0) for inode in inodes)
 
     def _place_of(self, op: Sent, volume: int, inode: int) -> Place | None:
         """Where an object is that this operation is about to change."""

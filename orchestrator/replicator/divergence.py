@@ -200,8 +200,8 @@ def _size(status: os.stat_result) -> int:
 
 def _why_gone(folder: int, name: bytes, since: float | None) -> str:
     """Of what one side has alone: made here after the histories parted, or removed there after that."""
-    born = disk.birth_time(folder, name)
-    if since is None or born is None or born >= since:
+    born_ns = disk.birth_time_ns(folder, name)
+    if since is None or born_ns is None or born_ns / 1e9 >= since:
         return HERE_ONLY
     return THERE_DELETED
 

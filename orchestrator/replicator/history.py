@@ -34,14 +34,23 @@ class History:
             known = self.standing.position
             if known and known.stream == position.stream and known.sequence >= position.sequence:
                 return self.standing
-            return self._keep(replace(self.standing, position=position))
+            return self._keep(self.standing.at(position))
 
-    def add_reign(self, record: Record) -> Standing:
+    def adopt(self, source: Standing, position: Position) -> Standing:
+        """A copy from there is whole, and on this disk (G3)."""
+        with self._lock:
+            return self._keep(self.standing.with_copy(source, position))
+
+    def heard(self) -> Standing:
+        """Another node knows of every reign of this one; durable on return."""
+        return self.change(unheard=None)
+
+    def add_reign(self, record: Record, unheard: bool = False) -> Standing:
         """This copy goes on under one more reign (G1); durable on return."""
         with self._lock:
             if record.reign not in self.standing.reigns:
                 self._begun[_word(record.reign)] = time.time()
-            return self._keep(self.standing.with_reign(record.reign, record.forced))
+            return self._keep(self.standing.with_reign(record.reign, record.forced, unheard))
 
     def parted(self, other: Standing) -> float | None:
         """When this copy began what the other one does not contain, in seconds since the epoch, if known."""

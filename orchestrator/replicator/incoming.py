@@ -366,14 +366,7 @@ class Session:
             receiver.applier.sync_all()
         except OSError as fault:
             raise ApplyFailed("flush", fault.errno or errno.EIO, str(fault)) from fault
-        receiver.history.change(
-            reigns=source.reigns,
-            forced=source.forced,
-            inconsistent=False,
-            may_adopt=False,
-            edited=False,
-            position=Position(receiver.stream, frame.sequence),
-        )
+        receiver.history.adopt(source, Position(receiver.stream, frame.sequence))
         log = receiver.logs.of[self._record.primary]
         log.unpin(frame.sequence)
         log.confirmed(Position(receiver.stream, flushed))

@@ -210,7 +210,9 @@ class ChangeLog:
 
     def confirmed(self, position: Position) -> None:
         """Peer and own disk hold everything up to here: cold entries that are older go (S2)."""
-        if len(self.log.stamps) > differ.HOT_MAX:
+        # Decided once: what comes to be surplus after this look stays until the next one.
+        may_go = len(self.log.stamps) > differ.HOT_MAX or not self.log.placed
+        if may_go:
             self.before_retiring()
         with self._lock:
             self._raise_if_failed()
@@ -222,7 +224,7 @@ class ChangeLog:
             self.log.baseline = position
             for volume, directory in list(self.log.names):
                 self.log.names_settled((volume, directory, NAMES, 0), position.sequence)
-            gone = self.log.retirable(position.sequence)
+            gone = self.log.retirable(position.sequence) if may_go else []
             self.log.retire(gone)
             self._append(differ.encode_baseline(position) + differ.encode_retire(gone))
             try:

@@ -231,9 +231,10 @@ class Namespace(Unnamed):
             try:
                 victim, last = self._victim(fd, name)
                 local = victim.local if victim is not None else self.is_local(parent, name, directory)
-                if victim is not None and not last:
-                    # It stays under other names: without an entry its time of change would be nobody's.
+                if victim is not None and not victim.is_directory and (not last or victim.opens):
+                    # It has other names, or gets one: without an entry its time of change would be nobody's.
                     self.before(self.key(victim, ops.ATTRIBUTES))
+                self._shelter(victim, last)
                 (os.rmdir if directory else os.unlink)(name, dir_fd=fd)
             except FileNotFoundError:
                 if not caller.unique & wire.RESENT:
@@ -254,21 +255,19 @@ class Namespace(Unnamed):
             return b""
 
     def _victim(self, fd: int, name: bytes) -> tuple[Node | None, bool]:
-        """The known node that is about to lose this name, and whether it is its last one.
-
-        An open file that loses its last name gets a refuge.
-        """
+        """The known node that is about to lose this name, and whether it is its last one."""
         victim = self.table.by_key.get(disk.handle_of(fd, name))
         if victim is None:
             return None, False
         if victim.is_directory:
             return victim, True
-        if os.stat(name, dir_fd=fd, follow_symlinks=False).st_nlink > 1:
-            return victim, False
-        if victim.opens:
+        return victim, os.stat(name, dir_fd=fd, follow_symlinks=False).st_nlink == 1
+
+    def _shelter(self, victim: Node | None, last: bool) -> None:
+        """An open file that is about to lose its last name gets a refuge; its entry is durable."""
+        if victim is not None and last and victim.opens and not victim.is_directory:
             with victim as own:
                 self.give_refuge(victim, own)
-        return victim, True
 
     # --- renaming ---------------------------------------------------------------------------------------
 
@@ -302,6 +301,7 @@ class Namespace(Unnamed):
                 victim, last = self._check_rename(moved, new_parent, new_fd, new, flags, parent, old)
                 whole = (self._whole_key(node) for node in (moved, victim) if node is not None)
                 self.before(*keys, *whole, names=(self.named(parent, old), self.named(new_parent, new)))
+                self._shelter(victim, last)
                 with disk.Acting(caller.uid, caller.gid):
                     disk.rename(fd, old, new_fd, new, flags)
             except FileNotFoundError:

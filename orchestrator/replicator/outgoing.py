@@ -211,7 +211,7 @@ class PeerLink:
         log = primary.logs.of[self.peer]
         why = "the may-differ log is unreadable" if log.unreadable else ""
         why = why or ("more changed than its may-differ log holds" if log.log.overflowed else "")
-        why = why or position_fits(log.log.baseline, standing.position)
+        why = why or position_fits(log.log.baseline, standing)
         joiner = Joiner(self.peer, standing, empty, resumes)
         ruling = judge(primary.record, primary.history.standing, joiner, not why, why)
         return ruling, ruling.verdict is Verdict.IN_SYNC

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import struct
 import threading
 import time
@@ -16,11 +17,11 @@ from orchestrator.host.store import JsonFile, write_durable
 from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import NodeName, Nonce
-from orchestrator.replicator import quarantine, seal
+from orchestrator.replicator import quarantine, seal, trees
 from orchestrator.replicator.divergence import readable
 from orchestrator.replicator.history import History
 from orchestrator.replicator.logs import ChangeLogs
-from orchestrator.replicator.ops import HIDDEN, ChangeKey
+from orchestrator.replicator.ops import FRESH, HIDDEN, NAMES, ChangeKey
 from orchestrator.replicator.quarantine import HERE_CHANGED, Listed, Quarantine
 from orchestrator.replicator.seal import Excluded, Finding
 
@@ -138,13 +139,21 @@ class Outside:
             return None
 
     def _after_a_crash(self, marks: list[int], known: dict[str, Any]) -> Iterator[Finding]:
-        logged = {key[:2] for each in self._logs.of.values() for key in each.log.stamps}
+        entries = [key for each in self._logs.of.values() for key in each.log.stamps]
+        logged = {key[:2] for key in entries}
+        names_change = {key[:2] for key in entries if key[2] in (NAMES, FRESH)}
         end = self._end_of_ours(known)
 
-        def is_ours(volume: int, inode: int, ctime_ns: int) -> bool:
-            return ctime_ns <= end and (volume, inode) in logged
+        def is_ours(volume: int, status: os.stat_result) -> bool:
+            return status.st_ctime_ns <= end and (volume, status.st_ino) in logged
 
-        yield from seal.later(self._roots, self._excluded, marks, is_ours)
+        def is_being_made(volume: int, directory: int, path: bytes, status: os.stat_result) -> bool:
+            # The entry of a new object needs its number, so it comes a moment after the object. Its name's is
+            # durable before, and a comparison of names is all that an object with nothing in it needs.
+            may_be = (volume, directory) in names_change and status.st_ctime_ns <= end
+            return may_be and _is_bare(self._roots[volume], path, status)
+
+        yield from seal.later(self._roots, self._excluded, marks, is_ours, is_being_made)
 
     def _end_of_ours(self, known: dict[str, Any]) -> float:
         """Whatever is younger than this, in nanoseconds, is not ours, in a log or not."""
@@ -302,6 +311,21 @@ class Outside:
 
 _UNKNOWN: Final = "unknown"
 _NOTE: Final = struct.Struct("<q")
+
+
+def _is_bare(root: int, path: bytes, status: os.stat_result) -> bool:
+    """Nothing was done to it since it was made, and nothing is in it."""
+    if status.st_size and not stat.S_ISDIR(status.st_mode):
+        return False
+    above, _, name = path.rpartition(b"/")
+    try:
+        directory = trees.open_path(root, above, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return disk.birth_time_ns(directory, name) == status.st_ctime_ns
+        finally:
+            os.close(directory)
+    except FileNotFoundError:
+        return False  # it is taken away just now: somebody edits
 
 
 def _digest(data: bytes) -> str:

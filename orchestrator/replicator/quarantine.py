@@ -131,12 +131,8 @@ class Quarantine:
 
     def wants(self, parent: int, name: bytes) -> bool:
         """What has this name, or something below it, is to be kept when the name goes."""
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if status.st_ino not in self._kept and self._cares(status.st_ino):
-            return True
-        if not stat.S_ISDIR(status.st_mode):
-            return False
-        return any(inode not in self._kept and self._cares(inode) for inode in _inodes(parent, name))
+        inodes = (status.st_ino for status in _statuses(parent, name))
+        return any(inode not in self._kept and self._cares(inode) for inode in inodes)
 
     def move(self, parent: int, name: bytes) -> None:
         """Take the name away, durably, with everything below it."""
@@ -352,9 +348,20 @@ def walk_below(parent: int, name: bytes) -> Iterator[tuple[int, bytes, bool]]:
         os.close(here)
 
 
-def _inodes(parent: int, name: bytes) -> Iterator[int]:
-    for folder, below, _ in walk_below(parent, name):
-        yield os.stat(below, dir_fd=folder, follow_symlinks=False).st_ino
+def with_other_names(parent: int, name: bytes) -> Iterator[int]:
+    """The inodes of what loses this name, or one below it, when it is taken away, and stays under others."""
+    for status in _statuses(parent, name):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            yield status.st_ino
+
+
+def _statuses(parent: int, name: bytes) -> Iterator[os.stat_result]:
+    """Of what has this name, and of everything below it."""
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    yield status
+    if stat.S_ISDIR(status.st_mode):
+        for folder, below, _ in walk_below(parent, name):
+            yield os.stat(below, dir_fd=folder, follow_symlinks=False)
 
 
 def _copy_data(source: int, target: int, size: int) -> None:

@@ -197,17 +197,23 @@ def _unpacked(blob: bytes) -> dict[bytes, Fields]:
 
 
 def later(
-    roots: Sequence[int], excluded: Excluded, marks: Sequence[int], is_ours: Callable[[int, int, int], bool]
+    roots: Sequence[int],
+    excluded: Excluded,
+    marks: Sequence[int],
+    is_ours: Callable[[int, os.stat_result], bool],
+    is_being_made: Callable[[int, int, bytes, os.stat_result], bool],
 ) -> Iterator[Finding]:
     """After a crash: each name younger than its volume's mark, in ns, that is not ours by what
-    `is_ours(volume, inode, ctime in ns)` says; also the roots themselves."""
+    `is_ours(volume, status)` and `is_being_made(volume, directory, path, status)` say; also the roots."""
     for volume, (root, mark) in enumerate(zip(roots, marks, strict=True)):
         for path, inode, entries in scan(root, volume, excluded):
-            if not path and (at := os.fstat(root).st_ctime_ns) > mark and not is_ours(volume, inode, at):
+            own = os.fstat(root)
+            if not path and own.st_ctime_ns > mark and not is_ours(volume, own):
                 yield Finding(volume, path, HERE_CHANGED, inode, inode, True)
             for name, status in entries:
-                at = status.st_ctime_ns
-                if at > mark and not is_ours(volume, status.st_ino, at):
+                if status.st_ctime_ns <= mark or is_ours(volume, status):
+                    continue
+                child = trees.join(path, name)
+                if not is_being_made(volume, inode, child, status):
                     is_directory = stat.S_ISDIR(status.st_mode)
-                    child = trees.join(path, name)
                     yield Finding(volume, child, HERE_CHANGED, inode, status.st_ino, is_directory)

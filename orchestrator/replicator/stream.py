@@ -38,6 +38,8 @@ FLUSH_EVERY_S: Final = 5.0
 """Between two positions confirmed durable on both sides: the kernel's own write-back wakes as often."""
 
 UNHURRIED_S: Final = 0.05  # beyond the start of an application
+_NOT_YET: Final = 1 << 63  # beyond every number of a stream
+
 CATCH_UP_S: Final = 1.0
 """A joiner that is ready is behind by what was acknowledged during one message to the agent and back."""
 
@@ -72,6 +74,8 @@ class Primary:
         self._stop = threading.Event()
         self._flushed = 0
         self._flushing = threading.Lock()
+        self._told_at = _NOT_YET
+        """The number at which the last record is in the stream."""
 
     def serve_tree(self, tree: Tree, volumes: int) -> None:
         """The files whose changes are emitted here; given once, before the first reign."""
@@ -201,12 +205,14 @@ class Primary:
         if self.history.standing.inconsistent and not record.forced:
             raise CorruptState(f"this node's copy of {record.module}", "a copy into it did not end")
         self.history.change(inconsistent=False, edited=False)  # what was edited is this history's now
-        self.history.add_reign(record)
+        self._told_at = _NOT_YET
+        # One that an order began may lack what others hold.
+        self.history.add_reign(record, unheard=len(record.in_sync) > 1 and not record.forced)
         first = not self._links
         if first:
             self._begin_stream()
         self.record = record
-        self.outbox.put(Kind.RECORD, json.dumps(record.as_dict()).encode(), wait=False)
+        self._told_at = self.outbox.put(Kind.RECORD, json.dumps(record.as_dict()).encode(), wait=False)
         with self._lock:
             settled = self._gate.serve(record.in_sync | frozenset(required))
         for callback in settled:
@@ -290,6 +296,8 @@ class Primary:
 
     def acknowledged(self, peer: NodeName, progress: Acknowledged) -> None:
         """A member told how far it is."""
+        if progress.applied >= self._told_at and self.history.standing.unheard is not None:
+            self.history.heard()  # before anything is acknowledged on its word
         with self._lock:
             reached = progress.applied if self.settings.ack == "memory" else progress.points
             settled = self._gate.confirm(peer, reached)

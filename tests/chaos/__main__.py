@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import random
 import signal
 import sys
@@ -33,6 +34,7 @@ BLOCK_S = 150.0
 """One cluster's life before another one, with the other application, takes its place."""
 EVERY_KIND_S = 300.0
 """From this length on each kind of fault has had its turn, or the run has failed."""
+MINUTES = 5.0
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OVERLAPS = ("brief", "none")
 
@@ -40,7 +42,7 @@ OVERLAPS = ("brief", "none")
 def main() -> int:
     """0 only if every check held and nothing was left."""
     words = argparse.ArgumentParser(prog="run chaos", description=__doc__)
-    words.add_argument("--minutes", type=float, default=5.0)
+    words.add_argument("--minutes", type=float, help=f"default {MINUTES:g}; with --cuts: end after so many")
     words.add_argument("--seed", type=int, default=None, help="repeats an earlier run")
     words.add_argument("--json", metavar="FILE", help="write what was counted and checked")
     words.add_argument("--workload", choices=sorted(WORKLOADS), help="this application only")
@@ -51,11 +53,18 @@ def main() -> int:
     words.add_argument("--kills", type=int, metavar="N", help="only the replicator, so many times")
     words.add_argument("--cuts", action="store_true", help="power cuts instead, of the files without agents")
     words.add_argument("--count", type=int, default=cuts.COUNT, help="with --cuts: how many")
+    words.add_argument(
+        "--resume",
+        metavar="FILE",
+        type=Path,
+        help="with --cuts: go on with the run that it holds, or begin one",
+    )
     asked = words.parse_args()
-    if asked.kills:
-        return kills(asked)
     if asked.cuts:
         return power_cuts(asked)
+    asked.minutes = MINUTES if asked.minutes is None else asked.minutes
+    if asked.kills:
+        return kills(asked)
     if asked.operations:
         return operations(asked)
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -127,22 +136,35 @@ def kills(asked: argparse.Namespace) -> int:
 
 def power_cuts(asked: argparse.Namespace) -> int:
     """The files of two nodes cut at random moments and at every named step of what they do."""
-    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1 << 32)
+    known = json.loads(asked.resume.read_text()) if asked.resume and asked.resume.exists() else {}
+    seed = known.get("seed", asked.seed)
+    if asked.seed not in (None, seed):
+        print(f"{asked.resume} holds a run of seed {seed}")
+        return 2
+    seed = seed if seed is not None else random.SystemRandom().randrange(1 << 32)
     for number in ENDINGS:
         signal.signal(number, _interrupt)
     print(f"seed {seed}; --seed {seed} repeats the cuts", flush=True)
     leftovers.mark()
-    found = Findings()
+    found = Findings.from_dict(known) if known else Findings()
+
+    def keep() -> None:
+        for path in (asked.resume, asked.json and Path(asked.json)):
+            if path:
+                draft = path.with_name(f".{path.name}")
+                draft.write_text(
+                    json.dumps({**found.as_dict(), "seed": seed, "count": asked.count}, indent=1) + "\n"
+                )
+                draft.replace(path)
+
+    ends_at = math.inf if asked.minutes is None else time.monotonic() + 60 * asked.minutes
     try:
-        cuts.run(seed, asked.count, found, _tell)
+        cuts.run(seed, asked.count, found, _tell, keep, ends_at)
     except KeyboardInterrupt:
         print("interrupted; everything was cleaned up")
     cuts.describe(found, print)
     left = leftovers.left()
     print(f"left on this machine: {left}" if left else "nothing of the run is left on this machine")
-    if asked.json:
-        facts = {**found.as_dict(), "seed": seed, "count": asked.count}
-        Path(asked.json).write_text(json.dumps(facts, indent=1) + "\n")
     return 0 if cuts.judge(found, asked.count) and not left else 1
 
 

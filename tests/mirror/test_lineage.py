@@ -112,6 +112,51 @@ def test_diverged_copies_are_never_merged_in_silence(members: frozenset[NodeName
     assert ruling.alarm
 
 
+def test_a_reign_of_which_nobody_heard_is_no_divergence() -> None:
+    begun = Standing(reigns("a1")).with_reign(reigns("b2")[0], unheard=True)
+    primary = Standing(reigns("a1", "a3"))
+    ruling = _judged(primary, Joiner(B, begun, empty=False, resumes=True))
+    assert (ruling.verdict, ruling.copy, ruling.full, ruling.set_aside) == (
+        Verdict.UNHEARD,
+        True,
+        False,
+        False,
+    )
+    heard = dataclasses.replace(begun, unheard=None)
+    assert _judged(primary, Joiner(B, heard, empty=False, resumes=False)).verdict is Verdict.DIVERGED
+    later = begun.with_reign(reigns("b4")[0])
+    assert _judged(primary, Joiner(B, later, empty=False, resumes=False)).verdict is Verdict.DIVERGED
+    again = begun.with_reign(reigns("b4")[0], unheard=True)
+    assert _judged(primary, Joiner(B, again, empty=False, resumes=False)).verdict is Verdict.DIVERGED
+    edited = dataclasses.replace(begun, edited=True)
+    assert _judged(primary, Joiner(B, edited, empty=False, resumes=False)).set_aside
+
+
+def test_a_member_whose_reign_nobody_heard_of_does_not_go_on_by_number() -> None:
+    begun = Standing(reigns("a1")).with_reign(reigns("b2")[0], unheard=True)
+    both = Record(ClusterName("shop"), ModuleName("db"), Epoch(9), A, BOTH, (A, B), Nonce("f" * 32))
+    ruling = judge(both, Standing(reigns("a1", "a3")), Joiner(B, begun, False, True), True, "")
+    assert ruling.verdict is Verdict.UNPROVEN
+
+
+def test_what_an_order_gave_up_is_set_aside_though_the_last_reign_was_unheard() -> None:
+    begun = Standing(reigns("a1")).with_reign(reigns("b2")[0], unheard=True)
+    promoted = Standing(reigns("a1")).with_reign(reigns("a3")[0], forced=True)
+    ruling = _judged(promoted, Joiner(B, begun, empty=False, resumes=False))
+    assert (ruling.verdict, ruling.set_aside) == (Verdict.GIVEN_UP, True)
+
+
+def test_a_copy_brings_its_sources_history_and_nothing_else_stays() -> None:
+    begun = Standing(reigns("a1"), True, Position(STREAM, 7), edited=True, may_adopt=True).with_reign(
+        reigns("b2")[0], unheard=True
+    )
+    source = Standing(reigns("a1", "a3"), forced=reigns("a3")[0])
+    after = begun.with_copy(source, Position("1" * 32, 3))
+    assert after == Standing(
+        source.reigns, position=Position("1" * 32, 3), former=Position(STREAM, 7), forced=source.forced
+    )
+
+
 def test_equal_numbers_with_other_nonces_are_no_ancestors() -> None:
     assert meet(reigns("a1", "a2"), reigns("a1", "c2")).verdict is Verdict.DIVERGED
 
@@ -146,17 +191,37 @@ def test_no_pair_of_histories_is_overwritten_without_setting_aside_what_only_it_
 
 
 def test_a_position_that_fell_back_does_not_fit() -> None:
-    assert position_fits(Position(STREAM, 5), Position(STREAM, 5)) == ""
-    assert "fell back" in position_fits(Position(STREAM, 5), Position(STREAM, 4))
-    assert "another stream" in position_fits(Position(STREAM, 5), Position("1" * 32, 9))
-    assert position_fits(None, Position(STREAM, 5))
-    assert position_fits(Position(STREAM, 5), None)
+    baseline = Position(STREAM, 5)
+    assert position_fits(baseline, Standing(position=Position(STREAM, 5))) == ""
+    assert "fell back" in position_fits(baseline, Standing(position=Position(STREAM, 4)))
+    assert "another stream" in position_fits(baseline, Standing(position=Position("1" * 32, 9)))
+    assert position_fits(None, Standing(position=Position(STREAM, 5)))
+    assert position_fits(baseline, Standing())
+
+
+def test_a_copy_that_went_one_stream_further_than_the_log_knows_still_fits() -> None:
+    """The primary was cut after the copy was whole, and before it had heard so."""
+    baseline = Position(STREAM, 5)
+    further = Standing().at(Position(STREAM, 5)).at(Position("1" * 32, 2)).at(Position("1" * 32, 9))
+    assert position_fits(baseline, further) == ""
+    assert position_fits(Position("1" * 32, 9), further) == ""
+    fell_back = Standing().at(Position(STREAM, 4)).at(Position("1" * 32, 9))
+    assert "fell back" in position_fits(baseline, fell_back)
+    two_further = further.at(Position("2" * 32, 1))
+    assert "another stream" in position_fits(baseline, two_further)
+    forgotten = dataclasses.replace(further, position=None)
+    assert "unknown" in position_fits(baseline, forgotten)
+    assert "another stream" in position_fits(baseline, forgotten.at(Position("2" * 32, 1)))
 
 
 def test_a_standing_travels_and_damage_is_never_an_empty_lineage() -> None:
-    standing = Standing(reigns("a1", "b2"), True, Position(STREAM, 7), True, True)
+    standing = Standing(
+        reigns("a1", "b2"), True, Position(STREAM, 7), True, True, former=Position("1" * 32, 3)
+    ).with_reign(reigns("b3")[0], unheard=True)
     assert Standing.from_dict(standing.as_dict()) == standing
-    for field in dataclasses.fields(Standing):
+    elder = {key: value for key, value in standing.as_dict().items() if key not in ("former", "unheard")}
+    assert Standing.from_dict(elder) == dataclasses.replace(standing, former=None, unheard=None)
+    for field in (each for each in dataclasses.fields(Standing) if each.name in elder):
         damaged = {key: value for key, value in standing.as_dict().items() if key != field.name}
         with pytest.raises(CorruptState):
             Standing.from_dict(damaged)

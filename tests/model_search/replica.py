@@ -6,6 +6,7 @@ turn's node; what clients could notice is appended to the turn's facts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.mirror.lineage import Joiner, Verdict, judge
@@ -110,9 +111,9 @@ def admit(turn: Turn, record: Record) -> None:
         remember(turn, record)
 
 
-def remember(turn: Turn, record: Record) -> None:
+def remember(turn: Turn, record: Record, unheard: bool = False) -> None:
     """G1: the reign is in the lineage on disk before anything is acknowledged under it."""
-    standing = turn.node.standing.with_reign(record.reign, record.forced)
+    standing = turn.node.standing.with_reign(record.reign, record.forced, unheard)
     turn.node = turn.node._replace(standing=standing)
 
 
@@ -141,7 +142,7 @@ def take(turn: Turn) -> None:
             )  # fmt: skip
         turn.facts.append(("opened", (record, turn.node.memory, turn.node.disk)))
     turn.change(record=record, following=None, taking=None, draining=False)
-    remember(turn, record)
+    remember(turn, record, unheard=len(record.in_sync) > 1 and not record.forced)
     gate = assemble(turn.me, turn.keeper)
     settled = gate.serve(record.in_sync)
     turn.change(is_open=True)
@@ -198,7 +199,7 @@ def sync(turn: Turn) -> None:
         assert keeper.stream is not None
         turn.change(synced=keeper.seq, copied=None)
         if keeper.copied is not None:
-            turn.node = turn.node._replace(standing=keeper.copied)
+            turn.node = turn.node._replace(standing=replace(keeper.copied, unheard=None))
         turn.facts.append(("confirmed", Confirmed(turn.me, keeper.stream, keeper.seq)))
     points = tuple((seq, value, settled, True) for seq, value, settled, _ in keeper.points)
     _settle(turn, turn.keeper._replace(points=points))
@@ -207,6 +208,10 @@ def sync(turn: Turn) -> None:
 def confirm(turn: Turn, confirmed: Confirmed) -> None:
     """A member's confirmation arrives."""
     keeper = turn.keeper
+    epoch = turn.node.standing.epoch
+    if any(seq <= confirmed.seq and made >= epoch for seq, made, _ in keeper.kept):
+        # It applied what was made under the last reign, so it has heard of that.
+        turn.node = turn.node._replace(standing=replace(turn.node.standing, unheard=None))
     gate = assemble(turn.me, keeper)
     settled = gate.confirm(confirmed.member, confirmed.seq)
     keeper = take_apart(keeper, gate, settled)

@@ -97,8 +97,10 @@ def _never_forgotten(keeper: Keeper | None, frame: Frame) -> bool:
 _with_reign = Standing.with_reign
 
 
-def _forget_the_order(standing: Standing, reign: Reign, forced: bool = False) -> Standing:
-    return _with_reign(standing, reign)
+def _forget_the_order(
+    standing: Standing, reign: Reign, forced: bool = False, unheard: bool = False
+) -> Standing:
+    return _with_reign(standing, reign, unheard=unheard)
 
 
 _known = lineage._known
@@ -223,7 +225,7 @@ RULES_OFF: tuple[Off, ...] = (
         A_LOSS,
     ),
     Off(
-        "G a forced promotion is not remembered",
+        "G7 a forced promotion is not remembered",
         patched(mock.patch.object(Standing, "with_reign", _forget_the_order)),
         begin.joining,
         Bounds(epochs=1, writes=1, crashes=0, losses=1, hints=1, orders=1, ordered=(Promote(True),)),

@@ -307,3 +307,43 @@ def test_what_loses_one_of_its_names_is_noted_as_its_time_of_change_moves_on(
     inode = (tree / "f").stat().st_ino
     applier.apply(ops.Unlink(0, 1, b"f"), 4)
     assert inode not in {key[1] for key in notes.keys}, "nothing is left of it"
+
+
+@pytest.mark.parametrize("set_aside", ["", "7-3"])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ops.Create(0, 9, 1, b"n", stat.S_IFREG | 0o640, 0, 0, 0),
+        ops.Symlink(0, 9, 1, b"n", b"f", 0, 0),
+        ops.Mkdir(0, 9, 1, b"d", 0o755, 0, 0),
+        ops.Rename(0, 1, b"moves", 1, b"d", 0),
+        ops.Unlink(0, 1, b"n"),
+        Remove(0, 1, b"n"),
+        Remove(0, 1, b"d"),
+    ],
+    ids=str,
+)
+def test_what_a_copy_takes_one_of_its_names_is_noted_before(
+    applier: Applier, tree: Path, operation: codec.Sent, set_aside: str
+) -> None:
+    """Also where that name is in the way of a new object, or below a directory that goes."""
+    for name in ("f", "alone", "moves"):
+        (tree / name).write_text(name)
+    (tree / "d").mkdir()
+    for other in ("n", "d/n"):
+        os.link(tree / "f", tree / other)
+    before = (tree / "f").stat()
+    seen: list[int] = []
+
+    class Looks(Notes):
+        def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf) -> None:
+            keys = list(keys)
+            super().before_change(keys, sequence, place_of)
+            if before.st_ino in {key[1] for key in keys}:
+                seen.append((tree / "f").stat().st_nlink)
+
+    applier._log = Looks()
+    applier.begin_copy(set_aside)
+    do(applier, operation)
+    assert seen[:1] == [before.st_nlink]
+    assert (tree / "alone").stat().st_ino not in {key[1] for key in applier._log.keys}

@@ -45,6 +45,17 @@ def test_no_cut_at_any_step_loses_what_was_acknowledged_or_makes_half_a_copy_loo
     assert found.copies > 0
 
 
+def test_who_was_cut_before_the_other_heard_of_it_is_not_compared_in_full() -> None:
+    """Its own news, that a reign began or that the copy is whole, had not come; nothing else is unknown."""
+    steps = {step.name: step for step in STEPS}
+    unheard = Plan("secondary", 0.02, "resync", steps["joint reign in the lineage"])
+    untold = Plan("both", 0.02, "resync", steps["copy ended"], both=True)
+    found = carried_out("ext4", [unheard, untold, unheard])
+    assert not found.broken
+    assert {unheard.step.name, untold.step.name} <= set(found.steps)  # type: ignore[union-attr]
+    assert list(found.fulls) == ["first start of this node"]
+
+
 def test_a_product_whose_durable_points_reach_no_disk_is_caught() -> None:
     found = carried_out("ext4", [Plan("both", 0.05)] * 2, canary="no sync")
     assert found.lost > 0

@@ -11,13 +11,14 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from orchestrator.host.fuse.mount import mounts_of_ours
 from orchestrator.replicator import ops
+from orchestrator.replicator.ops import ChangeKey, Named
 from tests.replicator.mounted import Mounted, sent
 from tests.support.waiting import eventually
 
@@ -221,6 +222,26 @@ def test_an_unlinked_open_file_lives_until_it_is_closed(mounted: Mounted) -> Non
     assert os.listdir(mounted.tree) == []
     os.close(fd)
     eventually(lambda: os.listdir(mounted.plain / ".hafarm/orphans") == [])
+
+
+@pytest.mark.parametrize("takes", [os.unlink, lambda path: os.replace(path.with_name("other"), path)])
+def test_an_open_file_is_noted_before_it_gets_its_refuge(
+    mounted: Mounted, takes: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between leaves its name, and a time of change that is nobody's without an entry."""
+    (mounted.tree / "other").touch()
+    fd = os.open(mounted.tree / "goes", os.O_CREAT | os.O_RDWR)
+    before = (mounted.plain / "goes").stat()
+    noted: list[os.stat_result] = []
+
+    def note(keys: Iterable[ChangeKey], names: Sequence[Named] | None = None) -> None:
+        if before.st_ino in {key[1] for key in keys}:
+            noted.append((mounted.plain / "goes").stat())
+
+    monkeypatch.setattr(mounted.outlet, "before_change", note)
+    takes(mounted.tree / "goes")
+    os.close(fd)
+    assert [(each.st_nlink, each.st_ctime_ns) for each in noted[:1]] == [(1, before.st_ctime_ns)]
 
 
 def test_links_renames_and_attributes_look_as_below(mounted: Mounted) -> None:

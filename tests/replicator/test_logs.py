@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,36 @@ def test_a_log_without_places_says_so(tmp_path: Path) -> None:
     log = ChangeLogs(str(tmp_path), [LYON]).of[LYON]
     assert log.keys() == [(0, 9, DATA, 1)]
     assert log.places() == ({}, False)
+
+
+def test_no_entry_goes_without_a_mark_of_the_time(tmp_path: Path) -> None:
+    """Not even one that came to be surplus after somebody looked, or that an older version left."""
+    record = differ.encode_add([(0, 9, DATA, 1)])
+    (tmp_path / f"may-differ.{LYON}").write_bytes(differ.encode_batch(0, record))
+    log = ChangeLogs(str(tmp_path), [LYON]).of[LYON]
+    marks: list[int] = []
+    log.before_retiring = lambda: marks.append(len(log.log.stamps))
+    log.unpin(1)
+    log.confirmed(Position(STREAM, 2))
+    assert (log.keys(), marks) == ([], [1])
+
+    class Late(threading.Condition):
+        """Who comes first when it is free adds one more entry."""
+
+        def __enter__(self) -> bool:
+            entered = super().__enter__()
+            log.log.stamps[0, 1, DATA, 1] = 3
+            return entered
+
+    for number in range(differ.HOT_MAX):
+        log.log.stamps[0, 10 + number, DATA, 1] = 3
+    log._lock = Late()
+    log.confirmed(Position(STREAM, 3))
+    assert marks == [1]
+    assert len(log.log.stamps) == differ.HOT_MAX + 1
+    log.confirmed(Position(STREAM, 4))
+    assert marks == [1, differ.HOT_MAX + 1]
+    assert len(log.keys()) == differ.HOT_MAX
 
 
 def test_a_reserved_entry_is_no_business_of_a_copy_until_it_is_used(tmp_path: Path) -> None:

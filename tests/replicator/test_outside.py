@@ -15,7 +15,7 @@ from orchestrator.model.names import NodeName, Nonce
 from orchestrator.replicator import divergence, outside, quarantine, seal
 from orchestrator.replicator.history import History
 from orchestrator.replicator.logs import ChangeLogs
-from orchestrator.replicator.ops import ATTRIBUTES, DATA, NAMES, WHOLE
+from orchestrator.replicator.ops import ATTRIBUTES, DATA, FRESH, NAMES, WHOLE
 from orchestrator.replicator.outside import BUSY_MARK_S, SLACK_S, Outside
 from tests.replicator.pair import LYON, PARIS, record
 from tests.support.waiting import eventually
@@ -228,6 +228,32 @@ def test_after_a_power_cut_nothing_that_was_written_before_this_boot_is_called_a
     monkeypatch.setattr(outside, "_booted_at_ns", lambda: boot)
     node.starts()
     assert node.found() == {"c": "changed here"}
+
+
+def test_what_was_just_being_made_at_a_crash_is_no_edit(node: Node) -> None:
+    """Its entry comes a moment after it; that its directory's names change was noted before."""
+    node.starts()
+    later_than(node, marked(node))
+    entries = [(0, (node.tree / name).stat().st_ino, what, 0) for name, what in (("d", NAMES), ("m", FRESH))]
+    node.logs.before_change(entries, 0)
+    (node.tree / "d/just made").touch()
+    (node.tree / "d/and this").mkdir()
+    (node.tree / "m/too").touch()
+    (node.tree / "d/filled").write_text("by others")
+    (node.tree / "d/linked").symlink_to("anywhere")
+    (node.tree / "d/done to").touch()
+    later_than(node, (node.tree / "d/done to").stat().st_ctime)
+    (node.tree / "d/done to").chmod(0o600)
+    (node.tree / "d/g/where nothing changed").touch()
+    node.crashes()
+    node.starts()
+    assert set(node.found()) == {
+        "d/filled",
+        "d/linked",
+        "d/done to",
+        "d/g",
+        "d/g/where nothing changed",
+    }
 
 
 def test_the_mark_moves_on_while_mounted_and_soon_after_a_change(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import secrets
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.mirror.lineage import Position
+from orchestrator.mirror.lineage import Position, Standing
 from orchestrator.model.errors import MemberNotReady
 from orchestrator.replicator import apply
+from orchestrator.replicator.history import History
 from orchestrator.replicator.link import ADMISSION_S
 from orchestrator.replicator.outgoing import PeerLink
 from tests.replicator.pair import LYON, PARIS, Pair, picture, record
@@ -200,6 +202,66 @@ def test_a_returner_copies_only_what_changed(pair: Pair) -> None:
     assert not last["full"]
     assert last["sent"] < 1 << 20
     assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
+def test_a_returner_that_was_whole_when_the_primary_was_cut_copies_only_what_changed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands one stream further than the primary's log knows."""
+    joined(pair)
+    alone = record(3, LIFE, {PARIS})
+    assert pair.primary is not None
+    assert pair.live is not None
+    pair.live.create("file")
+    flushed = pair.primary.flush()
+    log = pair.primary.logs.of[LYON]
+    eventually(lambda: log.log.baseline is not None and log.log.baseline.sequence >= flushed - 1, 10)
+    pair.stop_primary()
+    pair.stop_follower()
+    with monkeypatch.context() as cut:
+        cut.setattr(PeerLink, "_flushed_to", lambda self, flushed: None)
+        pair.start_follower(alone)
+        pair.start_primary(alone)
+        eventually(lambda: len(pair.said("copy_done")) == 2, 10)
+        pair.live.create("later")
+        pair.stop_primary()
+        pair.stop_follower()
+    pair.start_follower(alone)
+    pair.start_primary(alone)
+    eventually(lambda: len(pair.said("member_ready")) == 2, 10)
+    assert [begun["full"] for begun in pair.said("copy_begins")] == [True, False, False]
+    assert picture(pair.trees[LYON]) == picture(pair.trees[PARIS])
+
+
+def test_a_reign_is_unheard_until_a_member_knows_of_it_and_nothing_is_acknowledged_before(pair: Pair) -> None:
+    alone, both = record(1, LIFE, {PARIS}), record(2, LIFE, {PARIS, LYON})
+    follower, primary = pair.start_follower(alone), pair.start_primary(alone)
+    assert primary.history.standing.unheard is None, "alone it acknowledges by itself"
+    eventually(lambda: pair.said("member_ready") != [], 10)
+    primary.widen({LYON})
+    pair.admits = False
+    primary.take_reign(both)
+    on_disk = [kept_of(pair).unheard]
+    assert pair.live is not None
+    pair.live.create("file")
+    primary.when_durable(pair.live.sync("file"), lambda number: on_disk.append(kept_of(pair).unheard))
+    eventually(lambda: pair.said("reign_offered") != [], 10)
+    assert on_disk == [both.reign]
+    follower.admit(both)
+    eventually(lambda: len(on_disk) == 2, 10)
+    assert on_disk[1] is None
+    primary.take_reign(record(3, LIFE, {PARIS}))
+    assert kept_of(pair).unheard is None
+
+
+def test_a_reign_that_an_order_began_is_never_unheard(pair: Pair) -> None:
+    forced = dataclasses.replace(record(1, LIFE, {PARIS, LYON}), forced=True)
+    assert pair.start_primary(forced).history.standing.unheard is None
+
+
+def kept_of(pair: Pair) -> Standing:
+    """What the primary's disk holds of its history."""
+    return History(str(pair.folder / f"state-{PARIS}")).standing
 
 
 def test_live_writes_go_on_during_a_copy_and_both_trees_end_equal(pair: Pair) -> None:

@@ -129,16 +129,9 @@ class Follower:
             self._apply(frame)
 
     def adopt(self, record: Record) -> None:
-        """G1: durable in a member's lineage before it acknowledges anything under it.
-
-        Only a member's: without this node the primary acknowledges alone under that reign, and a copy that
-        claimed to contain it would hide the difference when it is promoted by force.
-        """
-        if self.incoming is not None and self.host.name in record.in_sync:
-            for reign in self.incoming.source.host.volume.lineage:
-                if reign.epoch < record.epoch:
-                    self.host.volume.add_reign(reign)
-            self.host.volume.add_reign(record.reign)
+        """G1: durable in a copy's lineage before it acknowledges anything under it."""
+        if self.incoming is not None:
+            self.host.volume.add_reign(record)
 
     def _apply(self, frame: Frame) -> None:
         volume = self.host.volume
@@ -200,10 +193,8 @@ class Follower:
         self._confirm(session)
 
     def adopt_lineage(self, session: Session) -> None:
-        """All that is in the source's copy is in this one; the reign that serves comes with its own frame."""
-        granted = session.source.gate.record
-        lineage = session.source.host.volume.lineage
-        self.host.volume.lineage = [r for r in lineage if granted is None or r != granted.reign]
+        """All that is in the source's copy is in this one."""
+        self.host.volume.adopt(session.source.host.volume.standing())
 
     def _is_synced(self, seq: int, places: frozenset[int]) -> None:
         """A sync is done; it is told when all before it are, of which it says nothing."""

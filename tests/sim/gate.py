@@ -80,7 +80,7 @@ class Gate:
         if volume.inconsistent and not record.forced:
             raise Violation(f"{self.host.name} opens with half a copy")
         volume.inconsistent = volume.edited = False
-        volume.add_reign(record.reign)
+        volume.add_reign(record, unheard=len(record.in_sync) > 1 and not record.forced)
         self.record = record
         self.required = record.in_sync
         if self.drained == turn:
@@ -100,6 +100,7 @@ class Gate:
             volume.torn = False
             self.world.note(f"{self.host.name} gate open {record.epoch}")
             streams.go_on()
+        streams.told_at = self.keeper.seq + 1
         if streams.sessions:
             streams.emit(Frame("reign", record=record))
         self.settle()

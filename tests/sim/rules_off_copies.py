@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 from orchestrator.mirror.lineage import Joiner, Ruling, Standing
-from orchestrator.model.record import Record, Reign
+from orchestrator.model.record import Record
 from tests.sim import streams
 from tests.sim.edits import SEALED
 from tests.sim.follower import Follower
@@ -143,14 +143,18 @@ def _apply_the_next_one_first(self: Follower, frame: Frame) -> None:
         _apply(self, held)
 
 
-# --- G1: a reign is not in the lineage, G4: nothing is set aside -----
+# --- G1: a reign is not in the lineage, G4: nothing is set aside, G7: an order is not remembered -----
 
 _add_reign = Volume.add_reign
 
 
-def _add_the_first_reign(self: Volume, reign: Reign) -> None:
+def _add_the_first_reign(self: Volume, record: Record, unheard: bool = False) -> None:
     if not self.lineage:
-        _add_reign(self, reign)
+        _add_reign(self, record, unheard)
+
+
+def _forget_the_order(self: Volume, record: Record, unheard: bool = False) -> None:
+    _add_reign(self, replace(record, forced=False), unheard)
 
 
 def _keep_nothing(self: Volume, extents: Iterable[int]) -> None:
@@ -228,6 +232,7 @@ COPIES_OFF: dict[str, Switch] = {
     "O4 an operation overtakes another one": _off(Follower, "_apply", _apply_the_next_one_first),
     "G1 a reign is not in the lineage": _off(Volume, "add_reign", _add_the_first_reign),
     "G4 nothing is set aside": _off(Volume, "keep_aside", _keep_nothing),
+    "G7 a forced promotion is not remembered": _off(Volume, "add_reign", _forget_the_order),
     "F1 the mark is set at the next start": _off(Volume, "findings", _mark_at_the_start),
     "F1 the record of a stop is taken at the next start": _off(Volume, "findings", _seal_at_the_start),
     "F2 nobody looks before a start": _off(Volume, "findings", _look_at_nothing),

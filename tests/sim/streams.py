@@ -37,6 +37,8 @@ class Streams:
         """Own frames that some member does not have on disk yet."""
         self.base: tuple[Reign | None, int] = (None, 0)
         """Where the stream before this one stood when this gate opened: equal members stand there too."""
+        self.told_at = 0
+        """Who has applied this frame has heard of the record under which it was sent."""
         self.sessions: dict[str, Session] = {}
         self.dialling: set[str] = set()
         policy = self.host.cluster.module.slow_peer
@@ -284,6 +286,8 @@ class Streams:
             return
         if applied > session.applied or durable > session.durable:
             session.asked_at = self.world.at
+        if applied >= self.told_at:
+            self.host.volume.unheard = None
         session.applied = max(session.applied, applied)
         session.durable = max(session.durable, durable)
         session.named = max(session.named, named)

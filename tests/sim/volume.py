@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.mirror.lineage import Position, Standing
-from orchestrator.model.record import Reign
+from orchestrator.model.record import Record, Reign
 from tests.sim.edits import MOUNTED, Trust
 
 EMPTY = 0
@@ -20,8 +21,8 @@ DIRECTORY = FILES
 EXTENTS = FILES + 1
 EVERYTHING = range(EXTENTS)
 ON_DISK = (
-    "aside", "baselines", "disk", "disk_times", "edited", "inconsistent", "lineage", "listed", "logs",
-    "position", "trust",
+    "aside", "baselines", "disk", "disk_times", "edited", "forced", "inconsistent", "lineage", "listed",
+    "logs", "position", "trust", "unheard",
 )  # fmt: skip
 """What an image of the disk holds."""
 
@@ -37,6 +38,7 @@ class Volume:
         "disk_times",
         "edited",
         "flushed",
+        "forced",
         "foreign",
         "inconsistent",
         "lineage",
@@ -51,6 +53,7 @@ class Volume:
         "torn",
         "touched",
         "trust",
+        "unheard",
         "unseen",
         "version",
     )
@@ -70,6 +73,10 @@ class Volume:
         self.lineage: list[Reign] = []
         self.position: Position | None = None
         """Up to where this disk is known to hold which stream: durable with what was synced."""
+        self.forced: Reign | None = None
+        """The last of them that an operator's order began: durable."""
+        self.unheard: Reign | None = None
+        """The last of them, if no other node is known to have heard of it: durable."""
         self.logs: dict[str, set[int]] = {name: set() for name in others}
         self.baselines: dict[str, Position | None] = dict.fromkeys(others)
         """Where each other disk was at least when an entry went from its log (S11)."""
@@ -157,14 +164,28 @@ class Volume:
         self.torn = True
         self.rolled_back = set(self.logs)
 
-    def add_reign(self, reign: Reign) -> None:
+    def add_reign(self, record: Record, unheard: bool = False) -> None:
         """Durable before anything is acknowledged under it (G1)."""
-        if reign not in self.lineage:
-            self.lineage = list(Standing(tuple(self.lineage)).with_reign(reign).reigns)
+        self._know(self.standing().with_reign(record.reign, record.forced, unheard))
+
+    def adopt(self, source: Standing) -> None:
+        """G3: a copy of that one is whole, and on this disk."""
+        self._know(replace(source, unheard=None))
+
+    def _know(self, standing: Standing) -> None:
+        self.lineage = list(standing.reigns)
+        self.forced, self.unheard = standing.forced, standing.unheard
 
     def standing(self) -> Standing:
         """What this copy shows at a handshake."""
-        return Standing(tuple(self.lineage), self.inconsistent, self.position, edited=self.edited)
+        return Standing(
+            tuple(self.lineage),
+            self.inconsistent,
+            self.position,
+            edited=self.edited,
+            forced=self.forced,
+            unheard=self.unheard,
+        )
 
     def retire(self, peer: str, extents: Iterable[int], at: Position | None) -> None:
         """These do not differ any more; what they speak of was changed before this moment (F1).

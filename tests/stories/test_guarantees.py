@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.orders import Leave, Promote, Swap
 from tests.sim.rules_off_copies import MEMBERS_ARE_COPIED_INTO
 from tests.sim.world import Violation
@@ -104,6 +105,25 @@ def test_a_member_takes_over_though_its_primary_was_lost_before_telling_that_it_
     assert node is not None
     assert not node.mirrors["shop"].member
     shop.waits_until(lambda: shop.runs("b"))
+
+
+def test_a_primary_lost_before_anybody_heard_of_its_reign_comes_back_as_one_that_is_behind() -> None:
+    shop = Shop()
+    shop.saves("a")
+    assert shop.order("a", Swap()) == ""
+    shop.waits_until(lambda: shop.hosts["b"].volume.unheard is not None)
+    shop.cuts("a", "b")
+    held = shop.writes("b")
+    shop.loses_power("b")
+    shop.heals()
+    shop.waits_until(lambda: shop.runs("a"))
+    shop.saves("a")
+    shop.comes_back("b")
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+    assert shop.disk("a") == shop.disk("b") != held
+    assert not shop.acknowledged(held)
+    assert shop.world.counts[f"verdict {Verdict.UNHEARD.value}"] == 1
+    assert shop.hosts["b"].volume.aside == set(), "nobody lost anything"
 
 
 # --- 3: nothing stale starts by itself, nothing is discarded in silence -----

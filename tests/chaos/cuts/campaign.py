@@ -1,8 +1,9 @@
-"""Power cuts one after another, each judged: `./run chaos --cuts [--count N] [--seed S] [--json FILE]`."""
+"""Power cuts one after another, each judged: `./run chaos --cuts [--count N] [--seed S] [--resume FILE]`."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from typing import Final
 
 from tests.chaos.cuts.found import BACK, CHECKS, HALF, SOUND, Findings
 from tests.chaos.cuts.node import Struck
-from tests.chaos.cuts.plans import Plan, rounds
+from tests.chaos.cuts.plans import Plan, at_step, every
 from tests.chaos.cuts.rig import Images, Rig, rig
 from tests.chaos.cuts.steps import STEPS
 from tests.support.disks import enter_private_mounts
@@ -32,6 +33,8 @@ BROKEN_MAX: Final = 5
 """Whoever has found so much wants to look at it."""
 LEAST: Final = 20
 """Of the whole campaign: cuts at every named step."""
+MOST: Final = 1.5
+"""So many times the cuts that were asked for, to come to that: a step that stays rare is a finding."""
 
 Tell = Callable[[str], None]
 
@@ -53,27 +56,54 @@ def images(keep: bool = True) -> Iterator[Images]:
             path.unlink()
 
 
-def run(seed: int, count: int, found: Findings, tell: Tell) -> None:
-    """So many cuts, over both file systems by turns; an interrupt leaves what is found by then."""
+def run(
+    seed: int, count: int, found: Findings, tell: Tell, keep: Callable[[], None], ends_at: float = math.inf
+) -> None:
+    """So many cuts over both file systems by turns, and then those that some step still lacks.
+
+    Goes on where `found` stands; `keep` is called after each pair, whatever ends it. `ends_at`: on the
+    monotonic clock; no plan is begun after it.
+    """
+
+    def enough() -> bool:
+        late = found.cuts >= count * MOST or found.wrong >= BROKEN_MAX or time.monotonic() >= ends_at
+        return late or (found.cuts >= count and not found.rare(least(count)))
+
     enter_private_mounts()
     with images() as empty:
-        for kind, plans in _shares(seed):
-            if found.cuts >= count or found.wrong >= BROKEN_MAX:
-                return
+        while not enough():
+            kind = KINDS[found.pairs % len(KINDS)]
             begun, before = time.monotonic(), found.cuts
-            one(empty, kind, plans, random.Random(seed + found.cuts), found, count=count, tell=tell)
+            try:
+                one(
+                    empty,
+                    kind,
+                    _next(seed, count, found),
+                    random.Random(seed + found.cuts),
+                    found,
+                    "",
+                    enough,
+                    tell,
+                )
+                found.pairs += 1
+            finally:
+                keep()
             each_s = (time.monotonic() - begun) / max(found.cuts - before, 1)
             tell(
                 f"{found.cuts} cuts, {found.lost} lost, {found.wrong} findings; on {kind} {each_s:.2f} s each"
             )
-    raise AssertionError("rounds do not end")
 
 
-def _shares(seed: int) -> Iterator[tuple[str, list[Plan]]]:
-    kinds = itertools.cycle(KINDS)
-    for plans in rounds(seed):
-        for start in range(0, len(plans), PLANS_A_RIG):
-            yield next(kinds), plans[start : start + PLANS_A_RIG]
+def _next(seed: int, count: int, found: Findings) -> Iterator[Plan]:
+    """For one pair: those of the seed that are next, or once all are made those of the steps with too few."""
+    if found.cuts < count:
+        for plan in itertools.islice(every(seed), found.plans, found.plans + PLANS_A_RIG):
+            found.plans += 1
+            yield plan
+    else:
+        chance = random.Random(seed + found.cuts)
+        rare = set(found.rare(least(count)))
+        yield from [at_step(step, chance) for step in STEPS if step.name in rare][:PLANS_A_RIG]
 
 
 def one(
@@ -83,7 +113,7 @@ def one(
     chance: random.Random,
     found: Findings,
     canary: str = "",
-    count: int = COUNT,
+    enough: Callable[[], bool] = lambda: False,
     tell: Tell = print,
 ) -> None:
     """These plans on one pair, until something does not come back."""
@@ -98,9 +128,9 @@ def one(
                         reached = carry_out(pair, plan)
                         if found.wrong > before:
                             tell(f"FAIL after {plan}: {list(found.broken.items())[-1]}")
-                        if reached or found.cuts >= count:
+                        if reached or enough():
                             break
-                    if found.cuts >= count or found.wrong >= BROKEN_MAX:
+                    if enough():
                         break
             finally:
                 found.acknowledged += pair.writers.acknowledged
@@ -143,10 +173,14 @@ def _wait_for_the_late(pair: Rig) -> None:
     pair.look()
 
 
+def least(count: int) -> int:
+    """Cuts at every named step, of so many in all."""
+    return LEAST * count // COUNT
+
+
 def judge(found: Findings, count: int) -> bool:
     """Whether every check was made and held, and every step had its share of the cuts."""
-    least = LEAST * count // COUNT
-    rare = found.rare(least)
+    rare = found.rare(least(count))
     by_chance = (HALF, SOUND) if count < COUNT else ()
     made = [name for name in CHECKS if found.held[name] or name in by_chance]
     return not found.wrong and found.cuts >= count and len(made) == len(CHECKS) and not rare

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,9 +22,13 @@ CHECKS: Final = (MISSING, EQUAL, HALF, LOOKED, FELT, EDITS, SOUND, BACK)
 
 @dataclass
 class Findings:
-    """What came of it; `--json FILE` holds `as_dict`."""
+    """What came of it; `--json FILE` holds `as_dict`, and `--resume FILE` goes on with it."""
 
     cuts: int = 0
+    plans: int = 0
+    """How many of the seed's plans were made."""
+    pairs: int = 0
+    """How many pairs of nodes they were made on."""
     lost: int = 0
     acknowledged: int = 0
     of: Counter[str] = field(default_factory=Counter)
@@ -70,9 +75,23 @@ class Findings:
         """The steps at which fewer cuts fell."""
         return [step.name for step in STEPS if self.steps[step.name] < least]
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Findings:
+        """What `as_dict` told of an earlier part of the same run."""
+        numbers = ("cuts", "plans", "pairs", "acknowledged", "lost", "copies", "cold", "young")
+        counters = {"of": data["of"], "steps": data["steps"], "fulls": data["full"]}
+        return cls(
+            **{name: data[name] for name in numbers},
+            **{name: Counter(counts) for name, counts in counters.items()},
+            held=Counter({check["name"]: check["held"] for check in data["checks"]}),
+            broken={check["name"]: check["broken"] for check in data["checks"] if check["broken"]},
+        )
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "cuts": self.cuts,
+            "plans": self.plans,
+            "pairs": self.pairs,
             "acknowledged": self.acknowledged,
             "lost": self.lost,
             "of": dict(sorted(self.of.items())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ def rounds(seed: int) -> Iterator[list[Plan]]:
         plans += [_at_random("resync", chance) for _ in range(RESYNC)]
         chance.shuffle(plans)
         yield plans
+
+
+def every(seed: int) -> Iterator[Plan]:
+    """All plans of a seed, in their order; for ever."""
+    return itertools.chain.from_iterable(rounds(seed))
 
 
 def at_step(step: Step, chance: random.Random) -> Plan:

@@ -40,7 +40,8 @@ COLD_READ_MAX: Final = FRESH_RUN + 16
 REFUSALS_MAX: Final = 5
 """A joiner that was ready may not be any more; so often in a row it is not."""
 YOUNG_S: Final = 0.1
-"""The entry of a new object is durable a moment after it was made: cut between, it is taken for an edit."""
+"""The entry of a new object is durable a moment after it was made: cut between, one that holds something, as
+a symbolic link does, is taken for an edit."""
 SOUND_EVERY: Final = 25
 """Starts between two looks of the file system's own checker."""
 
@@ -330,7 +331,7 @@ def _born_at(node: Node, name: str) -> float:
     folder, _, last = name.partition(":")[2].rpartition("/")
     above = os.open(node.plain / folder, os.O_PATH)
     try:
-        return disk.birth_time(above, os.fsencode(last)) or 0.0
+        return (disk.birth_time_ns(above, os.fsencode(last)) or 0) / 1e9
     finally:
         os.close(above)
 
@@ -381,6 +382,9 @@ def rig(images: Images, kind: str, chance: random.Random, found: Findings, canar
         finally:
             made.end()
         failed = found.wrong > wrong
+    except KeyboardInterrupt:
+        failed = found.wrong > wrong
+        raise
     except BaseException as fault:
         fault.add_note(f"logs of both nodes: {work}")
         raise

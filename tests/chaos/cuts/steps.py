@@ -84,7 +84,7 @@ STEPS: Final = (
     _of_joiner("operation applied", "apply:Applier.apply", "after", many=12),
     _of_joiner("COPY_DONE arrived", "incoming:Session._copy_done", "before", half=True),
     _of_joiner("copy flushed", "apply:Applier.sync_all", "after", "_copy_done", half=True),
-    _of_joiner("lineage adopted", "history:History.change", "after", "_copy_done"),
+    _of_joiner("lineage adopted", "history:History.adopt", "after", "_copy_done"),
     _of_joiner("its log retired", "logs:ChangeLog.confirmed", "after", "_copy_done"),
     _of_joiner("copy ended", "incoming:Session._copy_done", "after"),
     _of_joiner("joint reign admitted", "incoming:Session._new_record", "after"),
