@@ -74,6 +74,7 @@ class Gate:
         if opening:
             follower.leave_source("a reign is taken here")
             self.keeper.flush()
+            self.named.clear()  # each is on this disk now, and whoever follows gets a whole copy
             if not self.keeper.owns:
                 self._begin_stream(record)
             follower.following = follower.admitted = None

@@ -53,7 +53,7 @@ class Keeper:
         """So far of its stream the disk is; durable with what was synced (S11)."""
         assert self.stream is not None
         self.synced_seq = max(self.synced_seq, seq)
-        self.host.volume.position = position_in(self.stream, self.synced_seq)
+        self.host.volume.is_at(position_in(self.stream, self.synced_seq))
 
     def watch_disk(self) -> None:
         """While it owes an answer, and until it is told that it answers again."""

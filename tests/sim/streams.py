@@ -124,7 +124,7 @@ class Streams:
         follows = theirs.stream == self.keeper.stream and self._keeps(theirs.seq + 1)
         here, there = self.host.volume.standing(), other.host.volume.standing()
         joiner = Joiner(name, there, empty=not there.reigns, resumes=equal or follows)
-        why = position_fits(self.host.volume.baselines[name], there.position)
+        why = position_fits(self.host.volume.baselines[name], there)
         ruling = judge(record, here, joiner, log_fits=not why, log_why=why)
         self.world.counts["verdict " + ruling.verdict.value] += 1
         if ruling.refused:

@@ -21,8 +21,8 @@ DIRECTORY = FILES
 EXTENTS = FILES + 1
 EVERYTHING = range(EXTENTS)
 ON_DISK = (
-    "aside", "baselines", "disk", "disk_times", "edited", "forced", "inconsistent", "lineage", "listed",
-    "logs", "position", "trust", "unheard",
+    "aside", "baselines", "disk", "disk_times", "edited", "forced", "former", "inconsistent", "lineage",
+    "listed", "logs", "position", "trust", "unheard",
 )  # fmt: skip
 """What an image of the disk holds."""
 
@@ -40,6 +40,7 @@ class Volume:
         "flushed",
         "forced",
         "foreign",
+        "former",
         "inconsistent",
         "lineage",
         "listed",
@@ -73,6 +74,8 @@ class Volume:
         self.lineage: list[Reign] = []
         self.position: Position | None = None
         """Up to where this disk is known to hold which stream: durable with what was synced."""
+        self.former: Position | None = None
+        """The same of the stream before that."""
         self.forced: Reign | None = None
         """The last of them that an operator's order began: durable."""
         self.unheard: Reign | None = None
@@ -185,7 +188,13 @@ class Volume:
             edited=self.edited,
             forced=self.forced,
             unheard=self.unheard,
+            former=self.former,
         )
+
+    def is_at(self, position: Position) -> None:
+        """Everything up to here is on this disk."""
+        standing = self.standing().at(position)
+        self.position, self.former = standing.position, standing.former
 
     def retire(self, peer: str, extents: Iterable[int], at: Position | None) -> None:
         """These do not differ any more; what they speak of was changed before this moment (F1).
