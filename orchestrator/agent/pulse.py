@@ -27,7 +27,7 @@ from orchestrator.model.events import (
     PeerSuspected,
 )
 from orchestrator.model.names import ModuleName, NodeName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState, state_from_list
 
 ALIVE_S = 0.5
 """How often the agent says that it lives; the pulse believes in a silent one for two seconds."""
@@ -224,7 +224,7 @@ class PulseClient:
 
     def _say_of(self, peer: str, states: Mapping[str, Any]) -> None:
         try:
-            heard = {module: ModuleState.from_list(state) for module, state in states.items()}
+            heard = {module: state_from_list(state) for module, state in states.items()}
         except CorruptState:
             return  # another version's words; its beats still count as life
         self._on_event(PeerSaid(NodeName(peer), heard))
@@ -244,7 +244,7 @@ class PulseClient:
             raise ProcessUnreachable("the pulse", "it is being started again")
         return await lines.ask(what, **fields)
 
-    async def announce(self, module: ModuleName, state: ModuleState) -> None:
+    async def announce(self, module: ModuleName, state: AnyState) -> None:
         self._said[module] = state.as_list()
         await self._ask("announce", module=module, state=state.as_list())
 

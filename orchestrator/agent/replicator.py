@@ -194,7 +194,7 @@ class ReplicatorClient:
             "slow_do": module.slow_peer.do,
             "resync_rate": module.resync_rate,
             "resync_workers": module.resync_workers,
-            "mirrors": sum(self._me in each.nodes for each in config.modules),
+            "mirrors": sum(self._me in each.nodes for each in config.mirrors),
             "log": self._log,
         }
 

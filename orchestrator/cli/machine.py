@@ -35,7 +35,7 @@ class Finding:
 def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) -> list[Finding]:
     """Everything that was looked at, in the file's order. `surveys`: by path, as `surveyed` made them."""
     found = [*_programs(), _fuse(), _right()]
-    for module in config.modules:
+    for module in config.mirrors:
         if node not in module.nodes:
             continue
         for directory in module.replicate:
@@ -49,7 +49,7 @@ def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) ->
 def surveyed(config: ClusterConfig, node: str, look_s: float = LOOK_S) -> dict[str, Survey]:
     """By path, what is in each replicated directory that can be read."""
     found: dict[str, Survey] = {}
-    for module in config.modules:
+    for module in config.mirrors:
         for directory in module.replicate if node in module.nodes else ():
             if not _is_fit(directory.path):
                 continue

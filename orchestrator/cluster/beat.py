@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import ModuleName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState, state_from_list
 
 STATES_BYTES_MAX: Final = 640
 """Module states per beat, as JSON: with names of 63 letters the datagram stays under 1,200 bytes."""
@@ -68,7 +68,7 @@ class Beat:
     """Sent as large as the path carries, so that a black hole for large frames shows."""
     vouched: frozenset[str] = frozenset()
     """Tags of the modules for which this echo may renew the receiver's lease."""
-    states: Mapping[str, tuple[int, ModuleState]] = field(default_factory=dict)
+    states: Mapping[str, tuple[int, AnyState]] = field(default_factory=dict)
     """Module states that the receiver is not known to have, each with its version in this life."""
 
 
@@ -113,7 +113,7 @@ def _vouches(vouched: frozenset[str]) -> str:
 
 
 @lru_cache(SAID_KEPT)
-def _said(text: bytes) -> tuple[frozenset[str], Mapping[str, tuple[int, ModuleState]]]:
+def _said(text: bytes) -> tuple[frozenset[str], Mapping[str, tuple[int, AnyState]]]:
     """Read once: beat after beat says the same."""
     vouched, states = json.loads(text)
     return (
@@ -128,6 +128,6 @@ def _text(value: Any) -> str:
     return value
 
 
-def _state(value: Any) -> tuple[int, ModuleState]:
+def _state(value: Any) -> tuple[int, AnyState]:
     version, *rest = value
-    return int(version), ModuleState.from_list(rest)
+    return int(version), state_from_list(rest)

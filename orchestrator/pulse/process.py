@@ -29,7 +29,7 @@ from orchestrator.model.events import (
     PeerSuspected,
 )
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import state_from_list
 from orchestrator.model.timings import TIMER_TICK_S, derive
 from orchestrator.pulse.session import Session
 
@@ -253,7 +253,7 @@ class Pulse:
             case "status":
                 return self._status()
             case "announce":
-                heart.announce(ModuleName(message["module"]), ModuleState.from_list(message["state"]))
+                heart.announce(ModuleName(message["module"]), state_from_list(message["state"]))
             case "lease":
                 self._lease(message)
             case "end_lease":

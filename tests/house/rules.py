@@ -15,8 +15,8 @@ PURE: Final = ("model", "cluster", "farm", "mirror", "node")
 FLOORS: Final[dict[str, tuple[str, ...]]] = {
     "model": (),
     "cluster": ("model",),
-    "farm": ("model",),
-    # The restart budget is the cluster's word, and a mirror keeps one.
+    # The restart budget is the cluster's word, and a farm and a mirror keep one.
+    "farm": ("model", "cluster"),
     "mirror": ("model", "cluster"),
     "node": ("model", "cluster", "farm", "mirror"),
     "host": ("model",),
