@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from orchestrator.farm.state import Chances, Farm
 from orchestrator.farm.turn import Turn
@@ -39,9 +39,9 @@ def _drop_the_lost(turn: Turn) -> None:
     gone = farm.committed.names - farm.serving
     if gone:
         after = farm.committed.without(gone)
+        _abandon(turn)
         _moved(turn, after)
-        # Whatever is under way was thought out before, and is thought out anew.
-        turn.set(committed=after, preparing=None)
+        turn.set(committed=after, previous=_kept(turn.farm, lambda _, name: name not in gone))
         turn.tell("HF6021", f"{_listed(gone)} out: {_shared(after)}")
 
 
@@ -49,11 +49,31 @@ def _prepare(turn: Turn) -> None:
     """Phase one of a planned change: the nodes that gain learn where the connections still are."""
     farm = turn.farm
     target = farm.taking
-    if target == farm.committed:
-        turn.set(preparing=None, prepare_until=None, gains=())
-    elif target != farm.preparing:
+    if target != farm.preparing:
+        _abandon(turn)
+    if target not in (farm.committed, farm.preparing):
         until = turn.later(prepare_max_s(farm))
         turn.set(preparing=target, prepare_until=until, gains=_gains(farm, target), prepared=None)
+
+
+def _abandon(turn: Turn) -> None:
+    """What was being prepared is not what comes; others may have come to it all the same.
+
+    So whoever would have owned a bucket may look for its connections here: it is not asked back.
+    """
+    farm = turn.farm
+    if farm.preparing is not None:
+        maybe = maps(farm.rules, farm.preparing)
+        previous = _kept(farm, lambda place, name: maybe[place[0]][place[1]] != name)
+        turn.set(preparing=None, prepare_until=None, gains=(), previous=previous)
+
+
+def _kept(farm: Farm, keep: Callable[[tuple[int, int], NodeName], bool]) -> tuple[Chances, ...]:
+    """Of what this node knows of connections elsewhere, by group and bucket, that which is to be kept."""
+    return tuple(
+        {bucket: name for bucket, name in chances.items() if keep((group, bucket), name)}
+        for group, chances in enumerate(farm.previous)
+    )
 
 
 def _gains(farm: Farm, target: View) -> tuple[Chances, ...]:
@@ -100,6 +120,10 @@ def _commit(turn: Turn) -> bool:
     after = farm.preparing
     joined = after.names - farm.committed.names - {farm.me}
     _moved(turn, after)
+    if missing or _other_side(farm, after) is not None:
+        # Not everybody came here by the same views, so no order of them keeps packets from going in circles.
+        mine = maps(farm.rules, after)
+        turn.set(previous=_kept(turn.farm, lambda place, _: mine[place[0]][place[1]] == farm.me))
     previous = tuple({**old, **new} for old, new in zip(_chances(turn.farm), farm.gains, strict=True))
     turn.set(
         committed=after,
@@ -135,7 +159,7 @@ def _moved(turn: Turn, after: View) -> None:
     previous = [dict(one) for one in _chances(farm)]
     lost = [set(one) for one in farm.lost or (frozenset() for _ in farm.rules.groups)]
     for move in moves(maps(farm.rules, farm.committed), maps(farm.rules, after)):
-        if previous[move.group].get(move.bucket) == move.target:
+        if move.target is not None and previous[move.group].get(move.bucket) == move.target:
             del previous[move.group][move.bucket]
         if move.target == farm.me:
             lost[move.group].discard(move.bucket)
