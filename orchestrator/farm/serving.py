@@ -127,7 +127,6 @@ def close(turn: Turn) -> None:
         steered=0,
         ordered=None,
         prepared=None,
-        previous=(),
         lost=(),
         drain_until=None,
         count_at=None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Iterable
 
-from orchestrator.farm.state import Chances, Farm
+from orchestrator.farm import history
+from orchestrator.farm.state import Farm
 from orchestrator.farm.turn import Turn
 from orchestrator.farm.view import View, directors, gaining, maps, moves
 from orchestrator.model.effects import Steer, Traffic
@@ -40,9 +42,13 @@ def _drop_the_lost(turn: Turn) -> None:
     if gone:
         after = farm.committed.without(gone)
         _abandon(turn)
-        _moved(turn, after)
-        turn.set(committed=after, previous=_kept(turn.farm, lambda _, name: name not in gone))
+        former = history.moved(turn.farm.former, maps(farm.rules, farm.committed), maps(farm.rules, after))
+        turn.set(former=former)
+        _become(turn, after)
         turn.tell("HF6021", f"{_listed(gone)} out: {_shared(after)}")
+    if farm.served != farm.serving:
+        left = farm.served - farm.serving
+        turn.set(former=history.without(turn.farm.former, left), served=farm.serving)
 
 
 def _prepare(turn: Turn) -> None:
@@ -52,39 +58,25 @@ def _prepare(turn: Turn) -> None:
     if target != farm.preparing:
         _abandon(turn)
     if target not in (farm.committed, farm.preparing):
+        now, after = maps(farm.rules, farm.committed), maps(farm.rules, target)
+        other = _other_side(farm, target)
+        if other is None:
+            coming = history.moved(turn.farm.former, now, after)
+        else:
+            # Whichever side this is, both are taken in the same order.
+            sides = sorted((farm.committed, other), key=farm.digest)
+            one, two = (maps(farm.rules, side) for side in sides)
+            coming = history.joined(one, two, after)
         until = turn.later(prepare_max_s(farm))
-        turn.set(preparing=target, prepare_until=until, gains=_gains(farm, target), prepared=None)
+        turn.set(preparing=target, prepare_until=until, coming=coming, prepared=None)
 
 
 def _abandon(turn: Turn) -> None:
-    """What was being prepared is not what comes; others may have come to it all the same.
-
-    So whoever would have owned a bucket may look for its connections here: it is not asked back.
-    """
+    """What was being prepared is not what comes, though others may have come to it."""
     farm = turn.farm
     if farm.preparing is not None:
-        maybe = maps(farm.rules, farm.preparing)
-        previous = _kept(farm, lambda place, name: maybe[place[0]][place[1]] != name)
-        turn.set(preparing=None, prepare_until=None, gains=(), previous=previous)
-
-
-def _kept(farm: Farm, keep: Callable[[tuple[int, int], NodeName], bool]) -> tuple[Chances, ...]:
-    """Of what this node knows of connections elsewhere, by group and bucket, that which is to be kept."""
-    return tuple(
-        {bucket: name for bucket, name in chances.items() if keep((group, bucket), name)}
-        for group, chances in enumerate(farm.previous)
-    )
-
-
-def _gains(farm: Farm, target: View) -> tuple[Chances, ...]:
-    """Of each group the buckets that come here, and who has their connections until then."""
-    gains: list[dict[int, NodeName]] = [{} for _ in farm.rules.groups]
-    after = maps(farm.rules, target)
-    for other in (_other_side(farm, target), farm.committed):
-        for move in moves(maps(farm.rules, other), after) if other is not None else ():
-            if move.target == farm.me and move.source is not None and move.source in farm.serving:
-                gains[move.group][move.bucket] = move.source
-    return tuple(gains)
+        former = history.forget_whoever_owns(farm.former, maps(farm.rules, farm.preparing))
+        turn.set(preparing=None, prepare_until=None, coming=(), former=former, prepared=None)
 
 
 def _other_side(farm: Farm, target: View) -> View | None:
@@ -113,28 +105,30 @@ def _commit(turn: Turn) -> bool:
     missing = _unprepared(farm, farm.preparing)
     if missing and not turn.is_due(farm.prepare_until):
         return False
+    after, former = farm.preparing, farm.coming
     if missing:
         turn.tell(
             "HF6022", f"{_listed(missing)} did not say in time to be prepared: connections may be reset"
         )
-    after = farm.preparing
-    joined = after.names - farm.committed.names - {farm.me}
-    _moved(turn, after)
-    if missing or _other_side(farm, after) is not None:
-        # Not everybody came here by the same views, so no order of them keeps packets from going in circles.
-        mine = maps(farm.rules, after)
-        turn.set(previous=_kept(turn.farm, lambda place, _: mine[place[0]][place[1]] == farm.me))
-    previous = tuple({**old, **new} for old, new in zip(_chances(turn.farm), farm.gains, strict=True))
-    turn.set(
-        committed=after,
-        preparing=None,
-        prepare_until=None,
-        gains=(),
-        previous=previous,
-        rejoined=bool(joined),
-    )
+        # Others came here by other views, and remember another history.
+        former = history.moved((), maps(farm.rules, farm.committed), maps(farm.rules, after))
+    rejoined = bool(after.names - farm.committed.names - {farm.me})
+    _become(turn, after)
+    turn.set(preparing=None, prepare_until=None, coming=(), former=former, rejoined=rejoined)
     turn.tell("HF6021", _shared(after))
     return True
+
+
+def _become(turn: Turn, after: View) -> None:
+    """The one place where the view changes. A node goes on with the connections of the buckets that it gives."""
+    farm = turn.farm
+    lost = [set(one) for one in farm.lost or (frozenset() for _ in farm.rules.groups)]
+    for group, bucket, source, target in moves(maps(farm.rules, farm.committed), maps(farm.rules, after)):
+        if target == farm.me:
+            lost[group].discard(bucket)
+        elif source == farm.me and farm.open:
+            lost[group].add(bucket)
+    turn.set(committed=after, lost=tuple(map(frozenset, lost)), prepared=None)
 
 
 def _unprepared(farm: Farm, target: View) -> frozenset[NodeName]:
@@ -150,33 +144,15 @@ def _unprepared(farm: Farm, target: View) -> frozenset[NodeName]:
     return frozenset(name for name in needed if not is_prepared(name))
 
 
-def _moved(turn: Turn, after: View) -> None:
-    """Keep in mind where the connections of moved buckets are: only ever further back than the last owner.
-
-    An entry that points at whoever owns the bucket now is dropped; so no packet is sent round in a circle.
-    """
-    farm = turn.farm
-    previous = [dict(one) for one in _chances(farm)]
-    lost = [set(one) for one in farm.lost or (frozenset() for _ in farm.rules.groups)]
-    for move in moves(maps(farm.rules, farm.committed), maps(farm.rules, after)):
-        if move.target is not None and previous[move.group].get(move.bucket) == move.target:
-            del previous[move.group][move.bucket]
-        if move.target == farm.me:
-            lost[move.group].discard(move.bucket)
-        elif move.source == farm.me and farm.open:
-            lost[move.group].add(move.bucket)
-    turn.set(previous=tuple(previous), lost=tuple(map(frozenset, lost)))
-
-
-def _chances(farm: Farm) -> Iterable[Chances]:
-    return farm.previous or tuple({} for _ in farm.rules.groups)
-
-
 def steer(turn: Turn) -> None:
     """Order the kernel's rules where they are to be others than were ordered last."""
     farm = turn.farm
     if farm.role is not FarmRole.UP or not farm.settled:
         return
+    facts = (farm.committed, farm.preparing, farm.former, farm.coming, farm.lost)
+    if not farm.rejoined and farm.ordered and all(map(operator.is_, facts, farm.considered)):
+        return
+    turn.set(considered=facts)
     wanted = (_traffic(farm), _answers(farm))
     announce = farm.rejoined and bool(wanted[1])
     if wanted != farm.ordered or announce:
@@ -186,15 +162,17 @@ def steer(turn: Turn) -> None:
 
 def _traffic(farm: Farm) -> tuple[Traffic, ...]:
     """The owners of now, and where this node looks for connections that it does not know."""
-    gains = farm.gains or tuple({} for _ in farm.rules.groups)
-    lost = farm.lost or tuple(frozenset() for _ in farm.rules.groups)
-    found = []
-    for owners, old, new, gone in zip(
-        maps(farm.rules, farm.committed), _chances(farm), gains, lost, strict=True
-    ):
-        chances = {bucket: name for bucket, name in {**old, **new}.items() if name in farm.serving}
-        found.append(Traffic(owners, chances, gone))
-    return tuple(found)
+    now = maps(farm.rules, farm.committed)
+    here = history.chances(farm.former, now, farm.me) if farm.former else ({},) * len(now)
+    if farm.preparing is not None and farm.coming:
+        after = maps(farm.rules, farm.preparing)
+        soon = history.chances(farm.coming, after, farm.me)
+        here = tuple(
+            {**old, **{bucket: name for bucket, name in new.items() if owners[bucket] == farm.me}}
+            for old, new, owners in zip(here, soon, after, strict=True)
+        )
+    lost = farm.lost or (frozenset(),) * len(now)
+    return tuple(map(Traffic, now, here, lost))
 
 
 def _answers(farm: Farm) -> frozenset[str]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from orchestrator.cluster.application import Budget
+from orchestrator.farm.history import Former
 from orchestrator.farm.view import FULL, NOBODY, Rules, View
 from orchestrator.model.effects import Traffic
 from orchestrator.model.names import Instant, ModuleName, NodeName
@@ -48,8 +49,6 @@ class Reach(Enum):
 
 
 Ending = Literal["", "stop", "restart"]
-Chances = Mapping[int, NodeName]
-"""Bucket to the node that may still have connections of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +118,15 @@ class Farm:
     preparing: View | None = None
     """The view that comes next, once everybody who gains by it is prepared."""
     prepare_until: Instant | None = None
-    gains: tuple[Chances, ...] = ()
-    """Of each group: buckets that this node gets with `preparing`, and who has their connections now."""
-    previous: tuple[Chances, ...] = ()
-    """Of each group: buckets whose connections this node may find at another."""
+    former: Former = ()
+    """Who had the buckets before."""
+    coming: Former = ()
+    """The same once `preparing` is committed."""
     lost: tuple[frozenset[int], ...] = ()
     """Of each group: buckets that went from here while their connections stayed."""
 
+    served: frozenset[NodeName] = frozenset()
+    """Whose connections went on when that was looked at last."""
     rejoined: bool = False
     """Others came in who may have answered for the addresses until now."""
 
@@ -134,6 +135,8 @@ class Farm:
     """The number of the newest order."""
     ordered: tuple[tuple[Traffic, ...], frozenset[str]] | None = None
     """What it said."""
+    considered: tuple[object, ...] = ()
+    """The facts that it followed from."""
     steered: int = 0
     """The newest that is in force; 0: no traffic is let in here."""
     prepared: View | None = None

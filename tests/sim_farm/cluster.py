@@ -38,12 +38,16 @@ class FarmCluster:
         self.farm = FarmConfig(
             WEB,
             nodes,
-            tuple(FarmVipConfig(f"198.18.0.{101 + place}/24", (group,)) for place, group in enumerate(groups)),
+            tuple(
+                FarmVipConfig(f"198.18.0.{101 + place}/24", (group,)) for place, group in enumerate(groups)
+            ),
             checks=(CheckConfig("tcp 80", "tcp", "80"),),
         )
         timing = PRESETS["cloud"]
         members = tuple(NodeConfig(name, {}) for name in nodes)
-        self.config = ClusterConfig(ClusterName("sim"), members, timing=timing, preset="cloud", farms=(self.farm,))
+        self.config = ClusterConfig(
+            ClusterName("sim"), members, timing=timing, preset="cloud", farms=(self.farm,)
+        )
         self.timings = derive(timing)
         self.world = World(seed, self.timings.start_grace_s + self.timings.detection_s)
         self.hosts = {str(name): FarmHost(self, name) for name in nodes}
@@ -119,7 +123,11 @@ class FarmCluster:
         """The view that a side should have: all that are ready, not draining, and can be reached."""
         hosts = [self.hosts[name] for name in side or self.hosts]
         return View.of(
-            {host.name: host.stored[1] for host in hosts if host.stored[0] and not host.stored[2] and host.powered}
+            {
+                host.name: host.stored[1]
+                for host in hosts
+                if host.stored[0] and not host.stored[2] and host.powered
+            }
         )
 
     def trouble(self, side: Collection[str] = ()) -> str:

@@ -14,9 +14,9 @@ from tests.sim.world import Violation
 from tests.sim_farm.cluster import FarmCluster
 from tests.sim_farm.host import FarmHost
 
-STRUCK_S = 240.0
-"""Of one storm: some forty faults, each of which meets the others' consequences."""
-CLIENTS = 120
+STRUCK_S = 120.0
+"""Of one storm: some twenty-five faults, each of which meets the others' consequences."""
+CLIENTS = 60
 CALM_S = 12.0
 """A planned change with its stop, its start and its checks takes some three seconds; unequal views ten."""
 
@@ -42,8 +42,7 @@ def build(seed: int) -> FarmCluster:
     groups.append(PortsConfig(((81, 81),), {name: chance.randint(1, 4) for name in names}, (names,)))
     first = chance.randint(1, len(names) - 1)
     groups.append(PortsConfig(((82, 82),), dict.fromkeys(names, 2), (names[:first], names[first:])))
-    cluster = FarmCluster(seed, names, tuple(groups))
-    return cluster
+    return FarmCluster(seed, names, tuple(groups))
 
 
 def play(seed: int, log: bool = False) -> Outcome:
@@ -254,7 +253,9 @@ class Storm:
         self._cut("one-way cut", {(host.name, self._other(host).name)})
 
     def _isolate(self, host: FarmHost) -> None:
-        wires = {(host.name, name) for name in self.cluster.hosts} | {(name, host.name) for name in self.cluster.hosts}
+        wires = {(host.name, name) for name in self.cluster.hosts} | {
+            (name, host.name) for name in self.cluster.hosts
+        }
         self._cut("isolation", wires)
 
     def _cut(self, kind: str, wires: set[tuple[str, str]], most_s: float = 20.0) -> None:

@@ -1,0 +1,83 @@
+"""Where the connections of moved buckets may still be: for each bucket the nodes that had it, newest first.
+
+A packet of a connection that the owner does not know goes to the node that had the bucket before, from there
+to the one before that, and so on. All nodes keep the same history, whoever owns the bucket: so when one of
+the former owners leaves, its successor goes on with the one before; and as a packet only ever goes further
+back, it never goes in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from orchestrator.farm.buckets import Owners
+from orchestrator.farm.view import moves
+from orchestrator.model.names import NodeName
+
+FORMER_MAX: Final = 4
+"""Former owners of a bucket that are kept: connections that outlive four planned changes of the same bucket
+are fewer than any that a packet's way through five nodes would serve."""
+
+Former = tuple[Mapping[int, tuple[NodeName, ...]], ...]
+"""Of each group: bucket to its former owners."""
+Chances = Mapping[int, NodeName]
+"""Bucket to the node that has the connections which this one does not know."""
+
+
+def moved(former: Former, before: Sequence[Owners], after: Sequence[Owners]) -> Former:
+    """The history after one more change."""
+    found = [dict(group) for group in former or ({},) * len(after)]
+    for group, bucket, source, target in moves(before, after):
+        old = found[group].pop(bucket, ())
+        new = (source, *old) if source is not None else old
+        kept = tuple(dict.fromkeys(name for name in new if name != target))[:FORMER_MAX]
+        if kept:
+            found[group][bucket] = kept
+    return tuple(found)
+
+
+def joined(one: Sequence[Owners], two: Sequence[Owners], after: Sequence[Owners]) -> Former:
+    """Two sides, each with all buckets, become one. What either remembers of before is not the same, and goes."""
+    found: list[dict[int, tuple[NodeName, ...]]] = []
+    for first, second, now in zip(one, two, after, strict=True):
+        group: dict[int, tuple[NodeName, ...]] = {}
+        for bucket, owners in enumerate(zip(first, second, strict=True)):
+            kept = tuple(dict.fromkeys(name for name in owners if name is not None and name != now[bucket]))
+            if kept:
+                group[bucket] = kept
+        found.append(group)
+    return tuple(found)
+
+
+def without(former: Former, lost: Collection[NodeName]) -> Former:
+    """A lost node has no connections any more."""
+    found: list[dict[int, tuple[NodeName, ...]]] = []
+    for group in former:
+        kept = {bucket: tuple(name for name in names if name not in lost) for bucket, names in group.items()}
+        found.append({bucket: names for bucket, names in kept.items() if names})
+    return tuple(found)
+
+
+def forget_whoever_owns(former: Former, owners: Sequence[Owners]) -> Former:
+    """The same where another node may have got the bucket in between, as others saw it, and looks back itself."""
+    found: list[dict[int, tuple[NodeName, ...]]] = []
+    for group, now in zip(former, owners, strict=True):
+        kept = {
+            bucket: tuple(name for name in names if name != now[bucket]) for bucket, names in group.items()
+        }
+        found.append({bucket: names for bucket, names in kept.items() if names})
+    return tuple(found)
+
+
+def chances(former: Former, owners: Sequence[Owners], me: NodeName) -> tuple[Chances, ...]:
+    """Whom this node asks: as the owner the last, as a former owner the one before."""
+    found: list[dict[int, NodeName]] = []
+    for group, now in zip(former, owners, strict=True):
+        mine: dict[int, NodeName] = {}
+        for bucket, names in group.items():
+            place = 0 if now[bucket] == me else names.index(me) + 1 if me in names else len(names)
+            if place < len(names):
+                mine[bucket] = names[place]
+        found.append(mine)
+    return tuple(found)
