@@ -47,10 +47,9 @@ def asked(turn: Turn, request: RequestId, order: Order) -> None:
 def _start(turn: Turn) -> None:
     """Also of a node that drains: it takes new connections again."""
     farm = turn.farm
-    draining = "" if farm.draining == "stop" else farm.draining
-    turn.set(
-        wanted=True, worn=False, draining=draining, drain_until=None if not draining else farm.drain_until
-    )
+    turn.set(wanted=True, worn=False)
+    if farm.draining == "stop":
+        turn.set(draining="", drain_until=None, count_at=None, connections=None)
     if farm.stage is Stage.ENDING:
         turn.set(ending="restart")
     elif farm.stage is Stage.RESTING:

@@ -38,7 +38,7 @@ def moved(former: Former, before: Sequence[Owners], after: Sequence[Owners]) -> 
 
 
 def joined(one: Sequence[Owners], two: Sequence[Owners], after: Sequence[Owners]) -> Former:
-    """Two sides, each with all buckets, become one. What either remembers of before is not the same, and goes."""
+    """Two sides, each with all buckets, become one. What each remembers of before differs, and goes."""
     found: list[dict[int, tuple[NodeName, ...]]] = []
     for first, second, now in zip(one, two, after, strict=True):
         group: dict[int, tuple[NodeName, ...]] = {}
@@ -60,9 +60,9 @@ def without(former: Former, lost: Collection[NodeName]) -> Former:
 
 
 def forget_whoever_owns(former: Former, owners: Sequence[Owners]) -> Former:
-    """The same where another node may have got the bucket in between, as others saw it, and looks back itself."""
+    """The same where, as others saw it, a node may have got the bucket in between, and looks back itself."""
     found: list[dict[int, tuple[NodeName, ...]]] = []
-    for group, now in zip(former, owners, strict=True):
+    for group, now in zip(former or ({},) * len(owners), owners, strict=True):
         kept = {
             bucket: tuple(name for name in names if name != now[bucket]) for bucket, names in group.items()
         }
@@ -81,3 +81,11 @@ def chances(former: Former, owners: Sequence[Owners], me: NodeName) -> tuple[Cha
                 mine[bucket] = names[place]
         found.append(mine)
     return tuple(found)
+
+
+def lost(former: Former, groups: int, me: NodeName) -> tuple[frozenset[int], ...]:
+    """Of each group the buckets that went from here while their connections stayed."""
+    return tuple(
+        frozenset(bucket for bucket, names in group.items() if me in names)
+        for group in former or ({},) * groups
+    )

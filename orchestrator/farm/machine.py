@@ -63,10 +63,13 @@ def create(me: NodeName, config: ClusterConfig, module: FarmConfig, timings: Tim
 def step(farm: Farm, now: Instant, event: Event) -> Decision[Farm]:
     """Learn one event; say what follows."""
     turn = Turn(farm, now)
+    before = _word(farm)
     _learn(turn, event)
     if turn.farm.loaded:
         members.forget_what_is_due(turn)
         serving.go_on(turn)
+        if _word(turn.farm) != before:
+            turn.set(serial=turn.farm.serial + 1)
         sharing.advance(turn)
     said = turn.farm.state()
     # What runs on as a former agent left it is told by the pulse, until it is known how it goes on.
@@ -75,6 +78,11 @@ def step(farm: Farm, now: Instant, event: Event) -> Decision[Farm]:
         # First: the others take over what is closed here while the rules here are still being taken away.
         turn.effects.insert(0, Announce(farm.module, said))
     return Decision(turn.farm, tuple(turn.effects))
+
+
+def _word(farm: Farm) -> tuple[object, ...]:
+    """What the others go by: each change of it has a serial of its own."""
+    return farm.open, farm.takes, farm.percent
 
 
 def _learn(turn: Turn, event: Event) -> None:
@@ -136,6 +144,7 @@ def _loaded(turn: Turn, event: FarmLoaded) -> None:
         loaded=True,
         wanted=event.wanted,
         percent=event.percent,
+        serial=event.serial,
         settle_at=turn.later(farm.timings.start_grace_s),
     )
     if event.running:

@@ -126,8 +126,6 @@ def close(turn: Turn) -> None:
         steering=0,
         steered=0,
         ordered=None,
-        prepared=None,
-        lost=(),
         drain_until=None,
         count_at=None,
         connections=None,
@@ -223,9 +221,9 @@ def _is_given_up(turn: Turn) -> bool:
     farm = turn.farm
     if not farm.settled or farm.me in farm.committed.names or farm.steered != farm.steering:
         return False
-    digest = farm.digest(farm.committed)
+    stamp = farm.stamp
     return all(
-        peer.said is not None and peer.said.view == digest for peer in farm.peers.values() if peer.serves
+        peer.said is not None and peer.said.done == stamp for peer in farm.peers.values() if peer.serves
     )
 
 

@@ -30,7 +30,6 @@ def advance(turn: Turn) -> None:
     _drop_the_lost(turn)
     _prepare(turn)
     steer(turn)
-    _note_prepared(turn)
     if _commit(turn):
         steer(turn)
 
@@ -43,8 +42,7 @@ def _drop_the_lost(turn: Turn) -> None:
         after = farm.committed.without(gone)
         _abandon(turn)
         former = history.moved(turn.farm.former, maps(farm.rules, farm.committed), maps(farm.rules, after))
-        turn.set(former=former)
-        _become(turn, after)
+        turn.set(former=former, committed=after)
         turn.tell("HF6021", f"{_listed(gone)} out: {_shared(after)}")
     if farm.served != farm.serving:
         left = farm.served - farm.serving
@@ -68,7 +66,7 @@ def _prepare(turn: Turn) -> None:
             one, two = (maps(farm.rules, side) for side in sides)
             coming = history.joined(one, two, after)
         until = turn.later(prepare_max_s(farm))
-        turn.set(preparing=target, prepare_until=until, coming=coming, prepared=None)
+        turn.set(preparing=target, prepare_until=until, coming=coming)
 
 
 def _abandon(turn: Turn) -> None:
@@ -76,7 +74,7 @@ def _abandon(turn: Turn) -> None:
     farm = turn.farm
     if farm.preparing is not None:
         former = history.forget_whoever_owns(farm.former, maps(farm.rules, farm.preparing))
-        turn.set(preparing=None, prepare_until=None, coming=(), former=former, prepared=None)
+        turn.set(preparing=None, prepare_until=None, coming=(), former=former)
 
 
 def _other_side(farm: Farm, target: View) -> View | None:
@@ -89,12 +87,6 @@ def _other_side(farm: Farm, target: View) -> View | None:
         if told is not None and told.view == digest:
             return side
     return None
-
-
-def _note_prepared(turn: Turn) -> None:
-    farm = turn.farm
-    if farm.preparing is not None and farm.role is FarmRole.UP and farm.steered == farm.steering:
-        turn.set(prepared=farm.preparing)
 
 
 def _commit(turn: Turn) -> bool:
@@ -113,32 +105,19 @@ def _commit(turn: Turn) -> bool:
         # Others came here by other views, and remember another history.
         former = history.moved((), maps(farm.rules, farm.committed), maps(farm.rules, after))
     rejoined = bool(after.names - farm.committed.names - {farm.me})
-    _become(turn, after)
-    turn.set(preparing=None, prepare_until=None, coming=(), former=former, rejoined=rejoined)
+    turn.set(committed=after, preparing=None, prepare_until=None, coming=(), former=former, rejoined=rejoined)
     turn.tell("HF6021", _shared(after))
     return True
 
 
-def _become(turn: Turn, after: View) -> None:
-    """The one place where the view changes. A node goes on with the connections of the buckets that it gives."""
-    farm = turn.farm
-    lost = [set(one) for one in farm.lost or (frozenset() for _ in farm.rules.groups)]
-    for group, bucket, source, target in moves(maps(farm.rules, farm.committed), maps(farm.rules, after)):
-        if target == farm.me:
-            lost[group].discard(bucket)
-        elif source == farm.me and farm.open:
-            lost[group].add(bucket)
-    turn.set(committed=after, lost=tuple(map(frozenset, lost)), prepared=None)
-
-
 def _unprepared(farm: Farm, target: View) -> frozenset[NodeName]:
-    digest = farm.digest(target)
+    stamp = farm.stamp
 
     def is_prepared(name: NodeName) -> bool:
         if name == farm.me:
-            return farm.prepared == target
+            return farm.in_force
         told = farm.peers[name].said
-        return told is not None and digest in (told.prepared, told.view)
+        return told is not None and stamp in (told.prepared, told.done)
 
     needed = gaining(farm.rules, farm.committed, target, farm.serving)
     return frozenset(name for name in needed if not is_prepared(name))
@@ -149,7 +128,7 @@ def steer(turn: Turn) -> None:
     farm = turn.farm
     if farm.role is not FarmRole.UP or not farm.settled:
         return
-    facts = (farm.committed, farm.preparing, farm.former, farm.coming, farm.lost)
+    facts = (farm.committed, farm.preparing, farm.former, farm.coming)
     if not farm.rejoined and farm.ordered and all(map(operator.is_, facts, farm.considered)):
         return
     turn.set(considered=facts)
@@ -171,8 +150,7 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
             {**old, **{bucket: name for bucket, name in new.items() if owners[bucket] == farm.me}}
             for old, new, owners in zip(here, soon, after, strict=True)
         )
-    lost = farm.lost or (frozenset(),) * len(now)
-    return tuple(map(Traffic, now, here, lost))
+    return tuple(map(Traffic, now, here, history.lost(farm.former, len(now), farm.me)))
 
 
 def _answers(farm: Farm) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -95,6 +96,7 @@ class Farm:
     loaded: bool = False
     wanted: bool = False
     percent: int = FULL
+    serial: int = 0
 
     role: FarmRole = FarmRole.STOP
     stage: Stage = Stage.IDLE
@@ -122,8 +124,6 @@ class Farm:
     """Who had the buckets before."""
     coming: Former = ()
     """The same once `preparing` is committed."""
-    lost: tuple[frozenset[int], ...] = ()
-    """Of each group: buckets that went from here while their connections stayed."""
 
     served: frozenset[NodeName] = frozenset()
     """Whose connections went on when that was looked at last."""
@@ -139,8 +139,6 @@ class Farm:
     """The facts that it followed from."""
     steered: int = 0
     """The newest that is in force; 0: no traffic is let in here."""
-    prepared: View | None = None
-    """The view for which the kernel is prepared; told to the others."""
 
     # Draining.
     draining: Ending = ""
@@ -213,8 +211,24 @@ class Farm:
                 alone = len(self.committed.names) == 1 and len(self.nodes) > 1
                 return Phase.DEGRADED if alone else Phase.READY
 
-    def digest(self, view: View | None) -> str:
-        return "" if view is None else view.digest(self.rules.digest)
+    @property
+    def in_force(self) -> bool:
+        """The kernel does as it was told last; where no traffic is let in, it has nothing to do."""
+        return self.settled and (not self.open or self.steered == self.steering > 0)
+
+    @property
+    def stamp(self) -> str:
+        """Whose words this node goes by now, up to which of each.
+
+        A view may come again, and what is heard of others may be older than that: the words never do.
+        """
+        heard = [(name, peer.said.serial) for name, peer in self.peers.items() if not peer.out and peer.said]
+        words = f"{self.rules.digest}/{sorted([*heard, (self.me, self.serial)])}"
+        return f"{zlib.crc32(words.encode()):08x}"
+
+    def digest(self, view: View) -> str:
+        """For the heartbeat."""
+        return view.digest(self.rules.digest)
 
     def state(self) -> FarmState:
         """What is told to the others."""
@@ -225,8 +239,10 @@ class Farm:
             draining=bool(self.draining),
             percent=self.percent,
             config=self.rules.digest,
+            serial=self.serial,
             view=self.digest(self.committed),
-            prepared=self.digest(self.prepared),
+            prepared=self.stamp if self.open and self.in_force else "",
+            done=self.stamp if self.in_force and self.committed == self.taking else "",
         )
 
     def deadline(self) -> Instant | None:

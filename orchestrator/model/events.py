@@ -292,6 +292,8 @@ class FarmLoaded:
     wanted: bool
     percent: int = 100
     draining: bool = False
+    serial: int = 0
+    """Higher than any that a former agent told."""
     running: bool = False
     """Application and traffic go on as the former agent left them."""
 

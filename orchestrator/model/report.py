@@ -145,10 +145,14 @@ class FarmState:
     """Of its configured weights."""
     config: str = ""
     """What the sender's file says of the farm, as eight digits: others share it out otherwise."""
+    serial: int = 0
+    """Grows with each change of what the sender takes, and from life to life."""
     view: str = ""
-    """The nodes among which the sender's kernel shares the traffic out now."""
+    """The nodes among which the sender shares the traffic out now."""
     prepared: str = ""
-    """The nodes among which it is to be shared out next, for which the sender is prepared."""
+    """Whose words, up to which serial of each, the sender's kernel is prepared to follow."""
+    done: str = ""
+    """Those that it follows."""
 
     def as_list(self) -> list[Any]:
         """Begins with what no mirror's state begins with."""
@@ -160,15 +164,17 @@ class FarmState:
             int(self.draining),
             self.percent,
             self.config,
+            self.serial,
             self.view,
             self.prepared,
+            self.done,
         ]
 
     @classmethod
     def from_list(cls, data: Any) -> FarmState:
         """CorruptState when it is not what `as_list` gives."""
         try:
-            _, role, phase, is_open, draining, percent, config, view, prepared = data
+            _, role, phase, is_open, draining, percent, config, serial, view, prepared, done = data
             return cls(
                 FarmRole(role),
                 Phase(phase),
@@ -176,8 +182,10 @@ class FarmState:
                 bool(draining),
                 _percent(percent),
                 _digest(config),
+                int(serial),
                 _digest(view),
                 _digest(prepared),
+                _digest(done),
             )
         except (TypeError, ValueError) as fault:
             raise CorruptState(what="a farm's state", why=str(fault)) from fault

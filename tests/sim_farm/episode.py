@@ -142,6 +142,9 @@ def split(cluster: FarmCluster) -> None:
 
 def lose_one(cluster: FarmCluster) -> None:
     """A node dies: its buckets move, and no other; it comes back, and so do they."""
+    for name in cluster.hosts:
+        cluster.order(name, Weigh(100))
+    cluster.converge()
     before = _owners(cluster)
     name = cluster.world.random.choice(list(cluster.hosts))
     cluster.hosts[name].power_off()

@@ -106,7 +106,8 @@ class FarmHost:
         heart = self.heart
         if heart is not None:
             heart.agent_present(self.heart_now(), True)
-        self.tell(ev.FarmLoaded(self.module, wanted, percent, draining, found))
+        serial = int(self.world.now * 1e6)
+        self.tell(ev.FarmLoaded(self.module, wanted, percent, draining, serial, found))
         if heart is not None:
             for name, states in heart.peer_states().items():
                 if states:
