@@ -3,7 +3,8 @@
 A packet of a connection that the owner does not know goes to the node that had the bucket before, from there
 to the one before that, and so on. All nodes keep the same history, whoever owns the bucket: so when one of
 the former owners leaves, its successor goes on with the one before; and as a packet only ever goes further
-back, it never goes in a circle.
+back, it goes in no circle; but for a moment while a bucket returns to one that had it, and there it is lost,
+and sent again.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from orchestrator.farm.buckets import Owners
 from orchestrator.farm.view import moves
 from orchestrator.model.names import NodeName
 
-FORMER_MAX: Final = 4
-"""Former owners of a bucket that are kept: connections that outlive four planned changes of the same bucket
-are fewer than any that a packet's way through five nodes would serve."""
+FORMER_MAX: Final = 6
+"""Former owners of a bucket that are kept: few connections outlive six planned changes of their bucket."""
 
 Former = tuple[Mapping[int, tuple[NodeName, ...]], ...]
 """Of each group: bucket to its former owners."""
@@ -37,17 +37,29 @@ def moved(former: Former, before: Sequence[Owners], after: Sequence[Owners]) -> 
     return tuple(found)
 
 
-def joined(one: Sequence[Owners], two: Sequence[Owners], after: Sequence[Owners]) -> Former:
-    """Two sides, each with all buckets, become one. What each remembers of before differs, and goes."""
-    found: list[dict[int, tuple[NodeName, ...]]] = []
-    for first, second, now in zip(one, two, after, strict=True):
-        group: dict[int, tuple[NodeName, ...]] = {}
-        for bucket, owners in enumerate(zip(first, second, strict=True)):
-            kept = tuple(dict.fromkeys(name for name in owners if name is not None and name != now[bucket]))
-            if kept:
-                group[bucket] = kept
-        found.append(group)
-    return tuple(found)
+def joined(
+    former: Former, here: Sequence[Owners], there: Sequence[Owners], after: Sequence[Owners], first: bool
+) -> Former:
+    """Two sides, each with all buckets, become one: the history of the first, and behind it that of the other.
+
+    Each side remembers its own nodes only, and of the other side knows who owns each bucket; that is enough
+    for a packet to find its way from the end of the one to the beginning of the other.
+    """
+    remembered = former or ({},) * len(after)
+    return tuple(_joined(*group, first) for group in zip(remembered, here, there, after, strict=True))
+
+
+def _joined(
+    remembered: Mapping[int, tuple[NodeName, ...]], here: Owners, there: Owners, now: Owners, first: bool
+) -> dict[int, tuple[NodeName, ...]]:
+    found: dict[int, tuple[NodeName, ...]] = {}
+    for bucket, (mine, theirs) in enumerate(zip(here, there, strict=True)):
+        own = (mine, *remembered.get(bucket, ()))
+        names = (*own, theirs) if first else (theirs, *own)
+        kept = tuple(dict.fromkeys(name for name in names if name is not None and name != now[bucket]))
+        if kept:
+            found[bucket] = kept[:FORMER_MAX]
+    return found
 
 
 def without(former: Former, lost: Collection[NodeName]) -> Former:
@@ -55,17 +67,6 @@ def without(former: Former, lost: Collection[NodeName]) -> Former:
     found: list[dict[int, tuple[NodeName, ...]]] = []
     for group in former:
         kept = {bucket: tuple(name for name in names if name not in lost) for bucket, names in group.items()}
-        found.append({bucket: names for bucket, names in kept.items() if names})
-    return tuple(found)
-
-
-def forget_whoever_owns(former: Former, owners: Sequence[Owners]) -> Former:
-    """The same where, as others saw it, a node may have got the bucket in between, and looks back itself."""
-    found: list[dict[int, tuple[NodeName, ...]]] = []
-    for group, now in zip(former or ({},) * len(owners), owners, strict=True):
-        kept = {
-            bucket: tuple(name for name in names if name != now[bucket]) for bucket, names in group.items()
-        }
         found.append({bucket: names for bucket, names in kept.items() if names})
     return tuple(found)
 

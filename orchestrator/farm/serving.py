@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from orchestrator.farm import sharing
 from orchestrator.farm.state import Ending, Stage
 from orchestrator.farm.turn import Turn
 from orchestrator.model.effects import CountConnections, StartApplication, StopApplication, StoreFarm, Unsteer
@@ -126,6 +127,8 @@ def close(turn: Turn) -> None:
         steering=0,
         steered=0,
         ordered=None,
+        fading=(),
+        fading_until=None,
         drain_until=None,
         count_at=None,
         connections=None,
@@ -221,10 +224,7 @@ def _is_given_up(turn: Turn) -> bool:
     farm = turn.farm
     if not farm.settled or farm.me in farm.committed.names or farm.steered != farm.steering:
         return False
-    stamp = farm.stamp
-    return all(
-        peer.said is not None and peer.said.done == stamp for peer in farm.peers.values() if peer.serves
-    )
+    return sharing.is_done(farm)
 
 
 def connections_counted(turn: Turn, count: int) -> None:

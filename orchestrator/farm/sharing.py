@@ -30,7 +30,7 @@ def advance(turn: Turn) -> None:
     _drop_the_lost(turn)
     _prepare(turn)
     steer(turn)
-    if _commit(turn):
+    if _commit(turn) or _fade(turn):
         steer(turn)
 
 
@@ -40,9 +40,9 @@ def _drop_the_lost(turn: Turn) -> None:
     gone = farm.committed.names - farm.serving
     if gone:
         after = farm.committed.without(gone)
-        _abandon(turn)
-        former = history.moved(turn.farm.former, maps(farm.rules, farm.committed), maps(farm.rules, after))
-        turn.set(former=former, committed=after)
+        turn.set(preparing=None, prepare_until=None, coming=())
+        former = history.moved(farm.former, maps(farm.rules, farm.committed), maps(farm.rules, after))
+        turn.set(former=former, committed=after, fading=(), fading_until=None)
         turn.tell("HF6021", f"{_listed(gone)} out: {_shared(after)}")
     if farm.served != farm.serving:
         left = farm.served - farm.serving
@@ -54,27 +54,23 @@ def _prepare(turn: Turn) -> None:
     farm = turn.farm
     target = farm.taking
     if target != farm.preparing:
-        _abandon(turn)
+        turn.set(preparing=None, prepare_until=None, coming=())
     if target not in (farm.committed, farm.preparing):
         now, after = maps(farm.rules, farm.committed), maps(farm.rules, target)
         other = _other_side(farm, target)
         if other is None:
-            coming = history.moved(turn.farm.former, now, after)
+            coming = history.moved(farm.former, now, after)
         else:
-            # Whichever side this is, both are taken in the same order.
-            sides = sorted((farm.committed, other), key=farm.digest)
-            one, two = (maps(farm.rules, side) for side in sides)
-            coming = history.joined(one, two, after)
+            coming = _joined(farm, other, target)
         until = turn.later(prepare_max_s(farm))
         turn.set(preparing=target, prepare_until=until, coming=coming)
 
 
-def _abandon(turn: Turn) -> None:
-    """What was being prepared is not what comes, though others may have come to it."""
-    farm = turn.farm
-    if farm.preparing is not None:
-        former = history.forget_whoever_owns(farm.former, maps(farm.rules, farm.preparing))
-        turn.set(preparing=None, prepare_until=None, coming=(), former=former)
+def _joined(farm: Farm, other: View, target: View) -> history.Former:
+    """Whichever side this is, both come in the same order."""
+    now, there, after = (maps(farm.rules, view) for view in (farm.committed, other, target))
+    first = farm.digest(farm.committed) < farm.digest(other)
+    return history.joined(farm.former, now, there, after, first)
 
 
 def _other_side(farm: Farm, target: View) -> View | None:
@@ -97,17 +93,36 @@ def _commit(turn: Turn) -> bool:
     missing = _unprepared(farm, farm.preparing)
     if missing and not turn.is_due(farm.prepare_until):
         return False
-    after, former = farm.preparing, farm.coming
+    after = farm.preparing
     if missing:
         turn.tell(
             "HF6022", f"{_listed(missing)} did not say in time to be prepared: connections may be reset"
         )
-        # Others came here by other views, and remember another history.
-        former = history.moved((), maps(farm.rules, farm.committed), maps(farm.rules, after))
     rejoined = bool(after.names - farm.committed.names - {farm.me})
-    turn.set(committed=after, preparing=None, prepare_until=None, coming=(), former=former, rejoined=rejoined)
+    here = tuple(group.previous for group in _traffic(farm)) if farm.open else ()
+    turn.set(
+        committed=after, preparing=None, prepare_until=None, coming=(), former=farm.coming, rejoined=rejoined
+    )
+    turn.set(fading=here, fading_until=turn.later(prepare_max_s(farm)) if here else None)
     turn.tell("HF6021", _shared(after))
     return True
+
+
+def _fade(turn: Turn) -> bool:
+    """Phase three: once nobody sends by the old owners any more, what was known for their sake goes."""
+    farm = turn.farm
+    if farm.fading and (turn.is_due(farm.fading_until) or (farm.in_force and is_done(farm))):
+        turn.set(fading=(), fading_until=None)
+        return True
+    return False
+
+
+def is_done(farm: Farm) -> bool:
+    """Everybody in reach whose kernel shares traffic out does it by the same words as this node."""
+    stamp = farm.stamp
+    return all(
+        peer.said is not None and peer.said.done == stamp for peer in farm.peers.values() if peer.serves
+    )
 
 
 def _unprepared(farm: Farm, target: View) -> frozenset[NodeName]:
@@ -128,7 +143,7 @@ def steer(turn: Turn) -> None:
     farm = turn.farm
     if farm.role is not FarmRole.UP or not farm.settled:
         return
-    facts = (farm.committed, farm.preparing, farm.former, farm.coming)
+    facts = (farm.committed, farm.preparing, farm.former, farm.coming, farm.fading)
     if not farm.rejoined and farm.ordered and all(map(operator.is_, facts, farm.considered)):
         return
     turn.set(considered=facts)
@@ -149,6 +164,11 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
         here = tuple(
             {**old, **{bucket: name for bucket, name in new.items() if owners[bucket] == farm.me}}
             for old, new, owners in zip(here, soon, after, strict=True)
+        )
+    if farm.fading:
+        here = tuple(
+            {**{bucket: name for bucket, name in old.items() if owners[bucket] != farm.me}, **new}
+            for old, new, owners in zip(farm.fading, here, now, strict=True)
         )
     return tuple(map(Traffic, now, here, history.lost(farm.former, len(now), farm.me)))
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from orchestrator.cluster.application import Budget
-from orchestrator.farm.history import Former
+from orchestrator.farm.history import Chances, Former
 from orchestrator.farm.view import FULL, NOBODY, Rules, View
 from orchestrator.model.effects import Traffic
 from orchestrator.model.names import Instant, ModuleName, NodeName
@@ -125,6 +125,9 @@ class Farm:
     coming: Former = ()
     """The same once `preparing` is committed."""
 
+    fading: tuple[Chances, ...] = ()
+    """What the kernel knew of this before the newest change: others may send here by the old one still."""
+    fading_until: Instant | None = None
     served: frozenset[NodeName] = frozenset()
     """Whose connections went on when that was looked at last."""
     rejoined: bool = False
@@ -247,7 +250,14 @@ class Farm:
 
     def deadline(self) -> Instant | None:
         """When `TimePassed` is next worth a step."""
-        dues = [self.settle_at, self.prepare_until, self.drain_until, self.count_at, self.again_at]
+        dues = [
+            self.settle_at,
+            self.prepare_until,
+            self.fading_until,
+            self.drain_until,
+            self.count_at,
+            self.again_at,
+        ]
         for peer in self.peers.values():
             dues += [peer.silent_at, peer.held_until]
         return min((due for due in dues if due is not None), default=None)

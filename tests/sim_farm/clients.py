@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 HOPS_MAX = 8
 """More nodes than a packet may be handed on through; a packet that goes on is in a circle."""
 
+LOST_MAX = 20
+"""Packets of a connection lost in a row, one each 50 ms: a change of all kernels takes less."""
+
 
 @dataclass
 class Connection:
@@ -22,6 +25,7 @@ class Connection:
     group: int
     bucket: int
     at: FarmHost | None
+    lost: int = 0
     through: FarmHost | None = None
     """Whose hardware address it has for the farm's: asked for again only where nobody forwards any more."""
 
@@ -85,13 +89,20 @@ class Clients:
             name = host.kernel.groups[each.group].previous.get(each.bucket)
             host = self.cluster.hosts[name] if name is not None else None
         else:
-            if self.calm:
-                raise Violation(f"a packet of bucket {each.bucket} goes round in a circle")
-            self.cluster.world.counts["circle"] += 1
+            self._is_lost(each)
+            return
+        each.lost = 0
         if host is not each.at:
             if self.calm:
                 raise Violation(f"a connection of bucket {each.bucket} on {each.at and each.at.name} breaks")
             each.at = None
+
+    def _is_lost(self, each: Connection) -> None:
+        """A packet that goes round until its time to live is over is sent again, as any that is lost."""
+        self.cluster.world.counts["packet in a circle"] += 1
+        each.lost += 1
+        if self.calm and each.lost > LOST_MAX:
+            raise Violation(f"packets of bucket {each.bucket} go round in a circle, again and again")
 
     def _connects(self, each: Connection, director: FarmHost) -> None:
         host = self._owner(each, director)
