@@ -65,14 +65,9 @@ class Clients:
         for each in self.connections:
             director = self._director(each)
             if director is None:
-                if self.calm:
-                    raise Violation("nobody answers for the address")
-                each.at = None
-                continue
-            if each.at is not None:
+                self._is_lost(each, "nobody answers for the address")
+            else:
                 self._sends(each, director)
-            if each.at is None:
-                self._connects(each, director)
 
     def _director(self, each: Connection) -> FarmHost | None:
         known = each.through
@@ -82,40 +77,35 @@ class Clients:
         return each.through
 
     def _sends(self, each: Connection, director: FarmHost) -> None:
-        host: FarmHost | None = self._owner(each, director)
-        for _ in range(HOPS_MAX):
-            if host is each.at or host is None or host.kernel is None:
-                break
-            name = host.kernel.groups[each.group].previous.get(each.bucket)
-            host = self.cluster.hosts[name] if name is not None else None
-        else:
-            self._is_lost(each)
-            return
-        each.lost = 0
-        if host is not each.at:
-            if self.calm:
-                raise Violation(f"a connection of bucket {each.bucket} on {each.at and each.at.name} breaks")
-            each.at = None
-
-    def _is_lost(self, each: Connection) -> None:
-        """A packet that goes round until its time to live is over is sent again, as any that is lost."""
-        self.cluster.world.counts["packet in a circle"] += 1
-        each.lost += 1
-        if self.calm and each.lost > LOST_MAX:
-            raise Violation(f"packets of bucket {each.bucket} go round in a circle, again and again")
-
-    def _connects(self, each: Connection, director: FarmHost) -> None:
-        host = self._owner(each, director)
-        if host.kernel is not None and host.ready:
-            each.at = host
-        elif self.calm and not self._nobody(each):
-            raise Violation(f"a new connection is sent to {host.name}, where nothing is ready")
-
-    def _nobody(self, each: Connection) -> bool:
-        """No node has a weight for it."""
-        return self.cluster.nobody(each.group)
-
-    def _owner(self, each: Connection, director: FarmHost) -> FarmHost:
+        """Of a connection that was reset: the first packet of the next one."""
         assert director.kernel is not None
         name = director.kernel.groups[each.group].owners[each.bucket]
-        return self.cluster.hosts[name] if name is not None else director
+        host = self.cluster.hosts[name] if name is not None else director
+        for _ in range(HOPS_MAX):
+            if host.kernel is None:
+                # The address is not there any more, so nobody is told anything.
+                self._is_lost(each, f"packets are sent to {host.name}, which lets nothing in")
+                return
+            if host is each.at or each.at is None:
+                break
+            before = host.kernel.groups[each.group].previous.get(each.bucket)
+            if before is None:
+                break
+            host = self.cluster.hosts[before]
+        else:
+            self._is_lost(each, f"packets of bucket {each.bucket} go round in a circle")
+            return
+        each.lost = 0
+        if each.at is None:
+            each.at = host if host.ready and name is not None else None
+        elif host is not each.at:
+            if self.calm:
+                raise Violation(f"a connection of bucket {each.bucket} on {each.at.name} breaks")
+            each.at = None
+
+    def _is_lost(self, each: Connection, why: str) -> None:
+        """It is sent again; but not for ever."""
+        each.lost += 1
+        self.cluster.world.counts["packet lost"] += 1
+        if self.calm and each.lost > LOST_MAX:
+            raise Violation(f"{why}, again and again")

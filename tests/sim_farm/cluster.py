@@ -95,10 +95,6 @@ class FarmCluster:
             if host.kernel is not None and not host.frozen and address in host.kernel.directs
         ]
 
-    def nobody(self, group: int) -> bool:
-        view = self.takers()
-        return maps(self.rules, view)[group][0] is None
-
     def cut(self, one: str, two: str) -> None:
         self.world.cuts |= {(one, two), (two, one)}
 
