@@ -81,23 +81,29 @@ class DeadMan:
         self._held: set[str] = set()
         self._deadlines: dict[str, int] | None = {}
         # In one transaction: an address that a dead pulse left behind answers in no moment between two.
-        self._guard(addresses, [_BASE])
+        self._guard(addresses, False, [_BASE])
         # Renewed many times a second, in a process that goes before all others: nft's language takes long.
         self._kernel = Nfnetlink()
 
-    def guard(self, addresses: Iterable[str]) -> None:
-        """From here on these are silent unless held; known ones keep their state."""
-        self._guard(addresses, [])
+    def guard(self, addresses: Iterable[str], *, shared: bool = False) -> None:
+        """From here on these are silent unless held; known ones keep their state.
 
-    def _guard(self, addresses: Iterable[str], commands: list[str]) -> None:
+        A `shared` address is served by several machines, and asked for at one: questions for it are silenced,
+        while whatever that one passes on to this machine goes on.
+        """
+        self._guard(addresses, shared, [])
+
+    def _guard(self, addresses: Iterable[str], shared: bool, commands: list[str]) -> None:
         new = [address for address in dict.fromkeys(addresses) if address not in self._guarded]
         numbered = dict(zip(new, itertools.count(len(self._guarded)), strict=False))
         for address, number in numbered.items():
-            commands += _guard_commands(address, number)
+            commands += _guard_commands(address, number, shared)
         if commands:
             self._nft.run("\n".join(commands))
         # Known from now on, not before: what was refused is to be asked for again.
-        self._guarded |= {address: Orders(address, number) for address, number in numbered.items()}
+        self._guarded |= {
+            address: Orders(address, number, shared=shared) for address, number in numbered.items()
+        }
 
     def renew(self, wall: float, remaining: Mapping[str, float]) -> None:
         """Hold each of these for so many seconds, and silence the others, in one transaction.
@@ -139,7 +145,9 @@ def is_silenced(kernel: Nfnetlink, address: str) -> bool:
     version = ipaddress.ip_address(address).version
     try:
         # The likely answer first: who announces an address mostly holds it.
-        return not _has(kernel, f"held{version}", address) and _has(kernel, f"guarded{version}", address)
+        return not _has(kernel, f"held{version}", address) and any(
+            _has(kernel, f"{kind}{version}", address) for kind in ("guarded", "shared")
+        )
     except RulesRefused:
         return True
 
@@ -158,8 +166,10 @@ add table inet {TABLE}
 delete table inet {TABLE}
 add table inet {TABLE}
 add set inet {TABLE} guarded4 {{ type ipv4_addr; }}
+add set inet {TABLE} shared4 {{ type ipv4_addr; }}
 add set inet {TABLE} held4 {{ type ipv4_addr; flags timeout; }}
 add set inet {TABLE} guarded6 {{ type ipv6_addr; }}
+add set inet {TABLE} shared6 {{ type ipv6_addr; }}
 add set inet {TABLE} held6 {{ type ipv6_addr; flags timeout; }}
 add chain inet {TABLE} {LATE}
 add chain inet {TABLE} in {{ type filter hook prerouting priority -350; policy accept; }}
@@ -178,17 +188,18 @@ add rule arp {TABLE} in jump {LATE}
 """
 
 
-def _guard_commands(address: str, number: int) -> list[str]:
+def _guard_commands(address: str, number: int, shared: bool) -> list[str]:
+    kind = "shared" if shared else "guarded"
     if ipaddress.ip_address(address).version == 4:
         return [
-            f"add element inet {TABLE} guarded4 {{ {address} }}",
+            f"add element inet {TABLE} {kind}4 {{ {address} }}",
             f"add element arp {TABLE} guarded {{ {address} }}",
         ]
     # A neighbour solicitation goes to a group; its target is in the payload, where this nft compares numbers
     # but no sets of addresses. So each address has a set of its own, of one element.
     solicits = f"icmpv6 type nd-neighbor-solicit @th,64,128 {int(ipaddress.IPv6Address(address)):#034x}"
     return [
-        f"add element inet {TABLE} guarded6 {{ {address} }}",
+        f"add element inet {TABLE} {kind}6 {{ {address} }}",
         f"add set inet {TABLE} asked{number} {{ type icmpv6_type; flags timeout; }}",
         f"add rule inet {TABLE} in {solicits} icmpv6 type != @asked{number} drop",
     ]

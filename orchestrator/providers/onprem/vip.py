@@ -15,7 +15,7 @@ from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 from orchestrator.model.events import LinkLost, LinkRestored
 from orchestrator.model.names import Epoch, ModuleName
-from orchestrator.providers.onprem.announce import Address, Wire, frames, probe
+from orchestrator.host.announce import Address, Wire, frames, probe
 from orchestrator.providers.onprem.links import address_of, place, restored, sourced
 from orchestrator.providers.provider import (
     AddressConflict,
