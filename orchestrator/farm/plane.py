@@ -1,4 +1,4 @@
-"""What one node's kernel shall do for one farm: who serves which clients, and who answers for the addresses."""
+"""What one node's kernel shall do for one farm: who serves whom, and who answers for the addresses."""
 
 from __future__ import annotations
 
@@ -145,3 +145,20 @@ def device_of(farm: ModuleName) -> str:
 
 
 DEVICE: Final = "haf-"
+"""How the names of such interfaces begin, by which a later life knows them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one service had since its rules were loaded."""
+
+    taken_packets: int = 0
+    taken_bytes: int = 0
+    taken_connections: int = 0
+    """Served by this node, however they came to it. Of UDP: packets of clients that had no reply before."""
+    passed_packets: int = 0
+    passed_bytes: int = 0
+    passed_connections: int = 0
+    """Passed on to others as director. Connections of TCP alone, which begin visibly."""
+    connections: int = 0
+    """That this node's kernel knows now."""

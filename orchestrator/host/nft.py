@@ -14,6 +14,8 @@ from orchestrator.host.nfnetlink import Nfnetlink, NotThere, RulesRefused
 from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Orders, is_in
 
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
+STATELESS: Final = 1 << 2
+"""NFT_CTX_OUTPUT_STATELESS, from nftables/libnftables.h."""
 SHORTEST_S: Final = 0.01
 """One tick of the slowest kernel: before Linux 6.12 an element whose time-out is shorter never leaves."""
 
@@ -27,7 +29,8 @@ class Nft(Protocol):
 class Library:
     """libnftables.so.1: a transaction in a millisecond, no process started."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
+        """`stateless`: a `list` leaves counts out; `dry`: the kernel judges a transaction and drops it."""
         self._lib = ctypes.CDLL("libnftables.so.1")
         self._lib.nft_ctx_new.restype = ctypes.c_void_p
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
@@ -35,6 +38,8 @@ class Library:
         self._context = ctypes.c_void_p(self._lib.nft_ctx_new(0))
         self._lib.nft_ctx_buffer_output(self._context)
         self._lib.nft_ctx_buffer_error(self._context)
+        self._lib.nft_ctx_output_set_flags(self._context, STATELESS if stateless else 0)
+        self._lib.nft_ctx_set_dry_run(self._context, dry)
 
     def run(self, commands: str) -> str:
         """All or nothing; what a `list` prints."""
@@ -49,10 +54,13 @@ class Library:
 class Command:
     """The nft program, where the library is not installed."""
 
+    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
+        self._words = ["nft", *(["-s"] if stateless else []), *(["-c"] if dry else []), "-f", "-"]
+
     def run(self, commands: str) -> str:
         try:
             done = subprocess.run(
-                ["nft", "-f", "-"],
+                self._words,
                 input=commands.encode(),
                 capture_output=True,
                 timeout=COMMAND_TIMEOUT_S,
@@ -65,11 +73,12 @@ class Command:
         return done.stdout.decode(errors="replace")
 
 
-def open_nft() -> Nft:
+def open_nft(*, stateless: bool = False, dry: bool = False) -> Nft:
+    """Whichever of the two is installed."""
     try:
-        return Library()
+        return Library(stateless=stateless, dry=dry)
     except OSError:
-        return Command()
+        return Command(stateless=stateless, dry=dry)
 
 
 class DeadMan:

@@ -19,7 +19,8 @@ FLOORS: Final[dict[str, tuple[str, ...]]] = {
     # The restart budget is the cluster's word, and a mirror keeps one.
     "mirror": ("model", "cluster"),
     "node": ("model", "cluster", "farm", "mirror"),
-    "host": ("model",),
+    # A farm's plane is a value: who loads it into the kernel compares two of them.
+    "host": ("model", "farm"),
     # The register's client speaks the register's rules, which are in `cluster`.
     "providers": ("model", "cluster", "host"),
     "config": ("model",),
