@@ -24,6 +24,7 @@ from orchestrator.host.plane_words import (
     FarmAddressPutBack,
     InterfaceUnfit,
     NoSuchSubnet,
+    PlaneEvent,
     RulesImpossible,
     RulesPutBack,
 )
@@ -35,9 +36,6 @@ SETTLE_S: Final = 0.05
 away cannot make us spin."""
 CONFLICT_PACE_S: Final = 1.0
 """Between two answers to one conflict, so that two holders do not shout as fast as they can."""
-
-
-PlaneEvent = RulesPutBack | FarmAddressPutBack | FarmAddressConflict
 
 
 class FarmPlane:

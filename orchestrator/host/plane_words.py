@@ -97,3 +97,6 @@ class FarmAddressConflict:
 
     def __str__(self) -> str:
         return f"{self.mac}, which is no node of this farm, says that it has {self.address}"
+
+
+PlaneEvent = RulesPutBack | FarmAddressPutBack | FarmAddressConflict
