@@ -1,7 +1,7 @@
 """Clients of an address, as a process in their network: many sources, connections that move bytes and check them.
 
-    clients.py ask ADDRESS TCP_PORT UDP_PORT    who answers whom, once: sources on standard input
-    clients.py move ADDRESS PORT COUNT PACE_S   COUNT connections say something each PACE_S; ends with its input
+clients.py ask ADDRESS TCP_PORT UDP_PORT    who answers whom, once: sources on standard input
+clients.py move ADDRESS PORT COUNT PACE_S   COUNT connections say something each PACE_S; ends with its input
 """
 
 from __future__ import annotations

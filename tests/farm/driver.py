@@ -91,7 +91,9 @@ async def main() -> None:
     driver = Driver(sys.argv[1])
     await driver.plane.start()
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
     reader._limit = 1 << 24  # type: ignore[attr-defined]  # a plane is longer than a line of text
     print("{}", flush=True)
     while line := await reader.readline():

@@ -24,6 +24,10 @@ ANSWER_S = 60
 ARGUMENTS = {"text": True, "cwd": ROOT}
 
 
+Chain = list[list[str]]
+"""By bucket: who has it, and who had it before and may still have connections of it, the newest first."""
+
+
 class Order(Exception):
     """The plane refused what was asked; the text says why."""
 
@@ -170,18 +174,22 @@ class Farm:
         for name in only or self.names:
             self.nodes[name].apply(self.plane(name, owners, director, **words))
 
-    def move(self, before: tuple[str, ...], after: tuple[str, ...], director: str, **words: Any) -> None:
+    def move(self, chain: Chain, after: tuple[str, ...], director: str, **words: Any) -> Chain:
         """A planned change: all that gain prepare; then everybody has the new map, those that lose first."""
-        changes = {b: (old, new) for b, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
-        gained = {
-            name: {b: old for b, (old, new) in changes.items() if new == name} for name in self.names
-        }
-        lost = {name: {b for b, (old, _) in changes.items() if old == name} for name in self.names}
-        for name in self.names:
-            if gained[name]:
-                self.apply(before, director, [name], previous=gained[name], **words)
-        for name in sorted(self.names, key=lambda name: not lost[name]):
-            self.apply(after, director, [name], previous=gained[name], lost=lost[name], **words)
+        before = tuple(history[0] for history in chain)
+        new: Chain = [
+            [owner, *(node for node in history if node != owner)]
+            for owner, history in zip(after, chain, strict=True)
+        ]
+        gain = {owner for owner, old in zip(after, before, strict=True) if owner != old}
+        lose = {old for owner, old in zip(after, before, strict=True) if owner != old}
+        for name in sorted(gain):
+            self.apply(
+                before, director, [name], previous=_previous(new, name), lost=_lost(chain, name), **words
+            )
+        for name in sorted(self.names, key=lambda name: name not in lose):
+            self.apply(after, director, [name], previous=_previous(new, name), lost=_lost(new, name), **words)
+        return new
 
     def clean(self) -> None:
         for node in self.nodes.values():
@@ -256,6 +264,23 @@ def dealt(owners: tuple[str, ...], gone: str, *others: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def begin(owners: tuple[str, ...]) -> Chain:
+    return [[owner] for owner in owners]
+
+
+def _previous(chain: Chain, name: str) -> dict[int, str]:
+    """Whom a node asks next about connections that it does not know."""
+    return {
+        number: history[history.index(name) + 1]
+        for number, history in enumerate(chain)
+        if name in history[:-1]
+    }
+
+
+def _lost(chain: Chain, name: str) -> set[int]:
+    return {number for number, history in enumerate(chain) if name in history[1:]}
+
+
 def enter(namespace: str) -> list[str]:
     return ["nsenter", f"--net=/var/run/netns/{namespace}"]
 
@@ -275,5 +300,3 @@ def as_json(plane: Plane) -> dict[str, Any]:
     for service in told["services"]:
         service["lost"] = sorted(service["lost"])
     return told
-
-
