@@ -129,6 +129,17 @@ class Plane:
         return frozenset(self.addresses) if self.mode is Mode.SPREAD else self.answers
 
     @property
+    def leased(self) -> tuple[str, ...]:
+        """The addresses that this node may answer only while its pulse lives."""
+        return tuple(a for a in self.addresses if self.mode is not Mode.DIRECTED or a in self.answers)
+
+    @property
+    def shares_lease(self) -> bool:
+        """Whether the lease is about questions alone: what another node passes on is always taken. A node
+        that receives everything must be deaf without it, because others have taken its share."""
+        return self.mode is not Mode.INVISIBLE
+
+    @property
     def virtual_mac(self) -> str:
         """The same on every node; of the mode `invisible` alone."""
         digest = hashlib.sha256(f"{self.seed} {self.farm}".encode()).digest()

@@ -23,9 +23,9 @@ from orchestrator.model.names import ModuleName
 
 TABLE: Final = "hafarm_farm_"
 BUCKET: Final = "typeof meta length"
-"""The type of a bucket's number: a plain one of 32 bits, as the hash is. nft knows such a type only as that of
-something, and the usual choice (`mark`) would have to be written into the packet before it can be looked up,
-where somebody else's policy routing would find it."""
+"""The type of a bucket's number: a plain one of 32 bits, as the hash is. nft knows such a type only as
+that of something, and the usual choice (`mark`) would have to be written into the packet before it can be
+looked up, where somebody else's policy routing would find it."""
 
 
 def table_of(farm: ModuleName) -> str:
@@ -44,7 +44,7 @@ def rules(plane: Plane) -> Ruleset:
     return found
 
 
-# --- at the interface, before anything else has seen the packet ---------------------------------------------
+# --- at the interface, before anything else has seen the packet -----------------------------------------
 
 
 def _receive(plane: Plane) -> Table:
@@ -56,7 +56,7 @@ def _receive(plane: Plane) -> Table:
         services = _at(plane, address)
         chains[_chain(address)] = Chain(
             (
-                # Nothing is passed on twice: two nodes whose maps differ for a moment would play ball with it.
+                # Nothing is passed on twice: two nodes whose maps differ a moment would play ball with it.
                 "ether saddr @peers accept",
                 # Only a first fragment has ports: they are put together first, and passed on by the stack.
                 f"{ip.fragment} accept",
@@ -132,7 +132,7 @@ def _receive_all(plane: Plane) -> Table:
     return Table(chains, {f"mine_{s.name}": _buckets(_mine(plane, s)) for s in plane.services})
 
 
-# --- in the stack, where connections are known --------------------------------------------------------------
+# --- in the stack, where connections are known ----------------------------------------------------------
 
 
 def _stack(plane: Plane, ip: Ip) -> Table:
@@ -215,7 +215,7 @@ def _stack_sets(plane: Plane, service: Service) -> dict[str, Elements]:
     return sets
 
 
-# --- who answers questions for an address -------------------------------------------------------------------
+# --- who answers questions for an address ---------------------------------------------------------------
 
 
 def _arp(plane: Plane) -> Table:
@@ -266,7 +266,7 @@ def _answered(plane: Plane, address: str) -> frozenset[int]:
     return frozenset(range(BUCKETS)) if address in plane.answers else frozenset()
 
 
-# --- the contents of sets -----------------------------------------------------------------------------------
+# --- the contents of sets -------------------------------------------------------------------------------
 
 
 def _each(plane: Plane) -> list[tuple[Ip, str]]:

@@ -13,8 +13,9 @@ from typing import Final
 
 Address = IPv4Address | IPv6Address
 
-BURST_S: Final = (0.02, 0.08, 0.4, 0.5)
-"""Pauses after the first announcement: at 20, 100, 500, 1000 ms. A lost frame, a switch that still learns."""
+BURST_S: Final = (0.02, 0.08, 0.4, 0.5, 0.5)
+"""Pauses after the first announcement: at 20, 100, 500, 1000, 1500 ms. A lost frame, a switch that still
+learns; and Linux believes no announcement within a second of the last that it believed."""
 AGAIN_S: Final = 60.0
 """Then each minute: heals a neighbour that was away; two frames a minute cost nothing."""
 PROBE_S: Final = 0.3

@@ -12,7 +12,7 @@ from orchestrator.farm.plane import Mode, Plane, Traffic, device_of
 from orchestrator.farm.rules import rules, table_of
 from orchestrator.farm.ruleset import NOTHING, Ruleset, change, replacement
 from orchestrator.host.announce import BURST_S, Address, Wire, frames, say_again, who_has
-from orchestrator.host.farm_remains import remove_farm
+from orchestrator.host.farm_remains import read_chances, remove_farm, tables_there
 from orchestrator.host.farm_traffic import read_traffic
 from orchestrator.host.netlink import Changes, Link, Netlink, Placed
 from orchestrator.host.nfnetlink import Nfnetlink, RulesRefused
@@ -29,6 +29,7 @@ from orchestrator.host.plane_words import (
     RulesPutBack,
 )
 from orchestrator.model.errors import AddressRefused, HafarmError, ProcessUnreachable
+from orchestrator.model.events import LinkLost, LinkRestored
 from orchestrator.model.names import ModuleName
 
 SETTLE_S: Final = 0.05
@@ -52,6 +53,7 @@ class FarmPlane:
         self._one_at_a_time = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wire: Wire | None = None
+        self._carrier: bool | None = None
         self._conflict_at: dict[Address, float] = {}
         self._hands: _Hands | None = None
 
@@ -102,7 +104,7 @@ class FarmPlane:
     # --- applying ---------------------------------------------------------------------------------------
 
     async def apply(self, plane: Plane) -> None:
-        """The kernel does what the plane says when it returns; only the difference to the last one is written.
+        """The kernel does what the plane says when it returns; only the difference to the last is written.
 
         Raises InterfaceUnfit, RulesRefused, AddressRefused or LinkRefused; asking again is safe.
         """
@@ -138,11 +140,19 @@ class FarmPlane:
         self._tasks["announce"] = asyncio.create_task(say_again(self._say, BURST_S))
 
     async def counters(self) -> dict[str, Traffic]:
-        """By service; what the kernel counted since the rules were loaded for the first time."""
+        """By service; counted since its rules were first loaded in this life, or put back."""
         plane = self._plane
         if plane is None:
             return {}
         return await read_traffic(self._have.nft, self._loaded, plane.services)
+
+    async def found(self) -> bool:
+        """Whether an earlier life's plane is in the kernel, whole or in part."""
+        return any(name == table_of(self._farm) for _, name in tables_there(self._have.nft))
+
+    async def chances(self) -> dict[str, dict[int, str]]:
+        """By service, as the kernel has it: the address of the node that had a bucket before this one."""
+        return read_chances(self._have.nft, table_of(self._farm))
 
     # --- taking away ------------------------------------------------------------------------------------
 
@@ -173,7 +183,8 @@ class FarmPlane:
     def _list(self) -> str | None:
         """The rules without their counts; None where some are missing."""
         try:
-            return self._have.still.run("\n".join(f"list table {' '.join(name)}" for name in self._loaded))
+            # One by one: nft 1.0.6 looks for all tables of one transaction in the family of the last.
+            return "".join(self._have.still.run(f"list table {' '.join(name)}") for name in self._loaded)
         except RulesRefused:
             return None
 
@@ -239,6 +250,7 @@ class FarmPlane:
 
     async def _look(self, plane: Plane) -> None:
         links = await self._have.net.links()
+        healed = self._tell_of_link(plane.interface, links)
         if plane.interface not in links:
             return  # Its return is a change too.
         put_back = self._keep_rules()
@@ -250,8 +262,16 @@ class FarmPlane:
             at = names.get(placed.index, "")
             self._on_event(FarmAddressPutBack(self._farm, str(placed.address.ip), at))
         self._listen(plane, links[plane.interface])
-        if put_back and plane.answers:
+        if (put_back or healed) and plane.answers:
             self.announce()
+
+    def _tell_of_link(self, interface: str, links: dict[str, Link]) -> bool:
+        """Whether its carrier came back."""
+        before, self._carrier = self._carrier, interface in links and links[interface].carrier
+        if self._carrier is before or (before is None and self._carrier):
+            return False
+        self._on_event((LinkRestored if self._carrier else LinkLost)(self._farm, interface))
+        return self._carrier
 
     # --- the wire ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Takes away what a farm, or any life before this one, left in the kernel."""
+"""What a farm, or any life before this one, left in the kernel: found, and taken away."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from orchestrator.host.nft import Nft, open_nft
 from orchestrator.model.names import ModuleName
 
 _TABLE: Final = re.compile(r"^table (\w+) (\S+)", re.M)
+_PREVIOUS: Final = re.compile(r"map previous_(\w+) \{[^}]*?elements = \{([^}]*)\}")
 _ELEMENTS: Final = re.compile(r"elements = \{([^}]*)\}")
 
 
@@ -31,11 +32,27 @@ async def remove_farm(net: Netlink, nft: Nft, farm: ModuleName) -> None:
     await _remove(net, nft, table_of(farm).__eq__, device_of(farm).__eq__)
 
 
+def tables_there(nft: Nft) -> list[tuple[str, str]]:
+    """All tables of this kernel: family and name."""
+    return _TABLE.findall(nft.run("list tables"))
+
+
+def read_chances(nft: Nft, table: str) -> dict[str, dict[int, str]]:
+    """By service: bucket to the address of the node that had it before."""
+    found: dict[str, dict[int, str]] = {}
+    for family, name in tables_there(nft):
+        if name == table and family in ("ip", "ip6"):
+            for service, elements in _PREVIOUS.findall(nft.run(f"list table {family} {name}")):
+                pairs = (text.split(" : ") for text in elements.split(",") if text.strip())
+                found[service] = {int(bucket): address.strip() for bucket, address in pairs}
+    return found
+
+
 async def _remove(
     net: Netlink, nft: Nft, is_table: Callable[[str], bool], is_device: Callable[[str], bool]
 ) -> None:
     """The tables are the last to go: they keep others from asking for an address, and say which there are."""
-    tables = [(family, name) for family, name in _TABLE.findall(nft.run("list tables")) if is_table(name)]
+    tables = [(family, name) for family, name in tables_there(nft) if is_table(name)]
     places = _recorded(nft, tables)
     for placed in await net.addresses():
         if placed.address in places:

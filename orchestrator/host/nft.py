@@ -84,13 +84,13 @@ def open_nft(*, stateless: bool = False, dry: bool = False) -> Nft:
 class DeadMan:
     """Addresses that this machine answers only while somebody renews them; absent means silent."""
 
-    def __init__(self, nft: Nft, addresses: Iterable[str]) -> None:
+    def __init__(self, nft: Nft, addresses: Iterable[str], shared: Iterable[str] = ()) -> None:
         self._nft = nft
         self._guarded: dict[str, Orders] = {}
         self._held: set[str] = set()
         self._deadlines: dict[str, int] | None = {}
         # In one transaction: an address that a dead pulse left behind answers in no moment between two.
-        self._guard(addresses, False, [_BASE])
+        self._guard({**dict.fromkeys(shared, True), **dict.fromkeys(addresses, False)}, [_BASE])
         # Renewed many times a second, in a process that goes before all others: nft's language takes long.
         self._kernel = Nfnetlink()
 
@@ -100,18 +100,20 @@ class DeadMan:
         A `shared` address is served by several machines, and asked for at one: questions for it are silenced,
         while whatever that one passes on to this machine goes on.
         """
-        self._guard(addresses, shared, [])
+        self._guard(dict.fromkeys(addresses, shared), [])
 
-    def _guard(self, addresses: Iterable[str], shared: bool, commands: list[str]) -> None:
-        new = [address for address in dict.fromkeys(addresses) if address not in self._guarded]
+    def _guard(self, addresses: Mapping[str, bool], commands: list[str]) -> None:
+        """By address, whether it is shared."""
+        new = [address for address in addresses if address not in self._guarded]
         numbered = dict(zip(new, itertools.count(len(self._guarded)), strict=False))
         for address, number in numbered.items():
-            commands += _guard_commands(address, number, shared)
+            commands += _guard_commands(address, number, addresses[address])
         if commands:
             self._nft.run("\n".join(commands))
         # Known from now on, not before: what was refused is to be asked for again.
         self._guarded |= {
-            address: Orders(address, number, shared=shared) for address, number in numbered.items()
+            address: Orders(address, number, shared=addresses[address])
+            for address, number in numbered.items()
         }
 
     def renew(self, wall: float, remaining: Mapping[str, float]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from orchestrator.model.errors import HafarmError
+from orchestrator.model.events import LinkLost, LinkRestored
 from orchestrator.model.names import ModuleName
 
 
@@ -99,4 +100,4 @@ class FarmAddressConflict:
         return f"{self.mac}, which is no node of this farm, says that it has {self.address}"
 
 
-PlaneEvent = RulesPutBack | FarmAddressPutBack | FarmAddressConflict
+PlaneEvent = LinkLost | LinkRestored | RulesPutBack | FarmAddressPutBack | FarmAddressConflict

@@ -15,7 +15,7 @@ PLANE: Final[Mapping[str, Code]] = {
     ),
     "HF6102": Code(
         "address in no local subnet",
-        "The interface has no address in the subnet of the farm's address, so nobody would look for it there.",
+        "The interface has no address in the subnet of the farm's address: nobody would look for it there.",
         "Choose an address of a subnet that all nodes of the farm share, or name the right interface.",
     ),
     "HF6103": Code(
@@ -26,8 +26,8 @@ PLANE: Final[Mapping[str, Code]] = {
     "HF6104": Code(
         "the kernel does not take the rules",
         "nftables is not installed or not permitted, or this kernel lacks a part that a farm needs.",
-        "Install nftables and run the agent as root; the kernel must be 5.16 or later with nf_tables, and with "
-        "macvlan for the mode `invisible`.",
+        "Install nftables and run the agent as root; the kernel must be 5.16 or later with nf_tables, and "
+        "have macvlan for the mode `invisible`.",
     ),
     "HF6106": Code(
         "an interface cannot be made",

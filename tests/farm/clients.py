@@ -1,4 +1,4 @@
-"""Clients of an address, as a process in their network: many sources, connections that move bytes and check them.
+"""Clients of an address, as a process in their network: many sources, bytes that are moved and compared.
 
 clients.py ask ADDRESS TCP_PORT UDP_PORT    who answers whom, once: sources on standard input
 clients.py move ADDRESS PORT COUNT PACE_S   COUNT connections say something each PACE_S; ends with its input
@@ -89,6 +89,10 @@ class Mover:
         self.socket.connect((address, port))
         self.node = self.socket.recv(100).decode().strip()
         self.socket.setblocking(False)
+        # Who only waits for what a dead node owed sends nothing, and so hears of nothing.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+            self.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
         self.said, self.heard, self.turns, self.due = b"", b"", 0, 0.0
         self.broken = ""
 

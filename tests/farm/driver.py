@@ -1,4 +1,4 @@
-"""One node's plane as a process in the node's network: orders on standard input, answers on standard output."""
+"""One node's plane as a process in the node's network: orders on its input, answers on its output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Driver:
         self.dead_man: DeadMan | None = None
 
     def _heard(self, event: PlaneEvent) -> None:
-        self.events.append(f"{event.code} {event}")
+        self.events.append(f"{getattr(event, 'code', type(event).__name__)} {event}")
 
     async def do(self, order: dict[str, Any]) -> Any:
         match order["do"]:
@@ -70,6 +70,11 @@ class Driver:
                 return {name: dataclasses.asdict(traffic) for name, traffic in found_.items()}
             case "announce":
                 self.plane.announce()
+            case "chances":
+                return [await self.plane.found(), await self.plane.chances()]
+            case "settled":
+                # It looked at the kernel after its last change.
+                return not self.plane._changed.is_set() and self.plane._listing is not None
             case "events":
                 return self.events
             case "clean":

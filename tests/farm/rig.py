@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.farm.plane import BUCKETS, Affinity, Member, Mode, Plane, Protocol, Service
+from orchestrator.model.names import NodeName
 from tests.farm.clients import SOURCE4, SOURCE6
 from tests.support.jhash import bucket
 from tests.support.netns import Switch, ip
@@ -39,7 +40,8 @@ class Node:
         self.name = name
         self.namespace = net[name]
         link = json.loads(ip("-j", "link", "show", "eth0", within=self.namespace))[0]
-        self.member = Member(name, link["address"], f"198.18.0.{10 + number}", f"2001:2::{10 + number:x}")  # type: ignore[arg-type]
+        v4, v6 = f"198.18.0.{10 + number}", f"2001:2::{10 + number:x}"
+        self.member = Member(NodeName(name), link["address"], v4, v6)
         self.server = self.start("tests.farm.serve", name, str(TCP), str(UDP))
         self.driver = self.drive()
 
@@ -124,7 +126,7 @@ class Farm:
             for name in self.names:
                 ip("route", "add", net, "via", via, within=self.net[name])
 
-    # --- planes -----------------------------------------------------------------------------------------------
+    # --- planes ------------------------------------------------------------------------------------------
 
     def plane(
         self,
@@ -170,9 +172,12 @@ class Farm:
         )
 
     def apply(self, owners: tuple[str, ...], director: str, only: Iterable[str] = (), **words: Any) -> None:
-        """The same map on all nodes, or on these."""
+        """The same map on all nodes, or on these. Who answers for the address may be another one afterwards,
+        and Linux believes no second announcement within a second: tests are in more of a hurry."""
         for name in only or self.names:
             self.nodes[name].apply(self.plane(name, owners, director, **words))
+        if not only:
+            ip("neigh", "flush", "all", within=self.net["client"])
 
     def move(self, chain: Chain, after: tuple[str, ...], director: str, **words: Any) -> Chain:
         """A planned change: all that gain prepare; then everybody has the new map, those that lose first."""
@@ -195,14 +200,13 @@ class Farm:
         for node in self.nodes.values():
             node.do("clean")
 
-    # --- clients ----------------------------------------------------------------------------------------------
+    # --- clients -----------------------------------------------------------------------------------------
 
     def ask(self, address: str, kind: str, asked: list[tuple[str, int]], size: int = 0) -> list[str]:
         """Who answers each source address and port."""
         port = TCP if kind == "tcp" else UDP
         done = subprocess.run(
-            [*enter(self.net["client"]), sys.executable, "-m", "tests.farm.clients", "ask", address]
-            + [kind, str(port), str(size)],
+            self._client("ask", address, kind, str(port), str(size)),
             input=json.dumps(asked),
             stdout=subprocess.PIPE,
             timeout=ANSWER_S,
@@ -211,11 +215,13 @@ class Farm:
         )
         return list(json.loads(done.stdout))
 
+    def _client(self, *words: str) -> list[str]:
+        return [*enter(self.net["client"]), sys.executable, "-m", "tests.farm.clients", *words]
+
     @contextlib.contextmanager
     def moving(self, address: str, count: int, pace_s: float = 0.1) -> Iterator[Moving]:
         process = subprocess.Popen(
-            [*enter(self.net["client"]), sys.executable, "-m", "tests.farm.clients", "move", address]
-            + [str(TCP), str(count), str(pace_s)],
+            self._client("move", address, str(TCP), str(count), str(pace_s)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             **ARGUMENTS,  # type: ignore[call-overload]

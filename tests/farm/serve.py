@@ -74,7 +74,7 @@ class Echo:
         back = []
         for level, kind, info in ancillary:
             if level == socket.IPPROTO_IP:
-                index, local, _ = struct.unpack("=I4s4s", info[:12])
+                _, local, _ = struct.unpack("=I4s4s", info[:12])
                 back = [(level, kind, struct.pack("=I4s4s", 0, local, bytes(4)))]
             else:
                 back = [(level, kind, info[:16] + bytes(4))]
