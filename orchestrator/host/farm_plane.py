@@ -112,14 +112,15 @@ class FarmPlane:
         async with self._one_at_a_time:
             before = self._plane
             link = _require(plane, await self._have.net.links())
-            if plane.mode is Mode.INVISIBLE:
-                await self._make_device(plane, link)
-            # Rules first: no question for an address comes before the rules say who answers.
-            self._load(rules(plane))
-            self._plane = plane
-            await self._place(plane)
+            # No question for an address comes before the rules say who answers. And without them no frame
+            # leaves with the virtual hardware address as its source: a switch would learn where that is.
             if plane.mode is not Mode.INVISIBLE:
                 await self._remove_device()
+            self._load(rules(plane))
+            self._plane = plane
+            if plane.mode is Mode.INVISIBLE:
+                await self._make_device(plane, link)
+            await self._place(plane)
             self._listen(plane, link)
             old = (
                 before.answers if before is not None and before.interface == plane.interface else frozenset()
