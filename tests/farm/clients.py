@@ -64,15 +64,19 @@ def ask_udp(address: str, port: int, asked: list[tuple[str, int]], size: int) ->
     return [",".join(names) for names in found]
 
 
-def ask_tcp(address: str, port: int, asked: list[tuple[str, int]]) -> list[str]:
-    """The node that greets each connection, or the name of what went wrong."""
+def ask_tcp(address: str, port: int, asked: list[tuple[str, int]], size: int) -> list[str]:
+    """The node that greets each connection and gives back what it is sent, or the name of what went wrong."""
     found = []
     for local, from_port in asked:
         one = bound(address, socket.SOCK_STREAM, local, from_port)
         one.settimeout(ANSWER_S)
         try:
             one.connect((address, port))
-            found.append(one.recv(100).decode().strip())
+            node = one.recv(100).decode().strip()
+            if size:
+                one.sendall(b"x" * size)
+                one.recv(size, socket.MSG_WAITALL)
+            found.append(node)
         except OSError as fault:
             found.append(type(fault).__name__)
         one.close()
@@ -166,7 +170,7 @@ def main() -> None:
         return
     kind, port, size = words[0], int(words[1]), int(words[2])
     asked = [(str(local), int(from_port)) for local, from_port in json.load(sys.stdin)]
-    found = ask_udp(address, port, asked, size) if kind == "udp" else ask_tcp(address, port, asked)
+    found = ask_udp(address, port, asked, size) if kind == "udp" else ask_tcp(address, port, asked, size)
     print(json.dumps(found))
 
 

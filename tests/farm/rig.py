@@ -202,11 +202,13 @@ class Farm:
 
     # --- clients -----------------------------------------------------------------------------------------
 
-    def ask(self, address: str, kind: str, asked: list[tuple[str, int]], size: int = 0) -> list[str]:
-        """Who answers each source address and port."""
+    def ask(
+        self, address: str, kind: str, asked: list[tuple[str, int]], size: int = 0, at: str = ""
+    ) -> list[str]:
+        """Who answers each source address and port; `at` another namespace than the clients' own."""
         port = TCP if kind == "tcp" else UDP
         done = subprocess.run(
-            self._client("ask", address, kind, str(port), str(size)),
+            self._client(at, "ask", address, kind, str(port), str(size)),
             input=json.dumps(asked),
             stdout=subprocess.PIPE,
             timeout=ANSWER_S,
@@ -215,13 +217,13 @@ class Farm:
         )
         return list(json.loads(done.stdout))
 
-    def _client(self, *words: str) -> list[str]:
-        return [*enter(self.net["client"]), sys.executable, "-m", "tests.farm.clients", *words]
+    def _client(self, at: str, *words: str) -> list[str]:
+        return [*enter(at or self.net["client"]), sys.executable, "-m", "tests.farm.clients", *words]
 
     @contextlib.contextmanager
     def moving(self, address: str, count: int, pace_s: float = 0.1) -> Iterator[Moving]:
         process = subprocess.Popen(
-            self._client("move", address, str(TCP), str(count), str(pace_s)),
+            self._client("", "move", address, str(TCP), str(count), str(pace_s)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             **ARGUMENTS,  # type: ignore[call-overload]
