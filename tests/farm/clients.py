@@ -78,7 +78,7 @@ def ask_tcp(address: str, port: int, asked: list[tuple[str, int]], size: int) ->
                 one.recv(size, socket.MSG_WAITALL)
             found.append(node)
         except OSError as fault:
-            found.append(type(fault).__name__)
+            found.append(str(fault))
         one.close()
     return found
 
