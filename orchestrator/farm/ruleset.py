@@ -96,9 +96,11 @@ def _fill(where: str, name: str, before: Elements | None, after: Elements) -> It
         yield f"add {after.kind} {where} {name} {{ {after.form}; }}"
         before = Elements(after.form, {})
     assert before.form == after.form, f"{name}: a name has one form"
-    old, new = set(before.elements.items()), set(after.elements.items())
-    if gone := [key for key, value in before.elements.items() if (key, value) not in new]:
+    old, new = before.elements, after.elements
+    if old == new:
+        return
+    if gone := [key for key, value in old.items() if new.get(key) != value]:
         yield f"delete element {where} {name} {{ {', '.join(gone)} }}"
-    if come := [(key, value) for key, value in after.elements.items() if (key, value) not in old]:
+    if come := [(key, value) for key, value in new.items() if old.get(key) != value]:
         listed = ", ".join(f"{key} : {value}" if value else key for key, value in come)
         yield f"add element {where} {name} {{ {listed} }}"

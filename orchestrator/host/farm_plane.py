@@ -111,7 +111,8 @@ class FarmPlane:
         assert plane.farm == self._farm
         async with self._one_at_a_time:
             before = self._plane
-            link = _require(plane, await self._have.net.links())
+            links = await self._have.net.links()
+            link = _require(plane, links)
             # No question for an address comes before the rules say who answers. And without them no frame
             # leaves with the virtual hardware address as its source: a switch would learn where that is.
             if plane.mode is not Mode.INVISIBLE:
@@ -119,8 +120,8 @@ class FarmPlane:
             self._load(rules(plane))
             self._plane = plane
             if plane.mode is Mode.INVISIBLE:
-                await self._make_device(plane, link)
-            await self._place(plane)
+                links = await self._make_device(plane, links)
+            await self._place(plane, links)
             self._listen(plane, link)
             old = (
                 before.answers if before is not None and before.interface == plane.interface else frozenset()
@@ -203,9 +204,8 @@ class FarmPlane:
 
     # --- addresses --------------------------------------------------------------------------------------
 
-    async def _place(self, plane: Plane) -> list[Placed]:
+    async def _place(self, plane: Plane, links: dict[str, Link]) -> list[Placed]:
         """Put addresses where they belong, and take them from where they do not; those that were put."""
-        links = await self._have.net.links()
         wanted = _wanted(plane, links)
         there = await self._have.net.addresses()
         for placed in there:
@@ -217,18 +217,21 @@ class FarmPlane:
             self._have.net.add(placed, preferred=False)
         return missing
 
-    async def _make_device(self, plane: Plane, below: Link) -> None:
+    async def _make_device(self, plane: Plane, links: dict[str, Link]) -> dict[str, Link]:
+        """The links as they are afterwards."""
         net = self._have.net
-        device = (await net.links()).get(plane.device)
+        device = links.get(plane.device)
         if device is not None and device.mac.hex(":") != plane.virtual_mac:
             await net.remove_link(device)
             device = None
         if device is None:
-            await net.add_macvlan(plane.device, below, plane.virtual_mac)
-            device = (await net.links())[plane.device]
+            await net.add_macvlan(plane.device, links[plane.interface], plane.virtual_mac)
+            links = await net.links()
+            device = links[plane.device]
         if not device.up:
             _quieten(plane.device)
             await net.set_up(device)
+        return links
 
     async def _remove_device(self) -> None:
         device = (await self._have.net.links()).get(device_of(self._farm))
@@ -255,10 +258,10 @@ class FarmPlane:
         if plane.interface not in links:
             return  # Its return is a change too.
         put_back = self._keep_rules()
-        if plane.mode is Mode.INVISIBLE and plane.device not in links:
-            await self._make_device(plane, links[plane.interface])
-        names = {link.index: link.name for link in (await self._have.net.links()).values()}
-        for placed in await self._place(plane):
+        if plane.mode is Mode.INVISIBLE:
+            links = await self._make_device(plane, links)
+        names = {link.index: link.name for link in links.values()}
+        for placed in await self._place(plane, links):
             put_back = True
             at = names.get(placed.index, "")
             self._on_event(FarmAddressPutBack(self._farm, str(placed.address.ip), at))
