@@ -21,6 +21,8 @@ class Ip:
     family: str
     address: str
     """The type of its addresses."""
+    hops: str
+    """How many more machines may pass a packet on."""
     fragment: str
     """Matches every fragment, also the first."""
     error: str
@@ -36,6 +38,7 @@ IP: Final[Mapping[int, Ip]] = {
         version=4,
         family="ip",
         address="ipv4_addr",
+        hops="ip ttl",
         fragment="ip frag-off & 0x3fff != 0",
         # 8 bytes of ICMP, then a header of 20 bytes: 0x45 says that it has no options.
         error="icmp type { destination-unreachable, time-exceeded, parameter-problem } @th,64,8 0x45",
@@ -48,6 +51,7 @@ IP: Final[Mapping[int, Ip]] = {
         version=6,
         family="ip6",
         address="ipv6_addr",
+        hops="ip6 hoplimit",
         fragment="exthdr frag exists",
         # 8 bytes of ICMPv6, then a header of 40 bytes: the quoted protocol says that no other follows it.
         error="icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",

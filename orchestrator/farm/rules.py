@@ -27,6 +27,9 @@ BUCKET: Final = "typeof meta length"
 that of something, and the usual choice (`mark`) would have to be written into the packet before it can be
 looked up, where somebody else's policy routing would find it."""
 
+HOPS_MAX: Final = 16
+"""Moves of one bucket within the time that connections are given to end: more are not remembered."""
+
 
 def table_of(farm: ModuleName) -> str:
     # The name of a module has no underscore, so two modules never share a table.
@@ -153,7 +156,7 @@ def _stack(plane: Plane, ip: Ip) -> Table:
     for address in addresses:
         here = _at(plane, address)
         entered = [f"{to(service)} goto take_{service.name}" for service in here]
-        left = [] if invisible else [rule for service in here for rule in _error_left_behind(plane, service)]
+        left = [] if invisible else [rule for service in here for rule in _error_left_behind(service)]
         chains[_chain(address)] = Chain((*entered, *left))
     if not invisible:
         sets["peers"] = _peers(plane)
@@ -161,22 +164,36 @@ def _stack(plane: Plane, ip: Ip) -> Table:
         sets |= _stack_sets(plane, service)
         divert = _divert_all(plane, service) if invisible else _divert(plane, service)
         chains[f"take_{service.name}"] = Chain((*divert, *_take(plane, service)))
+        if service.protocol is Protocol.TCP and not invisible:
+            chains[f"ask_{service.name}"] = _ask(plane, service, client_hash)
+            chains[f"askerror_{service.name}"] = _ask(plane, service, quoted_hash)
     return Table(chains, sets, tuple(f"{what}_{s.name}" for s in services for what in ("taken", "new")))
 
 
 def _divert(plane: Plane, service: Service) -> Iterator[str]:
-    duplicate = f"dup to {client_hash(plane, service)} map"
-    yield f'ether saddr != @peers {duplicate} @owner_{service.name} device "{plane.interface}" drop'
+    duplicate = f"dup to {client_hash(plane, service)} map @owner_{service.name}"
+    yield f'ether saddr != @peers {duplicate} device "{plane.interface}" drop'
     if service.protocol is Protocol.TCP:
-        yield f'{UNKNOWN} {duplicate} @previous_{service.name} device "{plane.interface}" drop'
+        yield f"{UNKNOWN} jump ask_{service.name}"
 
 
-def _error_left_behind(plane: Plane, service: Service) -> Iterator[str]:
+def _error_left_behind(service: Service) -> Iterator[str]:
     if service.protocol is Protocol.TCP:
-        yield (
-            f"{quoting(service)} ct state invalid dup to {quoted_hash(plane, service)}"
-            f' map @previous_{service.name} device "{plane.interface}" drop'
+        yield f"{quoting(service)} ct state invalid jump askerror_{service.name}"
+
+
+def _ask(plane: Plane, service: Service, hashed: Callable[[Plane, Service], str]) -> Chain:
+    """Whoever had the bucket before may know the connection. While a bucket moves, two nodes may each believe
+    this of the other: what goes in circles is dropped after some turns, and sent again by its client."""
+    hops = IP[service.version].hops
+    duplicate = f"dup to {hashed(plane, service)} map @previous_{service.name}"
+    return Chain(
+        (
+            f"{hops} > {HOPS_MAX} {hops} set {HOPS_MAX}",
+            f'{hops} > 1 {duplicate} device "{plane.interface}" drop',
+            f"{hops} 1 drop",
         )
+    )
 
 
 def _divert_all(plane: Plane, service: Service) -> Iterator[str]:

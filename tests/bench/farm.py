@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import statistics
 import subprocess
 import time
@@ -16,15 +15,16 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from orchestrator.farm.plane import Affinity, Member, Mode, Plane, Protocol, Service
+from orchestrator.farm.plane import Member, Mode, Plane, Service
 from orchestrator.model.names import NodeName
 from tests.bench.mirror import Bench, Measurement
 from tests.bench.rows import Row, median_row, ratios, worst_row
 from tests.farm.rig import SEED, V4, Farm, begin, dealt, end, enter, shared
+from tests.farm.web import HTTP, START_S, answers, stop, web, web_servers, wrk
 from tests.support.jhash import bucket
 from tests.support.waiting import eventually
 
-HTTP, PROXY, IPERF = 80, 8080, 5201
+PROXY, IPERF = 8080, 5201
 NODES: Final = ("n1", "n2", "n3", "n4")
 ROUND_S: Final = 3
 CLIENTS: Final = 4
@@ -34,13 +34,6 @@ SIXTEEN: Final = tuple(f"n{number}" for number in range(1, 17))
 FIRST_CLIENT: Final = ip_address("198.18.0.0")
 PERIOD_S: Final = 0.1
 """Each connection says something so often."""
-NGINX = """
-daemon off; worker_processes 1; pid {work}/{node}.pid; error_log {work}/{node}.log;
-events {{ worker_connections 4096; }}
-http {{ access_log off; client_body_temp_path {work}; proxy_temp_path {work}; fastcgi_temp_path {work};
-  uwsgi_temp_path {work}; scgi_temp_path {work}; keepalive_requests 1000000;
-  server {{ listen 80 backlog=4096; location / {{ return 200 "{node}\\n"; }} }} }}
-"""
 HAPROXY = """
 global
   maxconn 1000
@@ -80,7 +73,7 @@ def requests(bench: Bench) -> Iterator[Row]:
         def ask(way: str, words: tuple[str, ...]) -> Cost:
             mode, urls = ways[way]
             if mode is not None:
-                _steer(farm, _web(shared(*NODES)), mode)
+                _steer(farm, web(shared(*NODES)), mode)
             try:
                 return _cost(farm, servers, urls, words)
             finally:
@@ -187,7 +180,7 @@ def gigabits(bench: Bench) -> Iterator[Row]:
         )
         try:
             for _ in range(bench.much(5, 1)):
-                _steer(farm, _web(shared("n2"), IPERF), Mode.DIRECTED)
+                _steer(farm, web(shared("n2"), IPERF), Mode.DIRECTED)
                 through, rate = _stream(farm, server.pid, V4)
                 straight, other = _stream(farm, server.pid, farm.nodes["n2"].member.v4)
                 farm.clean()
@@ -214,51 +207,22 @@ def _in_turns(bench: Bench, ways: list[str], ask: Callable[[str], Cost]) -> list
 @contextmanager
 def _serving(work: Path) -> Iterator[tuple[Farm, list[int]]]:
     """Four nodes with nginx, HAProxy on the first, and the processes of all of them."""
-    started: list[subprocess.Popen[bytes]] = []
-    with Farm(len(NODES)) as farm:
+    with Farm(len(NODES)) as farm, web_servers(farm, work) as web_processes:
+        config = work / "haproxy.cfg"
+        servers = [f"  server {name} {farm.nodes[name].member.v4}:{HTTP}\n" for name in NODES]
+        config.write_text(HAPROXY + "".join(servers))
+        words = [*enter(farm.nodes["n1"].namespace), "haproxy", "-db", "-f", str(config)]
+        proxy = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         try:
-            for name in NODES:
-                config = work / f"{name}.nginx"
-                config.write_text(NGINX.format(work=work, node=name))
-                words = ["nginx", "-p", str(work), "-c", str(config)]
-                started.append(subprocess.Popen([*enter(farm.nodes[name].namespace), *words]))
-            proxy = work / "haproxy.cfg"
-            servers = [f"  server {name} {farm.nodes[name].member.v4}:{HTTP}\n" for name in NODES]
-            proxy.write_text(HAPROXY + "".join(servers))
-            words = [*enter(farm.nodes["n1"].namespace), "haproxy", "-db", "-f", str(proxy)]
-            started.append(subprocess.Popen(words))
-            eventually(lambda: all(_answers(farm, f"{farm.nodes[name].member.v4}") for name in NODES), 20)
-            eventually(lambda: _answers(farm, f"{farm.nodes['n1'].member.v4}:{PROXY}"), 20)
-            pids = [process.pid for process in started]
+            eventually(lambda: answers(farm, f"{farm.nodes['n1'].member.v4}:{PROXY}"), START_S)
+            pids = [process.pid for process in (*web_processes, proxy)]
             yield farm, [*pids, *(child for pid in pids for child in _children(pid))]
         finally:
-            for process in started:
-                process.send_signal(signal.SIGTERM)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
-                process.kill()
-                process.wait()
-
-
-def _answers(farm: Farm, where: str) -> bool:
-    code = f"import urllib.request as u; u.urlopen('http://{where}/', timeout=1).read()"
-    words = [*enter(farm.net["client"]), "python3", "-c", code]
-    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+            stop(proxy)
 
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _web(owners: tuple[str, ...], port: int = HTTP) -> Service:
-    return Service(
-        "web",
-        V4,
-        Protocol.TCP,
-        ((port, port),),
-        Affinity.SOURCE_PORT,
-        owners,  # type: ignore[arg-type]
-    )
 
 
 def _steer(farm: Farm, service: Service, mode: Mode) -> None:
@@ -275,14 +239,7 @@ def _steer(farm: Farm, service: Service, mode: Mode) -> None:
 
 def _cost(farm: Farm, servers: list[int], urls: list[str], words: tuple[str, ...]) -> Cost:
     before, begun = _cpu_s([*servers, *_packet_threads()]), _own_children_s()
-    clients = [
-        subprocess.Popen(
-            [*enter(farm.net["client"]), "wrk", "-t1", "-c4", f"-d{ROUND_S}s", "--latency", *words, url],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for url in urls
-    ]
+    clients = [wrk(farm, ROUND_S, 4, url, *words) for url in urls]
     said = [client.communicate()[0] for client in clients]
     cpu_s = _cpu_s([*servers, *_packet_threads()]) - before + _own_children_s() - begun
     count = sum(int(_found(r"(\d+) requests in", text)) for text in said)

@@ -138,22 +138,23 @@ class Farm:
         previous: Mapping[int, str] | None = None,
         lost: Iterable[int] = (),
         affinity: Affinity = Affinity.SOURCE_PORT,
+        port: int = TCP,
         **words: Any,
     ) -> Plane:
-        """TCP and UDP echo on both addresses, all with the same owners."""
+        """TCP and UDP echo on both addresses, all with the same owners; or another port of TCP."""
         services = tuple(
             Service(
                 name=f"{protocol}{version}",
                 address=address,
                 protocol=protocol,
-                ports=((port, port),),
+                ports=((at, at),),
                 affinity=affinity,
                 owners=owners,  # type: ignore[arg-type]
                 previous=dict(previous or {}),  # type: ignore[arg-type]
                 lost=frozenset(lost),
             )
             for version, address in ((4, V4), (6, V6))
-            for protocol, port in ((Protocol.TCP, TCP), (Protocol.UDP, UDP))
+            for protocol, at in ((Protocol.TCP, port), (Protocol.UDP, UDP))
         )
         members = {name: node.member for name, node in self.nodes.items()}
         return Plane(
@@ -180,19 +181,27 @@ class Farm:
             ip("neigh", "flush", "all", within=self.net["client"])
 
     def move(self, chain: Chain, after: tuple[str, ...], director: str, **words: Any) -> Chain:
-        """A planned change: all that gain prepare; then everybody has the new map, those that lose first."""
+        """A planned change. First all that gain prepare. Then everybody has the new map, and only those
+        that gain ask in the new order: an old map may still send to the others. Then everybody does."""
         before = tuple(history[0] for history in chain)
         new: Chain = [
             [owner, *(node for node in history if node != owner)]
             for owner, history in zip(after, chain, strict=True)
         ]
-        gain = {owner for owner, old in zip(after, before, strict=True) if owner != old}
-        lose = {old for owner, old in zip(after, before, strict=True) if owner != old}
+        moved = {number for number in range(BUCKETS) if after[number] != before[number]}
+        gain = {after[number] for number in moved}
+        lose = {before[number] for number in moved}
         for name in sorted(gain):
             self.apply(
                 before, director, [name], previous=_previous(new, name), lost=_lost(chain, name), **words
             )
+        # Without a director the old owner goes first: a beginning is answered by nobody rather than by two.
         for name in sorted(self.names, key=lambda name: name not in lose):
+            old = {n: to for n, to in _previous(chain, name).items() if n in moved and after[n] != name}
+            previous = {n: to for n, to in _previous(new, name).items() if n not in moved or after[n] == name}
+            previous |= old
+            self.apply(after, director, [name], previous=previous, lost=_lost(new, name), **words)
+        for name in self.names:
             self.apply(after, director, [name], previous=_previous(new, name), lost=_lost(new, name), **words)
         return new
 
