@@ -11,7 +11,6 @@ from typing import Any
 
 from orchestrator.farm.plane import Affinity, Member, Mode, Plane, Protocol, Service
 from orchestrator.host.farm_plane import FarmPlane, macs
-from orchestrator.host.farm_remains import clean_all
 from orchestrator.host.nft import DeadMan, open_nft
 from orchestrator.host.plane_words import PlaneEvent
 from orchestrator.model.errors import HafarmError
@@ -79,8 +78,6 @@ class Driver:
                 return self.events
             case "clean":
                 await self.plane.clean()
-            case "clean_all":
-                await clean_all()
             case "macs":
                 return await macs("eth0", order["addresses"])
             case "guard":
