@@ -249,9 +249,21 @@ class PulseClient:
         await self._ask("announce", module=module, state=state.as_list())
 
     async def lease(
-        self, module: ModuleName, epoch: int, members: frozenset[NodeName], addresses: list[str]
+        self,
+        module: ModuleName,
+        epoch: int,
+        members: frozenset[NodeName],
+        addresses: list[str],
+        *,
+        shared: bool = False,
     ) -> None:
-        self._leases[module] = {"epoch": epoch, "members": sorted(members), "addresses": addresses}
+        """`shared`: other nodes serve these too, and the lease is about who answers questions for them."""
+        self._leases[module] = {
+            "epoch": epoch,
+            "members": sorted(members),
+            "addresses": addresses,
+            "shared": shared,
+        }
         await self._ask("lease", module=module, **self._leases[module])
 
     async def end_lease(self, module: ModuleName) -> None:

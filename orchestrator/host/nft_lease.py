@@ -64,7 +64,7 @@ NFT_REG_1: Final = 1
 class Orders:
     """What is ordered for one guarded address, encoded once; only time-out and deadline differ each time."""
 
-    def __init__(self, address: str, number: int) -> None:
+    def __init__(self, address: str, number: int, *, shared: bool = False) -> None:
         places = _places(address, number)
         # Added first: deleting an element that has just timed out would fail the whole transaction.
         self.silence: Final = b"".join(
@@ -73,7 +73,10 @@ class Orders:
             for kind in (Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM)
         )
         self._timed: Final = [_timed_element(*place) for place in places]
-        self._dated: Final = [_dated_rule(family, matches) for family, matches in _packets(address)]
+        to_it, asking = _packets(address)
+        # Packets to a shared address are no business of the lease: only who answers for it is.
+        packets = (asking,) if shared else (to_it, asking)
+        self._dated: Final = [_dated_rule(family, matches) for family, matches in packets]
 
     def hold(self, left_s: float) -> bytes:
         """Held for so long from now."""

@@ -20,6 +20,7 @@ from orchestrator.model.code import (
 )
 from orchestrator.model.codes_copies import COPIES
 from orchestrator.model.codes_farms import FARMS
+from orchestrator.model.codes_plane import PLANE
 
 __all__ = [
     "CODES",
@@ -338,6 +339,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         ),
         **COPIES,
         **FARMS,
+        **PLANE,
         # HF50: who may talk to whom
         "HF5001": Code(
             "not who it must be",

@@ -78,7 +78,8 @@ class Pulse:
         timings = derive(TimingConfig(timing["detection_s"], timing["period_s"]))
         self._boot = os.urandom(16).hex()
         # The lease first: from here on no guarded address is answered by accident.
-        self._dead_man = nft.DeadMan(nft.open_nft(), settings.get("addresses", ()))
+        addresses, shared = settings.get("addresses", ()), settings.get("shared_addresses", ())
+        self._dead_man = nft.DeadMan(nft.open_nft(), addresses, shared)
         self._addresses: dict[ModuleName, tuple[str, ...]] = {}
         self._timings = timings
         self._told = Told()
@@ -273,7 +274,7 @@ class Pulse:
         module = ModuleName(message["module"])
         members = frozenset(NodeName(str(name)) for name in message["members"])
         addresses = tuple(str(address).split("/")[0] for address in message.get("addresses", ()))
-        self._dead_man.guard(addresses)
+        self._dead_man.guard(addresses, shared=bool(message.get("shared")))
         self._addresses[module] = addresses
         self._heart.lease(module, Epoch(int(message["epoch"])), members)
         # A wider set ends the old lease now, in the kernel too, before the request is answered: the bid that

@@ -19,7 +19,8 @@ FLOORS: Final[dict[str, tuple[str, ...]]] = {
     "farm": ("model", "cluster"),
     "mirror": ("model", "cluster"),
     "node": ("model", "cluster", "farm", "mirror"),
-    "host": ("model",),
+    # A farm's plane is a value: who loads it into the kernel compares two of them.
+    "host": ("model", "farm"),
     # The register's client speaks the register's rules, which are in `cluster`.
     "providers": ("model", "cluster", "host"),
     "config": ("model",),

@@ -19,6 +19,7 @@ OTHERS = {
     "orchestrator/model/codes.py",
     "orchestrator/model/codes_copies.py",
     "orchestrator/model/codes_farms.py",
+    "orchestrator/model/codes_plane.py",
 }
 
 
