@@ -25,6 +25,7 @@ class Connection:
     group: int
     bucket: int
     at: FarmHost | None
+    since: float = 0.0
     lost: int = 0
     through: FarmHost | None = None
     """Whose hardware address it has for the farm's: asked for again only where nobody forwards any more."""
@@ -98,10 +99,20 @@ class Clients:
         each.lost = 0
         if each.at is None:
             each.at = host if host.ready and name is not None else None
+            each.since = self.cluster.world.now
         elif host is not each.at:
-            if self.calm:
+            if self.calm and not self._is_forgotten(each, name):
                 raise Violation(f"a connection of bucket {each.bucket} on {each.at.name} breaks")
             each.at = None
+
+    def _is_forgotten(self, each: Connection, owner: str | None) -> bool:
+        """Its bucket came to a node that is younger than it, and one that had the bucket between has left.
+
+        A node that joins learns who has a bucket, and not who had it before: limits.md says so.
+        """
+        opened_at = self.cluster.hosts[owner].opened_at if owner is not None else 0.0
+        self.cluster.world.counts["forgotten by one that joined"] += 1
+        return each.since < opened_at < self.cluster.closed_at
 
     def _is_lost(self, each: Connection, why: str) -> None:
         """It is sent again; but not for ever."""

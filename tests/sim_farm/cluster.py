@@ -52,6 +52,8 @@ class FarmCluster:
         self.world = World(seed, self.timings.start_grace_s + self.timings.detection_s)
         self.hosts = {str(name): FarmHost(self, name) for name in nodes}
         self.clients = Clients(self)
+        self.closed_at = 0.0
+        """When a node last took its rules away, or lost them."""
         self.answers: dict[RequestId, str] = {}
         self.rules = Rules.of(self.farm)
 

@@ -50,6 +50,8 @@ class FarmHost:
         self.turn = 0
         self.kernel: do.Steer | None = None
         self.steer_turn = 0
+        self.opened_at = 0.0
+        """When it began to let traffic in."""
         self.powered = False
 
     def now(self) -> Instant:
@@ -71,6 +73,7 @@ class FarmHost:
         self.powered = self.frozen = self.running = self.ready = False
         self.backlog.clear()
         self.kernel = None
+        self.cluster.closed_at = self.world.now
         self.kill_agent()
         self.kill_pulse()
         self.cluster.clients.dies_with(self)
@@ -230,6 +233,7 @@ class FarmHost:
             case do.Unsteer():
                 self.steer_turn += 1
                 self.kernel = None
+                self.cluster.closed_at = self.world.now
                 self.cluster.clients.dies_with(self)
             case do.CountConnections():
                 self._soon(self._say_connections, self.life)
@@ -284,6 +288,8 @@ class FarmHost:
             self._say(life, ev.SteeringFailed(self.module, order.number, "another machine answers"))
             return
         self.cluster.steering(self, order)
+        if self.kernel is None:
+            self.opened_at = self.world.now
         self.kernel = order
         self._say(life, ev.Steered(self.module, order.number))
 
