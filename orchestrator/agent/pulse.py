@@ -197,9 +197,16 @@ class PulseClient:
             "socket": self._socket,
             "addresses": sorted(
                 vip.address.split("/")[0]
-                for module in config.modules
+                for module in config.mirrors
                 if self._me in module.nodes
                 for vip in module.vip
+            ),
+            # What every node receives must be silent as a whole; else only who answers for it.
+            "shared_addresses": sorted(
+                vip.address.split("/")[0]
+                for farm in config.farms
+                if self._me in farm.nodes and farm.mode != "invisible"
+                for vip in farm.vip
             ),
         }
 

@@ -40,7 +40,7 @@ def moved(former: Former, before: Sequence[Owners], after: Sequence[Owners]) -> 
 def joined(
     former: Former, here: Sequence[Owners], there: Sequence[Owners], after: Sequence[Owners], first: bool
 ) -> Former:
-    """Two sides, each with all buckets, become one: the history of the first, and behind it that of the other.
+    """Two sides, each with all buckets, become one: the history of the first, behind it that of the other.
 
     Each side remembers its own nodes only, and of the other side knows who owns each bucket; that is enough
     for a packet to find its way from the end of the one to the beginning of the other.

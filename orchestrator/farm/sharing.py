@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from orchestrator.farm import history
 from orchestrator.farm.state import Farm
 from orchestrator.farm.turn import Turn
-from orchestrator.farm.view import View, directors, gaining, maps, moves
+from orchestrator.farm.view import View, directors, gaining, maps
 from orchestrator.model.effects import Steer, Traffic
 from orchestrator.model.names import NodeName
 from orchestrator.model.report import FarmRole

@@ -61,6 +61,12 @@ FARMS: Final[Mapping[str, Code]] = {
         "`hafarm --help`.",
         USAGE,
     ),
+    "HF6031": Code(
+        "node missing",
+        "Drain, undrain and weight concern one node.",
+        "Add --node NODE.",
+        USAGE,
+    ),
     "HF6030": Code(
         "no such weight",
         "A node's weight is given in per cent of what the file says.",

@@ -1,4 +1,4 @@
-"""A whole farm of the real machines, what must always be true of it, and what must be once it is left alone."""
+"""A whole farm of the real machines, what must always be true of it, and what once it is left alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One seed: a farm is changed by plan, struck by faults, split and healed, and each time must come together."""
+"""One seed: a farm is changed by plan, struck by faults, split and healed, and must come together."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def lose_one(cluster: FarmCluster) -> None:
     cluster.converge()
     for old, new in zip(before, _owners(cluster), strict=True):
         moved = {owner for owner, other in zip(old, new, strict=True) if owner != other}
-        # A chain's next group serves nothing while one of the first lives: then all that moves was the lost one's.
+        # A chain's next group serves nothing while one of the first lives: all that moves was the lost one's.
         if moved - {name}:
             raise Violation(f"{name} was lost, and buckets of {moved} moved")
     cluster.hosts[name].power_on()
@@ -310,8 +310,8 @@ class Storm:
     def _order(self, host: FarmHost) -> None:
         chance = self.world.random
         orders: list[Order] = [
-            Start(), Stop(), Leave(), Leave(force=True), Restart(), Drain(5.0), Drain(20.0, force=True), Undrain(),
-            Weigh(chance.choice([0, 50, 100, 200])),
+            Start(), Stop(), Leave(), Leave(force=True), Restart(), Drain(5.0), Drain(20.0, force=True),
+            Undrain(), Weigh(chance.choice([0, 50, 100, 200])),
         ]  # fmt: skip
         if host.node is not None and not host.frozen:
             self.cluster.order(host.name, chance.choice(orders))

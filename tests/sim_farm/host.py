@@ -1,4 +1,4 @@
-"""One machine of a simulated farm: its pulse, its agent, its application, and what its kernel does with packets."""
+"""One machine of a simulated farm: its pulse, its agent, its application, and its kernel's rules."""
 
 from __future__ import annotations
 
