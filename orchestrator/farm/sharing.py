@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable
 
 from orchestrator.farm import history
+from orchestrator.farm.members import HOLD_MAX_S
 from orchestrator.farm.state import Farm
 from orchestrator.farm.turn import Turn
 from orchestrator.farm.view import View, directors, gaining, maps
@@ -14,13 +15,15 @@ from orchestrator.model.names import NodeName
 from orchestrator.model.report import FarmRole
 
 
-def prepare_max_s(farm: Farm) -> float:
+def prepare_max_s(farm: Farm, target: View) -> float:
     """How long a change that loses nothing waits for those that gain by it.
 
-    An agent that restarts is away for as long as its grace; a node that dies leaves the view within T. What
-    lasts longer are nodes that do not all hear each other, and have different views for ever.
+    An agent that restarts is away for as long as its grace; a node that dies leaves the view within T. And who
+    comes in may hold us out for having come and gone: meanwhile all is served without it. What lasts longer
+    are nodes that do not all hear each other, and have different views for ever.
     """
-    return farm.timings.agent_grace_s + 2 * farm.timings.detection_s
+    joins = target.names - farm.committed.names
+    return farm.timings.agent_grace_s + 2 * farm.timings.detection_s + (HOLD_MAX_S if joins else 0.0)
 
 
 def advance(turn: Turn) -> None:
@@ -62,7 +65,7 @@ def _prepare(turn: Turn) -> None:
             coming = history.moved(farm.former, now, after)
         else:
             coming = _joined(farm, other, target)
-        until = turn.later(prepare_max_s(farm))
+        until = turn.later(prepare_max_s(farm, target))
         turn.set(preparing=target, prepare_until=until, coming=coming)
 
 
@@ -103,7 +106,7 @@ def _commit(turn: Turn) -> bool:
     turn.set(
         committed=after, preparing=None, prepare_until=None, coming=(), former=farm.coming, rejoined=rejoined
     )
-    turn.set(fading=here, fading_until=turn.later(prepare_max_s(farm)) if here else None)
+    turn.set(fading=here, fading_until=turn.later(prepare_max_s(farm, farm.committed)) if here else None)
     turn.tell("HF6021", _shared(after))
     return True
 
@@ -161,8 +164,9 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
     if farm.preparing is not None and farm.coming:
         after = maps(farm.rules, farm.preparing)
         soon = history.chances(farm.coming, after, farm.me)
+        # What this node will own it looks for by the new order already; for the rest, where it knows no more.
         here = tuple(
-            {**old, **{bucket: name for bucket, name in new.items() if owners[bucket] == farm.me}}
+            {**new, **old, **{bucket: name for bucket, name in new.items() if owners[bucket] == farm.me}}
             for old, new, owners in zip(here, soon, after, strict=True)
         )
     if farm.fading:

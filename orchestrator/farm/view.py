@@ -120,13 +120,15 @@ def moves(before: Iterable[Owners], after: Iterable[Owners]) -> Iterator[Move]:
 
 @lru_cache(64)
 def gaining(rules: Rules, before: View, after: View, alive: frozenset[NodeName]) -> frozenset[NodeName]:
-    """Who must be prepared before this change: whoever gets a living node's bucket, or is new.
+    """Who must be prepared before this change: whoever gets a living node's bucket; all where somebody is new.
 
-    What a lost node had is nobody's any more, and waits for nothing.
+    What a lost node had is nobody's any more, and waits for nothing. Who is new may bring connections along,
+    and any node may stand on the way of their packets.
     """
-    gainers = {
+    if after.names - before.names:
+        return after.names
+    return frozenset(
         move.target
         for move in moves(maps(rules, before), maps(rules, after))
         if move.source in alive and move.target is not None
-    }
-    return frozenset(gainers | (after.names - before.names))
+    )

@@ -24,7 +24,7 @@ from tests.sim_farm.clients import Clients
 from tests.sim_farm.host import FarmHost
 
 WEB = ModuleName("web")
-CONVERGED_S = 100.0
+CONVERGED_S = 160.0
 """After all is healed: the longest wait of a node that came and went, one rest, one change in two phases."""
 
 
