@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable
 
 from orchestrator.farm import history
+from orchestrator.farm.buckets import Owners
+from orchestrator.farm.history import Chances
 from orchestrator.farm.members import HOLD_MAX_S
 from orchestrator.farm.state import Farm
 from orchestrator.farm.turn import Turn
@@ -18,9 +20,9 @@ from orchestrator.model.report import FarmRole
 def prepare_max_s(farm: Farm, target: View) -> float:
     """How long a change that loses nothing waits for those that gain by it.
 
-    An agent that restarts is away for as long as its grace; a node that dies leaves the view within T. And who
-    comes in may hold us out for having come and gone: meanwhile all is served without it. What lasts longer
-    are nodes that do not all hear each other, and have different views for ever.
+    An agent that restarts is away for as long as its grace; a node that dies leaves the view within T. Who comes
+    in may hold us out for having come and gone: meanwhile all is served without it. What lasts longer are
+    nodes that do not all hear each other, and have different views for ever.
     """
     joins = target.names - farm.committed.names
     return farm.timings.agent_grace_s + 2 * farm.timings.detection_s + (HOLD_MAX_S if joins else 0.0)
@@ -164,17 +166,19 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
     if farm.preparing is not None and farm.coming:
         after = maps(farm.rules, farm.preparing)
         soon = history.chances(farm.coming, after, farm.me)
-        # What this node will own it looks for by the new order already; for the rest, where it knows no more.
-        here = tuple(
-            {**new, **old, **{bucket: name for bucket, name in new.items() if owners[bucket] == farm.me}}
-            for old, new, owners in zip(here, soon, after, strict=True)
-        )
+        here = tuple(map(_prepared, here, soon, now, after, (farm.me,) * len(now)))
     if farm.fading:
         here = tuple(
             {**{bucket: name for bucket, name in old.items() if owners[bucket] != farm.me}, **new}
             for old, new, owners in zip(farm.fading, here, now, strict=True)
         )
     return tuple(map(Traffic, now, here, history.lost(farm.former, len(now), farm.me)))
+
+
+def _prepared(old: Chances, new: Chances, now: Owners, after: Owners, me: NodeName) -> Chances:
+    """What this node gets by the new order already, the rest by the old one, and by the new where it has none."""
+    gained = {b: name for b, name in new.items() if after[b] == me and now[b] != me}
+    return {**new, **old, **gained}
 
 
 def _answers(farm: Farm) -> frozenset[str]:

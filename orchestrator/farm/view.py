@@ -120,7 +120,7 @@ def moves(before: Iterable[Owners], after: Iterable[Owners]) -> Iterator[Move]:
 
 @lru_cache(64)
 def gaining(rules: Rules, before: View, after: View, alive: frozenset[NodeName]) -> frozenset[NodeName]:
-    """Who must be prepared before this change: whoever gets a living node's bucket; all where somebody is new.
+    """Who must be prepared before this change: who gets a living node's bucket; all where somebody is new.
 
     What a lost node had is nobody's any more, and waits for nothing. Who is new may bring connections along,
     and any node may stand on the way of their packets.

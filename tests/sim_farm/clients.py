@@ -108,7 +108,7 @@ class Clients:
     def _is_forgotten(self, each: Connection, owner: str | None) -> bool:
         """Its bucket came to a node that is younger than it, and one that had the bucket between has left.
 
-        A node that joins learns who has a bucket, and not who had it before: limits.md says so.
+        A node that joins learns who has a bucket, and not who had it before: docs/farm.md says so.
         """
         opened_at = self.cluster.hosts[owner].opened_at if owner is not None else 0.0
         self.cluster.world.counts["forgotten by one that joined"] += 1
