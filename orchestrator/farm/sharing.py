@@ -20,9 +20,9 @@ from orchestrator.model.report import FarmRole
 def prepare_max_s(farm: Farm, target: View) -> float:
     """How long a change that loses nothing waits for those that gain by it.
 
-    An agent that restarts is away for as long as its grace; a node that dies leaves the view within T. Who comes
-    in may hold us out for having come and gone: meanwhile all is served without it. What lasts longer are
-    nodes that do not all hear each other, and have different views for ever.
+    An agent that restarts is away for as long as its grace; a node that dies leaves the view within T. Who
+    comes in may hold us out for having come and gone: meanwhile all is served without it. What lasts longer
+    are nodes that do not all hear each other, and have different views for ever.
     """
     joins = target.names - farm.committed.names
     return farm.timings.agent_grace_s + 2 * farm.timings.detection_s + (HOLD_MAX_S if joins else 0.0)
@@ -176,7 +176,7 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
 
 
 def _prepared(old: Chances, new: Chances, now: Owners, after: Owners, me: NodeName) -> Chances:
-    """What this node gets by the new order already, the rest by the old one, and by the new where it has none."""
+    """By the new order what this node gets; the rest by the old one, and by the new where that has none."""
     gained = {b: name for b, name in new.items() if after[b] == me and now[b] != me}
     return {**new, **old, **gained}
 
