@@ -55,7 +55,8 @@ def _joined(
     found: dict[int, tuple[NodeName, ...]] = {}
     for bucket, (mine, theirs) in enumerate(zip(here, there, strict=True)):
         own = (mine, *remembered.get(bucket, ()))
-        names = (*own, theirs) if first else (theirs, *own)
+        # Where a bucket stays, its owner's way goes on as it was, and at its end to the other side.
+        names = (*own, theirs) if first or now[bucket] == mine else (theirs, *own)
         kept = tuple(dict.fromkeys(name for name in names if name is not None and name != now[bucket]))
         if kept:
             found[bucket] = kept[:FORMER_MAX]
@@ -72,14 +73,18 @@ def without(former: Former, lost: Collection[NodeName]) -> Former:
 
 
 def chances(former: Former, owners: Sequence[Owners], me: NodeName) -> tuple[Chances, ...]:
-    """Whom this node asks: as the owner the last, as a former owner the one before."""
+    """Whom this node asks: as the owner the last, as a former one the one before; where others remember that
+    it was one and it does not, the oldest."""
     found: list[dict[int, NodeName]] = []
     for group, now in zip(former, owners, strict=True):
         mine: dict[int, NodeName] = {}
         for bucket, names in group.items():
-            place = 0 if now[bucket] == me else names.index(me) + 1 if me in names else len(names)
-            if place < len(names):
-                mine[bucket] = names[place]
+            if now[bucket] == me:
+                mine[bucket] = names[0]
+            elif me not in names:
+                mine[bucket] = names[-1]
+            elif names[-1] != me:
+                mine[bucket] = names[names.index(me) + 1]
         found.append(mine)
     return tuple(found)
 

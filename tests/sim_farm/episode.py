@@ -185,6 +185,8 @@ def heal(cluster: FarmCluster) -> None:
     world.disturb()
     world.run(world.now + 6.0)  # what could not be stored is tried again
     cluster.converge()
+    # Nodes that were lost to one another have forgotten where old connections were: new ones are judged.
+    cluster.clients.connections.clear()
 
 
 class Storm:
@@ -193,6 +195,7 @@ class Storm:
     def __init__(self, cluster: FarmCluster) -> None:
         self.cluster = cluster
         self.world = cluster.world
+        self.over = False
         self.kinds: tuple[Callable[[FarmHost], None], ...] = (
             self._power_cut,
             self._power_cut,
@@ -220,6 +223,7 @@ class Storm:
             kind(self.world.random.choice(list(self.cluster.hosts.values())))
             self.world.run(self.world.now + self.world.random.expovariate(1 / 5))
             self.cluster.clients.send()
+        self.over = True
 
     def _later(self, most_s: float, do: Callable[[], None]) -> None:
         self.world.after(0.05 + most_s * self.world.random.random(), None, do)
@@ -271,6 +275,8 @@ class Storm:
         self.world.disturb()
 
     def _flap(self, host: FarmHost, times: int = 6) -> None:
+        if self.over:
+            return
         wires = {(host.name, name) for name in self.cluster.hosts if name != host.name}
         self._cut("flap", wires, 4.0)
         if times:
