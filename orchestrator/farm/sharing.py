@@ -169,7 +169,7 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
         here = tuple(map(_prepared, here, soon, now, after, (farm.me,) * len(now)))
     if farm.fading:
         here = tuple(
-            {**{bucket: name for bucket, name in old.items() if owners[bucket] != farm.me}, **new}
+            {**new, **{bucket: name for bucket, name in old.items() if owners[bucket] != farm.me}}
             for old, new, owners in zip(farm.fading, here, now, strict=True)
         )
     return tuple(map(Traffic, now, here, history.lost(farm.former, len(now), farm.me)))
