@@ -163,15 +163,16 @@ def _traffic(farm: Farm) -> tuple[Traffic, ...]:
     """The owners of now, and where this node looks for connections that it does not know."""
     now = maps(farm.rules, farm.committed)
     here = history.chances(farm.former, now, farm.me) if farm.former else ({},) * len(now)
-    if farm.preparing is not None and farm.coming:
-        after = maps(farm.rules, farm.preparing)
-        soon = history.chances(farm.coming, after, farm.me)
-        here = tuple(map(_prepared, here, soon, now, after, (farm.me,) * len(now)))
     if farm.fading:
+        # In the old order, until nobody sends by it any more.
         here = tuple(
             {**new, **{bucket: name for bucket, name in old.items() if owners[bucket] != farm.me}}
             for old, new, owners in zip(farm.fading, here, now, strict=True)
         )
+    if farm.preparing is not None and farm.coming:
+        after = maps(farm.rules, farm.preparing)
+        soon = history.chances(farm.coming, after, farm.me)
+        here = tuple(map(_prepared, here, soon, now, after, (farm.me,) * len(now)))
     return tuple(map(Traffic, now, here, history.lost(farm.former, len(now), farm.me)))
 
 
