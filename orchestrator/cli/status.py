@@ -78,16 +78,18 @@ def _watch(agent: Agent, module: str | None) -> None:
 
 def shown(data: Data) -> Iterator[str]:
     """All lines."""
-    yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data.get('witness') or {})}"
+    yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data)}"
     yield from columns([("", node["name"], _alive(node), _paths(node)) for node in data["nodes"]], "")
     for module in data["modules"]:
         yield ""
         yield from _module(module)
 
 
-def _witness(witness: Data) -> str:
+def _witness(data: Data) -> str:
+    witness = data.get("witness") or {}
     if witness.get("kind") == "none":
-        return "no witness: an operator promotes"
+        # Only mirrors ask one, and a file with mirrors names it.
+        return "no witness, and nothing that needs one"
     match witness.get("ok"):
         case True:
             rtt = witness.get("rtt_ms")
