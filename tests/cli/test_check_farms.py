@@ -21,8 +21,8 @@ STATUS = {
             "kind": "farm",
             "headline": "lyon, paris share the traffic; if one fails, the others take its part",
             "nodes": [
-                {"node": "paris", "role": "UP", "phase": "ready", "share": 0.6667, "percent": 100, "reason": ""},
-                {"node": "lyon", "role": "UP", "phase": "ready", "share": 0.3333, "percent": 50, "reason": ""},
+                {"node": "paris", "role": "UP", "phase": "ready", "share": 0.6667, "percent": 100},
+                {"node": "lyon", "role": "UP", "phase": "ready", "share": 0.3333, "percent": 50},
             ],
             "vip": [{"address": "198.18.0.101/24", "director": "paris", "here": True}],
             "groups": [
