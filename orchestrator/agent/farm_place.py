@@ -80,8 +80,10 @@ async def find(config: ClusterConfig, farm: FarmConfig, me: NodeName, seed: int)
         links, addresses = await net.links(), await net.addresses()
     finally:
         net.close()
-    ours = frozenset(ip_interface(vip.address) for vip in farm.vip)
-    link = place(VipConfig(farm.vip[0].address, farm.interface), links, addresses, ours)
+    # What an earlier life of this farm left says nothing of where its subnet is.
+    ours = {ip_interface(vip.address).ip for vip in farm.vip}
+    others = [each for each in addresses if each.address.ip not in ours]
+    link = place(VipConfig(farm.vip[0].address, farm.interface), links, others, frozenset())
     pairs = {name: _own(config, farm, name) for name in farm.nodes}
     return Place(
         farm,

@@ -13,7 +13,7 @@ from orchestrator.model.config import FarmConfig
 def networks(farm: FarmConfig) -> Iterator[tuple[bool, str, str]]:
     """Of each address: whether this machine can serve it, what was looked at, and what was found."""
     links, placed = asyncio.run(_seen())
-    own = {ip_interface(vip.address) for vip in farm.vip}
+    own = {ip_interface(vip.address).ip for vip in farm.vip}
     names = {link.index: link.name for link in links.values()}
     for vip in farm.vip:
         what = f"{farm.name}: address {vip.address}"
@@ -21,7 +21,7 @@ def networks(farm: FarmConfig) -> Iterator[tuple[bool, str, str]]:
         fitting = [
             names[each.index]
             for each in placed
-            if each.index in names and each.address not in own and wanted.ip in each.address.network
+            if each.index in names and each.address.ip not in own and wanted.ip in each.address.network
         ]
         name = farm.interface or next(iter(fitting), "")
         if not name:

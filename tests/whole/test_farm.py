@@ -80,7 +80,7 @@ class FarmOfProcesses(Cluster):
 
     def answers(self) -> str:
         """Who answers one new connection."""
-        code = f"import urllib.request as u; print(u.urlopen('http://{ADDRESS}:{PORT}/').read().decode())"
+        code = f"import urllib.request as u; print(u.urlopen('http://{ADDRESS}:{PORT}/', timeout=5).read().decode())"
         return self.machines["client"].call(sys.executable, "-c", code).stdout.strip()
 
     def asking(self) -> Any:
