@@ -80,7 +80,8 @@ class FarmOfProcesses(Cluster):
 
     def answers(self) -> str:
         """Who answers one new connection."""
-        code = f"import urllib.request as u; print(u.urlopen('http://{ADDRESS}:{PORT}/', timeout=5).read().decode())"
+        asked = f"u.urlopen('http://{ADDRESS}:{PORT}/', timeout=5)"
+        code = f"import urllib.request as u; print({asked}.read().decode())"
         return self.machines["client"].call(sys.executable, "-c", code).stdout.strip()
 
     def asking(self) -> Any:
