@@ -58,8 +58,15 @@ def main() -> int:
         default="keep",
         help="keep: modules go on for the next agent (upgrade); leave: stop them by plan (shutdown)",
     )
+    words.add_argument(
+        "--clean",
+        action="store_true",
+        help="take away what farms left in this kernel, and end; for a node whose agent was stopped for good",
+    )
     asked = words.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    if asked.clean:
+        return _clean()
     # Together, and the reader is born while there is little to be copied for it: a restart must fit into the
     # grace that the pulse gives, on an overloaded machine too.
     reader = Reader(asked.config)
@@ -72,6 +79,17 @@ def main() -> int:
     try:
         _check_addresses(config, NodeName(settings.node))
         asyncio.run(serve(settings, config, asked.on_term == "leave"))
+    except (HafarmError, OSError) as fault:
+        return _refuse(fault)
+    return 0
+
+
+def _clean() -> int:
+    """Of every farm: addresses, packet rules, interfaces; the exit code."""
+    from orchestrator.host.farm_remains import clean_all
+
+    try:
+        asyncio.run(clean_all())
     except (HafarmError, OSError) as fault:
         return _refuse(fault)
     return 0

@@ -6,14 +6,15 @@ import asyncio
 import fcntl
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from aiohttp import web
 
-from orchestrator.agent import api, status
+from orchestrator.agent import api, farm_status, status
 from orchestrator.agent.care import Care
 from orchestrator.agent.control import Neighbours
+from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
@@ -23,12 +24,12 @@ from orchestrator.agent.pulse import PulseClient
 from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.strangers import LOOK_S, Strangers
-from orchestrator.cluster.orders import States, Step, order_as_dict
+from orchestrator.cluster.orders import AnyStates, States, Step, order_as_dict
 from orchestrator.host.application import Application
 from orchestrator.host.process import LAUNCHER
 from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import server_context
-from orchestrator.model.config import ClusterConfig, MirrorConfig
+from orchestrator.model.config import ClusterConfig, FarmConfig, MirrorConfig
 from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.events import ModuleLoaded, OperatorAsked
 from orchestrator.model.names import NEVER, Epoch, ModuleName, NodeName, RequestId
@@ -81,15 +82,17 @@ class Agent:
             config, self.me, settings.run_dir, settings.log_dir, settings.bundle, self.loop.post
         )
         self.neighbours = Neighbours(config, settings.bundle)
-        self.modules = {module.name: module for module in config.modules if self.me in module.nodes}
+        self.modules = {module.name: module for module in config.mirrors if self.me in module.nodes}
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
-        self.loop.hands = self.hands
+        self.farms = {module.name: module for module in config.farms if self.me in module.nodes}
+        self.farm_hands = {name: self._make_farm_hands(module) for name, module in self.farms.items()}
+        self.loop.hands = {**self.hands, **self.farm_hands}
         clients = {name: hands.replicator for name, hands in self.hands.items()}
-        self.care = Care(self.me, clients, self.nodes_of, self._states, self.neighbours)
+        self.care = Care(self.me, clients, self.nodes_of, self._mirror_states, self.neighbours)
         self.operations = Operations(self._states, self._give, lambda: self._changed)
         self._changed = asyncio.Event()
         self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}
-        self._roles: dict[ModuleName, Role] = {}
+        self._roles: dict[ModuleName, str] = {}
         self._runners: list[web.AppRunner] = []
 
     def _make_hands(self, module: MirrorConfig) -> Hands:
@@ -125,6 +128,21 @@ class Agent:
         )
         return hands
 
+    def _make_farm_hands(self, module: FarmConfig) -> FarmHands:
+        settings = self.settings
+        return FarmHands(
+            self.config,
+            module,
+            self.me,
+            settings.state_dir,
+            settings.bundle,
+            self.pulse,
+            Application(module, self.me, settings.run_dir, settings.log_dir, self.loop.post),
+            self.journal,
+            self._answered,
+            self.loop.post,
+        )
+
     # --- life -----------------------------------------------------------------------------------------------
 
     async def run(self, over: asyncio.Event) -> None:
@@ -138,7 +156,10 @@ class Agent:
                 self._load(name, hands)
                 await hands.take_back()
             # Only now: what is ordered must find what runs taken back, and not take it for nothing.
+            for name, farm_hands in self.farm_hands.items():
+                await self._load_farm(name, farm_hands)
             work += [asyncio.create_task(hands.work()) for hands in self.hands.values()]
+            work += [asyncio.create_task(hands.work()) for hands in self.farm_hands.values()]
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_around()))
             await self._serve()
@@ -184,6 +205,15 @@ class Agent:
         epoch, wanted = known if known is not None else (NEVER, False)
         self.loop.step(ModuleLoaded(name, Epoch(epoch), wanted))
 
+    async def _load_farm(self, name: ModuleName, hands: FarmHands) -> None:
+        running = await hands.take_back()
+        try:
+            known = hands.load()
+        except CorruptState as fault:
+            self.journal.tell(name, fault.code, str(fault))
+            return
+        self.loop.step(replace(known, running=running))
+
     async def _serve(self) -> None:
         local = web.AppRunner(api.local(self), access_log=None, shutdown_timeout=0.5)
         await local.setup()
@@ -211,6 +241,8 @@ class Agent:
             await runner.cleanup()
         for hands in self.hands.values():
             await hands.close()
+        for farm_hands in self.farm_hands.values():
+            await farm_hands.close()
         await self.pulse.close()
         await self.neighbours.close()
         await self.register.close()
@@ -219,7 +251,7 @@ class Agent:
 
     async def leave(self) -> None:
         """Stop every module here by plan, then say goodbye: an orderly end of the node."""
-        for name in self.modules:
+        for name in (*self.modules, *self.farms):
             from orchestrator.model.orders import Leave
 
             code, text = await self.order_here(name, Leave())
@@ -228,7 +260,7 @@ class Agent:
                 continue
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S * 4):
-                    while self.loop.node.mirrors[name].role is not Role.STOP:
+                    while self._role(name) != Role.STOP.value:
                         await self._changed.wait()
             except TimeoutError:
                 self.journal.tell(name, "HF1230", "not stopped within its time")
@@ -238,21 +270,29 @@ class Agent:
         """After each step: whoever waits for a state looks again; changes of role go to the log."""
         self._changed.set()
         self._changed = asyncio.Event()
-        for name, mirror in self.loop.node.mirrors.items():
-            if self._roles.get(name, Role.STOP) is not mirror.role:
-                before = self._roles.get(name, Role.STOP)
-                self._roles[name] = mirror.role
-                self.journal.tell(
-                    name, "HF1100", f"{before.value} to {mirror.role.value}, epoch {mirror.epoch}"
-                )
+        for name in self.loop.hands:
+            before, now = self._roles.get(name, Role.STOP.value), self._role(name)
+            if before != now:
+                self._roles[name] = now
+                mirror = self.loop.node.mirrors.get(name)
+                under = f", epoch {mirror.epoch}" if mirror is not None else ""
+                self.journal.tell(name, "HF1100", f"{before} to {now}{under}")
+
+    def _role(self, name: ModuleName) -> str:
+        node = self.loop.node
+        return str((node.mirrors[name].role if name in node.mirrors else node.farms[name].role).value)
 
     # --- orders ---------------------------------------------------------------------------------------------
 
     def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None:
-        found = self.modules.get(module)
+        found = self.modules.get(module) or self.farms.get(module)
         return found.nodes if found else None
 
-    def _states(self, module: ModuleName) -> States:
+    def _states(self, module: ModuleName) -> AnyStates:
+        farm = self.loop.node.farms.get(module)
+        return farm_status.states(farm) if farm is not None else self._mirror_states(module)
+
+    def _mirror_states(self, module: ModuleName) -> States:
         return status.states(self.loop.node.mirrors[module])
 
     async def _give(self, module: ModuleName, step: Step) -> tuple[str, str]:
@@ -268,7 +308,7 @@ class Agent:
 
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
         """Ask this node's machine; its answer, with an empty code when it accepts."""
-        if isinstance(order, Start) and order.first:
+        if isinstance(order, Start) and order.first and module in self.hands:
             try:
                 await self.hands[module].replicator.check_files()
             except Refused as fault:
@@ -291,6 +331,8 @@ class Agent:
 
     async def verify(self, module: ModuleName, budget_s: float | None) -> Any:
         """Compare both sides, at the primary; with a budget in seconds a part of it."""
+        if module not in self.hands:
+            raise Refused("HF6029", "a farm has no copies to compare")
         mirror = self.loop.node.mirrors[module]
         for name, state in status.states(mirror).items():
             if state is not None and state.role in status.SERVING:
@@ -316,6 +358,10 @@ class Agent:
         modules = [
             status.module_status(mirror, self.modules[name], self.hands[name])
             for name, mirror in self.loop.node.mirrors.items()
+        ]
+        modules += [
+            await farm_status.module_status(farm, self.farms[name], self.farm_hands[name])
+            for name, farm in self.loop.node.farms.items()
         ]
         told = status.cluster_status(
             self.config, self.me, modules, await self._pulse_status(), self._witness()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from orchestrator.agent.hands import Hands
 from orchestrator.host import clock
 from orchestrator.model.effects import Effect
 from orchestrator.model.events import Event, TimePassed
@@ -17,12 +17,18 @@ INBOX_MAX = 10_000
 """Tens of events a second are much; at this length something posts in a circle, and ends loudly."""
 
 
+class HandsOf(Protocol):
+    """One module's."""
+
+    def submit(self, effects: tuple[Effect, ...]) -> None: ...
+
+
 class Loop:
     """Owns the node's state. `post` may be called from this event loop's thread only."""
 
     def __init__(self, node: Node, on_step: Callable[[], None]) -> None:
         self.node = node
-        self.hands: Mapping[ModuleName, Hands] = {}
+        self.hands: Mapping[ModuleName, HandsOf] = {}
         self.lag_s = 0.0
         """How late the newest time event was: this loop's own health."""
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_MAX)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from orchestrator.agent.lines import Refused
-from orchestrator.cluster.orders import Refusal, States, Step, Wish, plan, reached
+from orchestrator.cluster.orders import AnyStates, Refusal, Step, Wish, plan, reached
 from orchestrator.model.names import ModuleName, NodeName
 
 OPERATIONS_KEPT = 200
@@ -55,7 +55,7 @@ class Operations:
     """Those under way and the last that ended; one at a time for each module."""
 
     def __init__(
-        self, states: Callable[[ModuleName], States], give: Give, changed: Callable[[], asyncio.Event]
+        self, states: Callable[[ModuleName], AnyStates], give: Give, changed: Callable[[], asyncio.Event]
     ) -> None:
         self._states = states
         self._give = give

@@ -27,7 +27,7 @@ from orchestrator.model.events import (
     PeerSuspected,
 )
 from orchestrator.model.names import ModuleName, NodeName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState, state_from_list
 
 ALIVE_S = 1.0
 """How often the agent says that it lives; the pulse believes in a silent one for two seconds."""
@@ -197,9 +197,16 @@ class PulseClient:
             "socket": self._socket,
             "addresses": sorted(
                 vip.address.split("/")[0]
-                for module in config.modules
+                for module in config.mirrors
                 if self._me in module.nodes
                 for vip in module.vip
+            ),
+            # What every node receives must be silent as a whole; else only who answers for it.
+            "shared_addresses": sorted(
+                vip.address.split("/")[0]
+                for farm in config.farms
+                if self._me in farm.nodes and farm.mode != "invisible"
+                for vip in farm.vip
             ),
         }
 
@@ -224,7 +231,7 @@ class PulseClient:
 
     def _say_of(self, peer: str, states: Mapping[str, Any]) -> None:
         try:
-            heard = {module: ModuleState.from_list(state) for module, state in states.items()}
+            heard = {module: state_from_list(state) for module, state in states.items()}
         except CorruptState:
             return  # another version's words; its beats still count as life
         self._on_event(PeerSaid(NodeName(peer), heard))
@@ -244,14 +251,26 @@ class PulseClient:
             raise ProcessUnreachable("the pulse", "it is being started again")
         return await lines.ask(what, **fields)
 
-    async def announce(self, module: ModuleName, state: ModuleState) -> None:
+    async def announce(self, module: ModuleName, state: AnyState) -> None:
         self._said[module] = state.as_list()
         await self._ask("announce", module=module, state=state.as_list())
 
     async def lease(
-        self, module: ModuleName, epoch: int, members: frozenset[NodeName], addresses: list[str]
+        self,
+        module: ModuleName,
+        epoch: int,
+        members: frozenset[NodeName],
+        addresses: list[str],
+        *,
+        shared: bool = False,
     ) -> None:
-        self._leases[module] = {"epoch": epoch, "members": sorted(members), "addresses": addresses}
+        """`shared`: other nodes serve these too, and the lease is about who answers questions for them."""
+        self._leases[module] = {
+            "epoch": epoch,
+            "members": sorted(members),
+            "addresses": addresses,
+            "shared": shared,
+        }
         await self._ask("lease", module=module, **self._leases[module])
 
     async def end_lease(self, module: ModuleName) -> None:

@@ -199,7 +199,7 @@ class ReplicatorClient:
             "hung_do": module.hung_disk.do,
             "resync_rate": module.resync_rate,
             "resync_workers": module.resync_workers,
-            "mirrors": sum(self._me in each.nodes for each in config.modules),
+            "mirrors": sum(self._me in each.nodes for each in config.mirrors),
             "log": self._log,
         }
 

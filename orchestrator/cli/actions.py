@@ -10,6 +10,7 @@ from orchestrator.cli.agent import Agent, refusal
 from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.tell import Failure, columns, say
 from orchestrator.model.codes import OK
+from orchestrator.model.report import PERCENT_MAX
 
 SETTLE_S = 5.0
 """Without --wait: a refusal is known by then; whatever still goes on is said to go on."""
@@ -54,6 +55,45 @@ def restart_(module: str, wish: Wish) -> int:
 def swap_(module: str, to: str | None, wish: Wish) -> int:
     """Give the primary's role of MODULE to another node. Both must be healthy; nothing is lost."""
     return order(wish, module, "swap", to=to)
+
+
+@click.command()
+@click.argument("module")
+@click.option("--limit", metavar="TIME", help="How long they may go on; by default the module's `drain`.")
+@click.option("--force", is_flag=True, help="Also where no other node takes new connections.")
+@with_common
+def drain_(module: str, limit: str | None, force: bool, wish: Wish) -> int:
+    """Let --node take no new connections of MODULE, finish those that it has, and stop."""
+    from orchestrator.config.units import seconds
+
+    try:
+        limit_s = None if limit is None else seconds(limit)
+    except ValueError as fault:
+        raise click.UsageError(f"--limit: {fault}") from fault
+    return order(wish, module, "drain", node=_one(wish), limit_s=limit_s, force=force)
+
+
+@click.command()
+@click.argument("module")
+@with_common
+def undrain_(module: str, wish: Wish) -> int:
+    """Let --node take new connections of MODULE again."""
+    return order(wish, module, "undrain", node=_one(wish))
+
+
+@click.command()
+@click.argument("module")
+@click.argument("percent", type=click.IntRange(0, PERCENT_MAX))
+@with_common
+def weight_(module: str, percent: int, wish: Wish) -> int:
+    """Give --node PERCENT of the weights that the file gives it in MODULE; 100 is as in the file."""
+    return order(wish, module, "weight", node=_one(wish), percent=percent)
+
+
+def _one(wish: Wish) -> str:
+    if wish.node is None:
+        raise click.UsageError("this concerns one node: --node NODE")
+    return wish.node
 
 
 @click.command()

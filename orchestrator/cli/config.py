@@ -58,12 +58,12 @@ def check(file: str, wish: Wish) -> int:
     modules = len(config.modules)
     head = f"{file}: right; {len(config.nodes)} nodes, {modules} module{'s' * (modules != 1)}"
     tail = f"this machine, as {node}:" if node else "this machine is no node of it: only the file was checked"
-    labels = [f"  {one.name}: {ACK_MEMORY}" for one in config.modules if one.ack == "memory"]
+    labels = [f"  {one.name}: {ACK_MEMORY}" for one in config.mirrors if one.ack == "memory"]
     data = {
         "file": file,
         "errors": [],
         "node": node,
-        "ack": {one.name: one.ack for one in config.modules},
+        "ack": {one.name: one.ack for one in config.mirrors},
         "findings": [dict(zip(("verdict", "what", "text"), row, strict=True)) for row in rows],
         "directories": _directories(config, surveys),
     }
@@ -100,7 +100,7 @@ def _directories(config: ClusterConfig, surveys: Mapping[str, Survey]) -> list[d
             "seconds": round(seen.seconds, 3),
             "first_resync_s": round(expected_s(module, seen), 1),
         }
-        for module in config.modules
+        for module in config.mirrors
         for directory in module.replicate
         if (seen := surveys.get(directory.path)) is not None
     ]
@@ -112,7 +112,7 @@ def _owners(config: ClusterConfig, node: str, surveys: Mapping[str, Survey], wis
     from orchestrator.cli.machine import Finding
     from orchestrator.cli.owners import differing
 
-    for module in config.modules:
+    for module in config.mirrors:
         if node not in module.nodes:
             continue
         what = f"{module.name}: users and groups"

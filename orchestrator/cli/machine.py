@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from orchestrator.cli.machine_farms import networks
 from orchestrator.cli.survey import LOOK_S, Survey, survey
 from orchestrator.cli.tell import size
-from orchestrator.model.config import UNFIT_FILE_SYSTEMS, ClusterConfig, DirectoryConfig, MirrorConfig
+from orchestrator.model.config import (
+    UNFIT_FILE_SYSTEMS,
+    ClusterConfig,
+    DirectoryConfig,
+    FarmConfig,
+    MirrorConfig,
+)
 from orchestrator.model.tested import FILES_TESTED, first_copy_s
 
 FILE_SYSTEMS: Final = ("ext4", "xfs")
@@ -34,8 +41,8 @@ class Finding:
 
 def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) -> list[Finding]:
     """Everything that was looked at, in the file's order. `surveys`: by path, as `surveyed` made them."""
-    found = [*_programs(), _fuse(), _right()]
-    for module in config.modules:
+    found = [*_programs(), *([_fuse()] if config.mirrors else []), _right()]
+    for module in config.mirrors:
         if node not in module.nodes:
             continue
         for directory in module.replicate:
@@ -43,13 +50,17 @@ def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) ->
             if directory.path in surveys:
                 found += _contents(module, surveys[directory.path])
         found += _application(module)
+    for farm in config.farms:
+        if node in farm.nodes:
+            found += [Finding("pass" if good else "fail", what, text) for good, what, text in networks(farm)]
+            found += _application(farm)
     return found
 
 
 def surveyed(config: ClusterConfig, node: str, look_s: float = LOOK_S) -> dict[str, Survey]:
     """By path, what is in each replicated directory that can be read."""
     found: dict[str, Survey] = {}
-    for module in config.modules:
+    for module in config.mirrors:
         for directory in module.replicate if node in module.nodes else ():
             if not _is_fit(directory.path):
                 continue
@@ -203,7 +214,7 @@ def _in_the_way(path: str) -> Iterator[tuple[str, str]]:
             yield file, f"the image of /dev/{backing.parts[3]}"
 
 
-def _application(module: MirrorConfig) -> Iterator[Finding]:
+def _application(module: MirrorConfig | FarmConfig) -> Iterator[Finding]:
     run = module.run
     if run.user:
         try:
@@ -214,13 +225,15 @@ def _application(module: MirrorConfig) -> Iterator[Finding]:
     if run.command:
         yield _runnable(module.name, run.command[0], module)
     if run.scripts:
-        for script in ("start_prim", "stop_prim"):
+        where = "both" if isinstance(module, FarmConfig) else "prim"
+        for script in (f"start_{where}", f"stop_{where}"):
             yield _runnable(module.name, os.path.join(run.scripts, script), module)
 
 
-def _runnable(name: str, program: str, module: MirrorConfig) -> Finding:
+def _runnable(name: str, program: str, module: MirrorConfig | FarmConfig) -> Finding:
     what = f"{name}: {program}"
-    if any(_holds(directory.path, program) for directory in module.replicate) and not os.path.exists(program):
+    replicated = () if isinstance(module, FarmConfig) else module.replicate
+    if any(_holds(directory.path, program) for directory in replicated) and not os.path.exists(program):
         return Finding("warn", what, "is not here yet: it will come with the replicated files")
     if shutil.which(program) is None:
         return Finding("fail", what, "cannot be executed on this machine")

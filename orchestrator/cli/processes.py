@@ -29,10 +29,11 @@ def become(module: str, *words: str) -> NoReturn:
     show_default=True,
     help="On SIGTERM: keep all modules running for the next agent, or stop them by plan.",
 )
+@click.option("--clean", is_flag=True, help="Take away what farms left in this kernel, and end.")
 @with_common
-def agent_(config: str, on_term: str, wish: Wish) -> None:
+def agent_(config: str, on_term: str, clean: bool, wish: Wish) -> None:
     """Run this node until SIGTERM."""
-    become("orchestrator.agent", "--config", config, "--on-term", on_term)
+    become("orchestrator.agent", "--config", config, "--on-term", on_term, *(["--clean"] if clean else []))
 
 
 @click.group()

@@ -52,7 +52,9 @@ def _asked(agent: Agent, module: str | None) -> Data:
 
 
 def is_redundant(module: Data) -> bool:
-    """A primary that is ready, and another node in sync beside it."""
+    """A primary that is ready, and another node in sync beside it; of a farm two nodes that are ready."""
+    if module["kind"] == "farm":
+        return len([node for node in module["nodes"] if node["phase"] == "ready"]) > 1
     ready = {node["role"] for node in module["nodes"] if node["phase"] == "ready" and node["in_sync"]}
     return {"PRIM", "SECOND"} <= ready
 
@@ -76,16 +78,18 @@ def _watch(agent: Agent, module: str | None) -> None:
 
 def shown(data: Data) -> Iterator[str]:
     """All lines."""
-    yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data.get('witness') or {})}"
+    yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data)}"
     yield from columns([("", node["name"], _alive(node), _paths(node)) for node in data["nodes"]], "")
     for module in data["modules"]:
         yield ""
         yield from _module(module)
 
 
-def _witness(witness: Data) -> str:
+def _witness(data: Data) -> str:
+    witness = data.get("witness") or {}
     if witness.get("kind") == "none":
-        return "no witness: an operator promotes"
+        # Only mirrors ask one, and a file with mirrors names it.
+        return "no witness, and nothing that needs one"
     match witness.get("ok"):
         case True:
             rtt = witness.get("rtt_ms")
@@ -122,7 +126,10 @@ def _path(path: Data) -> str:
 
 def _module(module: Data) -> Iterator[str]:
     yield f"{click.style(module['name'], bold=True)} ({module['kind']}): {module['headline']}"
-    yield from columns([_node(node) for node in module["nodes"]], "  ")
+    line = _farm_node if module["kind"] == "farm" else _node
+    yield from columns([line(node) for node in module["nodes"]], "  ")
+    for group in module.get("groups") or []:
+        yield f"  {_group(group)}"
     if module.get("ack") == "memory":
         yield f"  {click.style(ACK_MEMORY, fg='yellow')}"
     for node in module["nodes"]:
@@ -156,6 +163,28 @@ def _node(node: Data) -> tuple[str, ...]:
     )
 
 
+def _farm_node(node: Data) -> tuple[str, ...]:
+    sign, colour = SIGNS.get(node["phase"], ("?", "red"))
+    weighed = f"at {node['percent']} %" if node["percent"] != 100 else ""
+    return (
+        node["node"],
+        click.style(f"{sign} {node['role']}", fg=colour),
+        click.style(node["phase"], fg=colour),
+        f"{node['share'] * 100:.1f} %",
+        weighed,
+        node.get("reason") or "",
+    )
+
+
+def _group(group: Data) -> str:
+    """What of these ports goes to whom, and what this node had of it."""
+    ports = f"{'+'.join(group['protocols'])} {','.join(group['ports'])}"
+    shares = ", ".join(f"{name} {share * 100:.1f} %" for name, share in group["shares"].items() if share)
+    had = f"{group['connections']} connections here, {size(group['taken_bytes'])} taken"
+    passed = f", {size(group['passed_bytes'])} passed on" if group["passed_bytes"] else ""
+    return f"{group['address']} {ports}: {shares or 'nobody'}; {had}{passed}"
+
+
 def in_words(progress: Data) -> str:
     """How far a copy is: files, bytes, what differed of them, rate, time left, and the file that it is at."""
     how = "compared in full" if progress["full"] else "by the log"
@@ -184,6 +213,8 @@ def _divergence(module: str, kept: Data) -> str:
 
 def _vip(vip: Data) -> str:
     where = f"here, on {vip.get('interface')}" if vip.get("here") else "not here"
+    if vip.get("director") is not None:
+        where = f"answered by {vip['director'] or 'nobody'}"
     conflict = click.style(f" CONFLICT with {vip['conflict']}", fg="red") if vip.get("conflict") else ""
     return f"virtual IP {vip['address']} {where}{conflict}"
 
@@ -199,8 +230,8 @@ def _application(application: Data) -> Iterator[str]:
 
 
 def _rows(data: Data) -> Iterator[tuple[Any, ...]]:
-    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason", "ack")
+    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason", "ack", "share")
     for module in data["modules"]:
         for node in module["nodes"]:
             keys = ("node", "role", "phase", "epoch", "in_sync", "serving", "reason")
-            yield (module["name"], *(node.get(key) for key in keys), module.get("ack"))
+            yield (module["name"], *(node.get(key) for key in keys), module.get("ack"), node.get("share"))

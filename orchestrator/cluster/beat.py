@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import ModuleName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState, state_from_list
 
 STATES_BYTES_MAX: Final = 640
 """Module states per beat, as JSON: with names of 63 letters the datagram stays under 1,200 bytes."""
@@ -40,7 +40,7 @@ class AgentState(IntEnum):
 
 _AGENTS: Final = tuple(AgentState)
 _NOBODY: Final = bytes(16)
-NO_STATES: Final[Mapping[str, tuple[int, ModuleState]]] = MappingProxyType({})
+NO_STATES: Final[Mapping[str, tuple[int, AnyState]]] = MappingProxyType({})
 
 
 @lru_cache(SAID_KEPT)
@@ -74,7 +74,7 @@ class Beat(NamedTuple):
     """Sent as large as the path carries, so that a black hole for large frames shows."""
     vouched: frozenset[str] = frozenset()
     """Tags of the modules for which this echo may renew the receiver's lease."""
-    states: Mapping[str, tuple[int, ModuleState]] = NO_STATES
+    states: Mapping[str, tuple[int, AnyState]] = NO_STATES
     """Module states that the receiver is not known to have, each with its version in this life."""
 
 
@@ -120,7 +120,7 @@ def _vouches(vouched: frozenset[str]) -> bytes:
 
 
 @lru_cache(SAID_KEPT)
-def _said(text: bytes) -> tuple[frozenset[str], Mapping[str, tuple[int, ModuleState]]]:
+def _said(text: bytes) -> tuple[frozenset[str], Mapping[str, tuple[int, AnyState]]]:
     """Read once: beat after beat says the same."""
     vouched, states = json.loads(text)
     return (
@@ -135,6 +135,6 @@ def _text(value: Any) -> str:
     return value
 
 
-def _state(value: Any) -> tuple[int, ModuleState]:
+def _state(value: Any) -> tuple[int, AnyState]:
     version, *rest = value
-    return int(version), ModuleState.from_list(rest)
+    return int(version), state_from_list(rest)

@@ -19,7 +19,7 @@ from orchestrator.model.events import (
     PeerSuspected,
 )
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState
 from orchestrator.model.timings import Timings
 
 PADDED_EVERY: Final = 10
@@ -53,7 +53,7 @@ class Heart:
         self._peers = {
             name: Peer(name, {path: Path(due=now) for path in paths}) for name, paths in peers.items()
         }
-        self._states: dict[ModuleName, tuple[int, ModuleState]] = {}
+        self._states: dict[ModuleName, tuple[int, AnyState]] = {}
         self._version = 0
         self._muted: set[ModuleName] = set()
         self._grants: dict[ModuleName, Grant] = {}
@@ -93,7 +93,8 @@ class Heart:
             self._unsettled = True  # what the old life vouched for is void
             self._overtaken = None
         other.paths[path].hear(now, beat.counter)
-        if other.learn(beat):
+        # Of a new life nothing is known but what it says: that it has said nothing yet is news.
+        if other.learn(beat) or (known and beat.boot != known):
             self._unsettled = True  # another may be primary under a higher epoch
             self._overtaken = None
             states = {name: state for name, (_, state) in other.states.items()}
@@ -215,7 +216,7 @@ class Heart:
 
     # --- orders -----------------------------------------------------------------------------------------
 
-    def announce(self, module: ModuleName, state: ModuleState) -> None:
+    def announce(self, module: ModuleName, state: AnyState) -> None:
         """Say this of the module from now on."""
         if module in self._states and self._states[module][1] == state:
             return
@@ -302,7 +303,7 @@ class Heart:
         """What is believed of each peer, and how many beats of a replaced life came in its name."""
         return {peer.name: (peer.verdict, peer.strangers) for peer in self._peers.values()}
 
-    def peer_states(self) -> Mapping[NodeName, Mapping[str, ModuleState]]:
+    def peer_states(self) -> Mapping[NodeName, Mapping[str, AnyState]]:
         return {
             peer.name: {name: state for name, (_, state) in peer.states.items()}
             for peer in self._peers.values()
@@ -415,10 +416,10 @@ class Heart:
         told = tuple((name, version) for name, (version, _) in states.items())
         return Word(states, told, self._vouched_to(peer, states))
 
-    def _states_for(self, peer: Peer) -> dict[str, tuple[int, ModuleState]]:
+    def _states_for(self, peer: Peer) -> dict[str, tuple[int, AnyState]]:
         """What the peer is not known to have, oldest first, as far as one datagram carries."""
         room = STATES_BYTES_MAX
-        chosen: dict[str, tuple[int, ModuleState]] = {}
+        chosen: dict[str, tuple[int, AnyState]] = {}
         untold = [each for each in self._states.items() if peer.told.get(each[0], 0) < each[1][0]]
         for name, told in sorted(untold, key=lambda each: each[1][0]):
             room -= len(name) + len(json.dumps(told[1].as_list()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.cluster.membership import LONG_AGO, Peer
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName
+from orchestrator.model.report import ModuleState
 from orchestrator.model.timings import CLOCK_RATE_BOUND, Timings
 
 
@@ -61,6 +62,6 @@ def overtaken(me: NodeName, module: ModuleName, epoch: Epoch, peers: Iterable[Pe
     """Somebody knows that another node is primary under a higher epoch; it need not be that node itself."""
     for peer in peers:
         _, state = peer.states.get(module, (0, None))
-        if state is not None and state.epoch > epoch and state.primary not in (None, me):
+        if isinstance(state, ModuleState) and state.epoch > epoch and state.primary not in (None, me):
             return True
     return False

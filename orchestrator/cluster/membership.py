@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from orchestrator.cluster.beat import Beat
 from orchestrator.model.names import Instant, NodeName, PathName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState
 
 SENT_KEPT: Final = 64
 """Own beats remembered per path: requests and answers of 16 periods both ways, more than T in any preset."""
@@ -43,7 +43,7 @@ class Sent(NamedTuple):
 class Word(NamedTuple):
     """What beat after beat tells a peer, until something is announced, muted or confirmed."""
 
-    states: Mapping[str, tuple[int, ModuleState]]
+    states: Mapping[str, tuple[int, AnyState]]
     told: tuple[tuple[str, int], ...]
     """Their names and versions."""
     vouched: frozenset[str]
@@ -146,7 +146,7 @@ class Peer:
     verdict: Verdict = Verdict.NEW
     turns: int = 0
     boot: str = ""
-    retired: dict[str, dict[str, tuple[int, ModuleState]]] = field(default_factory=dict)
+    retired: dict[str, dict[str, tuple[int, AnyState]]] = field(default_factory=dict)
     """Lives that were replaced or said goodbye, with what they had told of their modules."""
     strangers: int = 0
     """Beats of a life that another life replaced: two machines carry one name."""
@@ -161,7 +161,7 @@ class Peer:
     """When the newest own beat was sent that came back with it."""
     vouched: dict[str, Instant] = field(default_factory=dict)
     """By module tag: the same of other words of this life."""
-    states: dict[str, tuple[int, ModuleState]] = field(default_factory=dict)
+    states: dict[str, tuple[int, AnyState]] = field(default_factory=dict)
     told: dict[str, int] = field(default_factory=dict)
     """By module: the version of our state that the peer is known to have."""
     word: Word | None = None

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeGuard
 
 from orchestrator.model.names import NodeName
-from orchestrator.model.orders import Leave, Order, Promote, Restart, Resync, Start, Stop, Swap
-from orchestrator.model.report import ModuleState, Phase, Role
+from orchestrator.model.orders import (
+    Drain,
+    Leave,
+    Order,
+    Promote,
+    Restart,
+    Resync,
+    Start,
+    Stop,
+    Swap,
+    Undrain,
+    Weigh,
+)
+from orchestrator.model.report import AnyState, FarmRole, FarmState, ModuleState, Phase, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +34,10 @@ class Wish:
     accept_data_loss: bool = False
     adopt: bool = False
     force: bool = False
+    limit_s: float | None = None
+    """Of a drain: how long connections may go on; None: the module's own."""
+    percent: int | None = None
+    """Of a weight: how much of what the file gives."""
     budget_s: float | None = None
     """Of a comparison: how long it may take now; it goes on there the next time."""
 
@@ -33,6 +49,8 @@ class Step:
     node: NodeName
     order: Order
     awaits: str = ""
+    serial: int = 0
+    """Of a farm's node: how far its words had come before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +64,55 @@ class Refusal:
 States = Mapping[NodeName, ModuleState | None]
 """Each node of the module as it was last heard; None: out of reach."""
 
+FarmStates = Mapping[NodeName, FarmState | None]
+AnyStates = States | FarmStates
+
 SERVING = (Role.PRIM, Role.ALONE)
 
 
-def plan(wish: Wish, nodes: tuple[NodeName, ...], states: States) -> list[Step] | Refusal:
+def plan(wish: Wish, nodes: tuple[NodeName, ...], states: AnyStates) -> list[Step] | Refusal:
     """The steps of a wish, or why it cannot be begun. What only the node can know, it refuses itself."""
     for name in (wish.node, wish.first, wish.to):
         if name is not None and name not in nodes:
             return Refusal("HF1220", f"{name} is no node of this module; these are: {', '.join(nodes)}")
+    if any(isinstance(state, FarmState) for state in states.values()):
+        return _farm(wish, nodes, states)
+    return _mirror(wish, nodes, {name: state for name, state in states.items() if _is_mirror(state)})
+
+
+def _is_mirror(state: AnyState | None) -> TypeGuard[ModuleState | None]:
+    return not isinstance(state, FarmState)
+
+
+def _farm(wish: Wish, nodes: tuple[NodeName, ...], states: AnyStates) -> list[Step] | Refusal:
+    heard = [name for name in nodes if states.get(name) is not None]
+    chosen = [wish.node] if wish.node is not None else heard
+    match wish.action:
+        case "start":
+            steps = [Step(name, Start(first=wish.first is not None), "serving") for name in chosen]
+        case "stop" if wish.node is not None:
+            steps = [Step(wish.node, Leave(wish.force), "stopped")]
+        case "stop":
+            steps = [Step(name, Stop(), "stopped") for name in chosen]
+        case "restart":
+            # One after the other: each is back before the next one leaves.
+            steps = [Step(name, Restart(), "serving again", _serial(states.get(name))) for name in chosen]
+        case "drain" | "undrain" | "weight" if wish.node is None:
+            return Refusal("HF6031", f"{wish.action} needs the node: --node NODE")
+        case "drain":
+            steps = [Step(chosen[0], Drain(wish.limit_s, wish.force), "stopped")]
+        case "undrain":
+            steps = [Step(chosen[0], Undrain(), "serving")]
+        case "weight":
+            steps = [Step(chosen[0], Weigh(100 if wish.percent is None else wish.percent))]
+        case other:
+            return Refusal(
+                "HF6029", f"{other} is for mirrors: all nodes of a farm serve, and it has no files"
+            )
+    return _reachable(steps, states)
+
+
+def _mirror(wish: Wish, nodes: tuple[NodeName, ...], states: States) -> list[Step] | Refusal:
     match wish.action:
         case "start":
             return _start(wish, nodes, states)
@@ -73,6 +132,8 @@ def plan(wish: Wish, nodes: tuple[NodeName, ...], states: States) -> list[Step] 
             )
             steps = [Step(name, Resync(wish.adopt)) for name in chosen]
             return _reachable(steps, states) if steps else Refusal("HF1222", "no node follows a primary now")
+        case "drain" | "undrain" | "weight":
+            return Refusal("HF6029", f"{wish.action} is for farms: one node of a mirror serves")
         case other:
             return Refusal("HF1223", f"no action is named {other!r}")
 
@@ -103,7 +164,7 @@ def _at_primary(states: States, order: Order, awaits: str) -> list[Step] | Refus
     return Refusal("HF1225", "no node serves this module now")
 
 
-def _reachable(steps: list[Step], states: States) -> list[Step] | Refusal:
+def _reachable(steps: list[Step], states: AnyStates) -> list[Step] | Refusal:
     for step in steps:
         if states.get(step.node) is None:
             return Refusal("HF1226", f"{step.node} is out of reach: its agent must take part")
@@ -115,8 +176,33 @@ def _role(states: States, name: NodeName) -> Role | None:
     return state.role if state else None
 
 
-def reached(step: Step, states: States) -> bool:
+def reached(step: Step, states: AnyStates) -> bool:
     """Whether what the step awaits is so."""
+    own = states.get(step.node)
+    if isinstance(own, FarmState):
+        return _farm_reached(step, own)
+    return _mirror_reached(step, {name: state for name, state in states.items() if _is_mirror(state)})
+
+
+def _farm_reached(step: Step, own: FarmState) -> bool:
+    match step.awaits:
+        case "serving":
+            return own.role is FarmRole.UP and own.phase in (Phase.READY, Phase.DEGRADED)
+        case "serving again":
+            # It left, at least one word, and came back, another.
+            back = own.role is FarmRole.UP and own.phase in (Phase.READY, Phase.DEGRADED)
+            return back and own.serial >= step.serial + 2
+        case "stopped":
+            return own.role is FarmRole.STOP
+        case _:
+            return True
+
+
+def _serial(state: AnyState | None) -> int:
+    return state.serial if isinstance(state, FarmState) else 0
+
+
+def _mirror_reached(step: Step, states: States) -> bool:
     own = states.get(step.node)
     match step.awaits:
         case "serving":
@@ -141,6 +227,10 @@ def _is_ready(state: ModuleState | None) -> bool:
     return state is not None and state.role in SERVING and state.phase in (Phase.READY, Phase.DEGRADED)
 
 
+_FIELDS: Final[Mapping[str, Any]] = {"to": str | None, "limit_s": int | float | None, "percent": int}
+"""What is no yes or no."""
+
+
 def order_as_dict(order: Order) -> dict[str, Any]:
     """An order as it travels to another node's agent."""
     fields = {name: getattr(order, name) for name in order.__dataclass_fields__}
@@ -150,14 +240,15 @@ def order_as_dict(order: Order) -> dict[str, Any]:
 def order_from_dict(data: Mapping[str, Any]) -> Order:
     """ValueError when it is none."""
     kinds: dict[str, type[Any]] = {
-        kind.__name__: kind for kind in (Start, Stop, Leave, Restart, Swap, Promote, Resync)
+        kind.__name__: kind
+        for kind in (Start, Stop, Leave, Restart, Swap, Promote, Resync, Drain, Undrain, Weigh)
     }
     kind = kinds.get(str(data.get("kind")))
     if kind is None:
         raise ValueError(f"no order is named {data.get('kind')!r}")
     fields = {name: value for name, value in data.items() if name != "kind"}
     for name, value in fields.items():
-        fits = isinstance(value, str | None) if name == "to" else isinstance(value, bool)
+        fits = isinstance(value, _FIELDS.get(name, bool)) and (name != "percent" or value is not True)
         if name not in kind.__dataclass_fields__ or not fits:
             raise ValueError(f"{kind.__name__} has no {name} = {value!r}")
     order: Order = kind(**fields)

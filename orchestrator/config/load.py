@@ -9,8 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config import shape
-from orchestrator.config.marks import ConfigRefused, Marked, Problem, parse
+from orchestrator.config import farms, shape
+from orchestrator.config.marks import ConfigRefused, Marked, Path, Problem, parse
+from orchestrator.config.shape_farm import Farm, FarmVip
+from orchestrator.config.shape_file import File
 from orchestrator.model.config import (
     PRESETS,
     REPLICATION_PORT,
@@ -48,15 +50,8 @@ def load(path: str) -> ClusterConfig:
 def load_text(text: str, name: str) -> ClusterConfig:
     """The same, from text; `name` stands before each error."""
     marked = parse(text, name)
-    farm = [
-        marked.problem(("modules", index, "kind"), "kind farm is not in this version: mirror")
-        for index, module in enumerate(_list(marked.data, "modules"))
-        if isinstance(module, dict) and module.get("kind") == "farm"
-    ]
-    if farm:
-        raise ConfigRefused(name, tuple(farm))
     try:
-        file = shape.File.model_validate(marked.data)
+        file = File.model_validate(marked.data)
     except ValidationError as fault:
         raise ConfigRefused(name, tuple(sorted(_told(marked, fault)))) from fault
     problems = sorted(_contradictions(marked, file))
@@ -67,7 +62,7 @@ def load_text(text: str, name: str) -> ClusterConfig:
 
 def schema() -> dict[str, Any]:
     """JSON Schema, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **shape.File.model_json_schema()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **File.model_json_schema()}
 
 
 # --- telling -----------------------------------------------------------------------------------------------
@@ -75,14 +70,23 @@ def schema() -> dict[str, Any]:
 
 def _told(marked: Marked, fault: ValidationError) -> Iterator[Problem]:
     for error in fault.errors():
-        path = error["loc"]
+        path = _without_kind(error["loc"])
         match error["type"]:
             case "extra_forbidden":
-                yield marked.problem(path, "unknown field" + _meant(path))
+                yield marked.problem(path, "unknown field" + _meant(error["loc"]))
+            case "union_tag_invalid":
+                yield marked.problem((*path, "kind"), "a module is a mirror or a farm")
+            case "union_tag_not_found":
+                yield marked.problem((*path, "kind"), "is missing")
             case "missing":
                 yield marked.problem(path, "is missing")
             case _:
                 yield marked.problem(path, error["msg"].removeprefix("Value error, "))
+
+
+def _without_kind(path: Path) -> Path:
+    """pydantic names the kind of a module behind its number; the file has no such level."""
+    return (*path[:2], *path[3:]) if path[:1] == ("modules",) and len(path) > 2 else path
 
 
 def _meant(path: tuple[str | int, ...]) -> str:
@@ -93,9 +97,11 @@ def _meant(path: tuple[str | int, ...]) -> str:
 
 
 def _fields_at(path: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = shape.File
+    model: type[BaseModel] = File
     for part in path:
-        if isinstance(part, str) and part in model.model_fields:
+        if part == "farm" and model is shape.Module:
+            model = Farm
+        elif isinstance(part, str) and part in model.model_fields:
             inner = _model_in(model.model_fields[part].annotation)
             if inner is not None:
                 model = inner
@@ -112,15 +118,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _list(data: Any, key: str) -> list[Any]:
-    found = data.get(key) if isinstance(data, dict) else None
-    return found if isinstance(found, list) else []
-
-
 # --- what fits alone and not together ----------------------------------------------------------------------
 
 
-def _contradictions(marked: Marked, file: shape.File) -> Iterator[Problem]:
+def _contradictions(marked: Marked, file: File) -> Iterator[Problem]:
     yield from _twice(marked, ("nodes",), [node.name for node in file.nodes], "node")
     for index, node in enumerate(file.nodes):
         if node.name in RESERVED_NODES:
@@ -132,6 +133,11 @@ def _contradictions(marked: Marked, file: shape.File) -> Iterator[Problem]:
         yield marked.problem(("cluster", "detection"), "too short: the lease would outlive the take-over")
     for index, module in enumerate(file.modules):
         yield from _module(marked, file, index, module)
+        if isinstance(module, Farm):
+            yield from farms.contradictions(marked, file, index, module)
+        else:
+            yield from _mirror_contradictions(marked, file, index, module)
+    yield from farms.shared_addresses(marked, file)
     yield from _directories(marked, file)
     yield from _ports(marked, file)
 
@@ -142,7 +148,7 @@ def _twice(marked: Marked, path: tuple[str, ...], names: list[str], what: str) -
             yield marked.problem((*path, index, "name"), f"two {what}s are named {name}")
 
 
-def _addresses(marked: Marked, file: shape.File) -> Iterator[Problem]:
+def _addresses(marked: Marked, file: File) -> Iterator[Problem]:
     paths = list(file.nodes[0].addresses)
     seen: dict[str, str] = {}
     for index, node in enumerate(file.nodes):
@@ -156,7 +162,15 @@ def _addresses(marked: Marked, file: shape.File) -> Iterator[Problem]:
             seen[address] = node.name
 
 
-def _module(marked: Marked, file: shape.File, index: int, module: shape.Module) -> Iterator[Problem]:
+def _mirror_contradictions(marked: Marked, file: File, index: int, module: shape.Module) -> Iterator[Problem]:
+    for place, path in enumerate(module.replication):
+        if path not in file.nodes[0].addresses:
+            yield marked.problem(("modules", index, "replication", place), f"no path is named {path}")
+    if file.cluster.witness is None:
+        yield marked.problem(("cluster", "witness"), f"is missing: the mirror {module.name} needs one")
+
+
+def _module(marked: Marked, file: File, index: int, module: shape.Module | Farm) -> Iterator[Problem]:
     here = ("modules", index)
     nodes = {node.name for node in file.nodes}
     for place, name in enumerate(module.nodes):
@@ -166,11 +180,9 @@ def _module(marked: Marked, file: shape.File, index: int, module: shape.Module) 
             yield marked.problem((*here, "nodes", place), f"no node is named {name}{hint}")
         if name in module.nodes[:place]:
             yield marked.problem((*here, "nodes", place), f"{name} is given twice")
-    for place, path in enumerate(module.replication):
-        if path not in file.nodes[0].addresses:
-            yield marked.problem((*here, "replication", place), f"no path is named {path}")
     known: dict[str, int] = {}
-    for place, vip in enumerate(module.vip):
+    vips: list[shape.Vip | FarmVip] = [*module.vip]
+    for place, vip in enumerate(vips):
         address = str(ipaddress.ip_interface(vip.address).ip)
         owners = [node.name for node in file.nodes if address in node.addresses.values()]
         if owners:
@@ -182,10 +194,10 @@ def _module(marked: Marked, file: shape.File, index: int, module: shape.Module) 
         yield marked.problem((*here, "checks"), "checks need something to run")
 
 
-def _directories(marked: Marked, file: shape.File) -> Iterator[Problem]:
+def _directories(marked: Marked, file: File) -> Iterator[Problem]:
     seen: list[tuple[str, str]] = []
     for index, module in enumerate(file.modules):
-        for place, replicate in enumerate(module.replicate):
+        for place, replicate in enumerate([] if isinstance(module, Farm) else module.replicate):
             path = replicate.path
             for other, owner in seen:
                 if path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/"):
@@ -194,10 +206,12 @@ def _directories(marked: Marked, file: shape.File) -> Iterator[Problem]:
             seen.append((path, module.name))
 
 
-def _ports(marked: Marked, file: shape.File) -> Iterator[Problem]:
+def _ports(marked: Marked, file: File) -> Iterator[Problem]:
     seen: dict[int, str] = {file.cluster.ports.control: "the agents"}
-    for index, module in enumerate(file.modules):
-        port = module.replication_port or REPLICATION_PORT + index
+    mirrors = [each for each in enumerate(file.modules) if not isinstance(each[1], Farm)]
+    for number, (index, module) in enumerate(mirrors):
+        assert not isinstance(module, Farm)
+        port = module.replication_port or REPLICATION_PORT + number
         if port in seen:
             yield marked.problem(("modules", index, "replication_port"), f"port {port} is {seen[port]}'s")
         seen[port] = module.name
@@ -206,23 +220,31 @@ def _ports(marked: Marked, file: shape.File) -> Iterator[Problem]:
 # --- values ------------------------------------------------------------------------------------------------
 
 
-def _timing(file: shape.File) -> TimingConfig:
+def _timing(file: File) -> TimingConfig:
     base = PRESETS[file.cluster.preset]
     return TimingConfig(file.cluster.detection or base.detection_s, file.cluster.period or base.period_s)
 
 
-def _values(file: shape.File) -> ClusterConfig:
+def _values(file: File) -> ClusterConfig:
     cluster = file.cluster
+    mirrors = [module for module in file.modules if not isinstance(module, Farm)]
     return ClusterConfig(
         name=ClusterName(cluster.name),
         nodes=tuple(
             NodeConfig(NodeName(node.name), {PathName(path): where for path, where in node.addresses.items()})
             for node in file.nodes
         ),
-        modules=tuple(_mirror(module, index) for index, module in enumerate(file.modules)),
+        mirrors=tuple(_mirror(module, number) for number, module in enumerate(mirrors)),
+        farms=tuple(
+            farms.value(module, _run(module.run), tuple(_check(check) for check in module.checks))
+            for module in file.modules
+            if isinstance(module, Farm)
+        ),
         timing=_timing(file),
         preset=cluster.preset,
-        witness=WitnessConfig(cluster.witness.kind, cluster.witness.url),
+        witness=WitnessConfig(cluster.witness.kind, cluster.witness.url)
+        if cluster.witness
+        else WitnessConfig(),
         heartbeat_port=cluster.ports.heartbeat,
         control_port=cluster.ports.control,
     )

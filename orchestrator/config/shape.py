@@ -68,6 +68,17 @@ def _pattern(value: str) -> str:
     return value
 
 
+def address_with_prefix(value: str) -> str:
+    """As it is, or ValueError."""
+    try:
+        if "/" not in value:
+            raise ValueError
+        ipaddress.ip_interface(value)
+    except ValueError as fault:
+        raise ValueError("an address with its prefix length is needed, such as 198.18.0.100/24") from fault
+    return value
+
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -134,7 +145,7 @@ class Cluster(Shape):
     preset: Literal["fast", "lan", "cloud", "wan"] = "lan"
     detection: Seconds | None = None
     period: Seconds | None = None
-    witness: Witness
+    witness: Witness | None = None
     ports: Ports = Ports()
 
     @model_validator(mode="after")
@@ -230,15 +241,7 @@ class Vip(Shape):
     @field_validator("address")
     @classmethod
     def _cidr(cls, value: str) -> str:
-        try:
-            if "/" not in value:
-                raise ValueError
-            ipaddress.ip_interface(value)
-        except ValueError as fault:
-            raise ValueError(
-                "an address with its prefix length is needed, such as 198.18.0.100/24"
-            ) from fault
-        return value
+        return address_with_prefix(value)
 
 
 class Restarts(Shape):
@@ -303,11 +306,3 @@ class Module(Shape):
             if isinstance(value, list)
             else value
         )
-
-
-class File(Shape):
-    """hafarm.yaml"""
-
-    cluster: Cluster
-    nodes: Annotated[list[Node], Field(min_length=1)]
-    modules: list[Module] = []

@@ -1,4 +1,4 @@
-"""One mirror's application: start, watch, stop, and find it again after the agent died."""
+"""One module's application: start, watch, stop, and find it again after the agent died."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from orchestrator.host.process import (
     tail,
     trusted,
 )
-from orchestrator.model.config import MirrorConfig
+from orchestrator.model.config import FarmConfig, MirrorConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.events import ApplicationFailed, ApplicationStarted, ApplicationStopped, ModuleEvent
 from orchestrator.model.names import Epoch, NodeName
@@ -52,7 +52,7 @@ class Application:
 
     def __init__(
         self,
-        module: MirrorConfig,
+        module: MirrorConfig | FarmConfig,
         node: NodeName,
         run_dir: str,
         log_dir: str,
@@ -60,6 +60,8 @@ class Application:
     ) -> None:
         self._module = module
         self._node = node
+        # On all nodes of a farm the application runs; of a mirror's on the primary.
+        self._where, self._role = ("both", "UP") if isinstance(module, FarmConfig) else ("prim", "PRIM")
         self._home = Path(run_dir) / module.name
         self._logs = Path(log_dir) / module.name
         self._on_event = on_event
@@ -70,7 +72,7 @@ class Application:
         self._watcher: asyncio.Task[None] | None = None
         self._memory = Memory(module.name, self._home)
         self._prepared: _Prepared | None = None
-        self.checks = Checks(module.name, module.checks, on_event)
+        self.checks = Checks(module.name, module.checks, on_event, tell_good=isinstance(module, FarmConfig))
 
     @property
     def certain(self) -> bool:
@@ -181,14 +183,14 @@ class Application:
 
     async def _run_start_script(self, epoch: Epoch, turn: int) -> str:
         ended, status, log = await self._run_script(
-            "start_prim", "starting", epoch, self._module.run.start_timeout_s
+            f"start_{self._where}", "starting", epoch, self._module.run.start_timeout_s
         )
         if turn != self._turn:
             return ""  # what lives now is the newer order's
         if not ended or status != 0:
             await kill_all(self._group)
             how = ending(status) if ended else f"took longer than {self._module.run.start_timeout_s:g} s"
-            return _with_tail(f"start_prim {how}", log)
+            return _with_tail(f"start_{self._where} {how}", log)
         # Nothing left in the group: the script had others run it (a service manager); the checks watch it.
         watched = bool(self._group.pids())
         self._memory.note("running", None, log, watched=watched, epoch=epoch)
@@ -220,7 +222,8 @@ class Application:
         """What a start runs, and its log's name; nothing where a module has neither command nor scripts."""
         run = self._module.run
         if run.scripts:
-            return "start_prim", (str(trusted(Path(run.scripts) / "start_prim")),)
+            name = f"start_{self._where}"
+            return name, (str(trusted(Path(run.scripts) / name)),)
         return "command", tuple(run.command)
 
     def _prepare(self, epoch: Epoch) -> _Prepared | None:
@@ -267,7 +270,7 @@ class Application:
         epoch = self._memory.epoch
         try:
             ended, status, _ = await self._run_script(
-                "stop_prim", "stopping", epoch, self._module.run.stop_timeout_s
+                f"stop_{self._where}", "stopping", epoch, self._module.run.stop_timeout_s
             )
         except (HafarmError, OSError):
             # Without a usable stop script SIGTERM is the gentlest that is left; `clean` says False.
@@ -348,7 +351,7 @@ class Application:
         ours = {
             "HAFARM_MODULE": self._module.name,
             "HAFARM_NODE": self._node,
-            "HAFARM_ROLE": "PRIM",
+            "HAFARM_ROLE": self._role,
             "HAFARM_EPOCH": str(epoch),
         }
         return {**self._module.run.environment, **ours}

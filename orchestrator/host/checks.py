@@ -15,7 +15,7 @@ from orchestrator.host.cgroup import Group, group, kill_all
 from orchestrator.host.process import ending, spawn
 from orchestrator.model.config import CheckConfig
 from orchestrator.model.errors import HafarmError
-from orchestrator.model.events import CheckFailed
+from orchestrator.model.events import CheckFailed, ChecksPassed, ModuleEvent
 from orchestrator.model.names import ModuleName
 
 STATUS_LINE_MAX = 4096
@@ -40,9 +40,16 @@ class Checks:
     """All checks of one module, each in its own pace."""
 
     def __init__(
-        self, module: ModuleName, checks: tuple[CheckConfig, ...], on_event: Callable[[CheckFailed], None]
+        self,
+        module: ModuleName,
+        checks: tuple[CheckConfig, ...],
+        on_event: Callable[[ModuleEvent], None],
+        tell_good: bool = False,
     ) -> None:
+        """`tell_good`: `ChecksPassed` once each was good since the start."""
         self._module = module
+        self._tell_good = tell_good
+        self._never_good: set[str] = set()
         self._checks = checks
         self._on_event = on_event
         self._tasks: list[asyncio.Task[None]] = []
@@ -56,6 +63,7 @@ class Checks:
         """
         assert not self._tasks, "checks are started once, after the application"
         self.results.clear()
+        self._never_good = {check.name for check in self._checks}
         self._tasks = [asyncio.create_task(self._repeat(check, variables, grace_s)) for check in self._checks]
 
     async def stop(self) -> None:
@@ -73,12 +81,19 @@ class Checks:
             good, text = await ask(self._module, check, variables)
             if good:
                 lenient_until = began
+                self._was_good(check.name)
             failures = 0 if good or began < lenient_until else failures + 1
             self.results[check.name] = CheckResult(good, text, time.time(), failures)
             # Each further `fail_after` failures are told again: the first answer may not have helped.
             if failures and failures % check.fail_after == 0:
                 self._on_event(CheckFailed(self._module, check.name, check.action))
             await asyncio.sleep(max(0.0, check.every_s - (time.monotonic() - began)))
+
+    def _was_good(self, name: str) -> None:
+        if name in self._never_good:
+            self._never_good.discard(name)
+            if self._tell_good and not self._never_good:
+                self._on_event(ChecksPassed(self._module))
 
 
 async def ask(module: ModuleName, check: CheckConfig, variables: Mapping[str, str]) -> tuple[bool, str]:

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-from orchestrator.model.errors import AddressRefused, ProcessUnreachable
+from orchestrator.model.errors import AddressRefused, HafarmError, ProcessUnreachable
 
 Interface = IPv4Interface | IPv6Interface
 
@@ -31,6 +31,18 @@ ERROR = struct.Struct("=IHHIIi")
 """nlmsghdr and the error of NLMSG_ERROR (linux/netlink.h): 0, or an errno below it."""
 CHANGE_GROUPS = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
+
+
+@dataclass(eq=False)
+class LinkRefused(HafarmError):
+    """An interface of ours could not be made or changed."""
+
+    code: ClassVar[str] = "HF6106"
+    interface: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"interface {self.interface}: the kernel refuses: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +161,29 @@ class Netlink:
             raise AddressRefused(str(place.address), f"the kernel gives no answer: {fault}") from fault
         if error and -error not in fine:
             raise AddressRefused(str(place.address), f"the kernel refuses: {os.strerror(-error)}")
+
+    async def add_macvlan(self, name: str, below: Link, mac: str) -> None:
+        """An interface with a hardware address of its own on another one; not up yet."""
+        await self._change_link(
+            "add", ifname=name, kind="macvlan", link=below.index, macvlan_mode="private", address=mac
+        )
+
+    async def set_up(self, link: Link) -> None:
+        await self._change_link("set", index=link.index, state="up")
+
+    async def remove_link(self, link: Link) -> None:
+        """One that is gone already is fine."""
+        await self._change_link("del", index=link.index)
+
+    async def _change_link(self, verb: str, **words: Any) -> None:
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        try:
+            await self._kernel.link(verb, **words)
+        except NetlinkError as fault:
+            if verb != "del" or fault.code != errno.ENODEV:
+                what = words.get("ifname") or f"number {words.get('index')}"
+                raise LinkRefused(str(what), str(fault)) from fault
 
     async def routes(self, index: int, version: int) -> list[Route]:
         """The main table's routes through one interface."""

@@ -31,14 +31,19 @@ NLM_F_ACK: Final = 0x4
 NLM_F_CREATE: Final = 0x400
 NLM_F_APPEND: Final = 0x800
 NLA_F_NESTED: Final = 0x8000
+NLM_F_DUMP: Final = 0x300
+NFNL_SUBSYS_CTNETLINK: Final = 1
 NFNL_SUBSYS_NFTABLES: Final = 10
 
 
 class Kind(IntEnum):
-    """What a message orders or asks; from linux/netfilter/nfnetlink.h, the others from nf_tables.h."""
+    """What a message orders or asks; from linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_tables.h."""
 
     NFNL_MSG_BATCH_BEGIN = 0x10
     NFNL_MSG_BATCH_END = 0x11
+    IPCTNL_MSG_CT_GET = NFNL_SUBSYS_CTNETLINK << 8 | 1
+    NFT_MSG_DELTABLE = NFNL_SUBSYS_NFTABLES << 8 | 2
+    NFT_MSG_DELCHAIN = NFNL_SUBSYS_NFTABLES << 8 | 5
     NFT_MSG_NEWRULE = NFNL_SUBSYS_NFTABLES << 8 | 6
     NFT_MSG_DELRULE = NFNL_SUBSYS_NFTABLES << 8 | 8
     NFT_MSG_NEWSETELEM = NFNL_SUBSYS_NFTABLES << 8 | 12

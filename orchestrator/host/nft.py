@@ -14,6 +14,8 @@ from orchestrator.host.nfnetlink import Nfnetlink, NotThere, RulesRefused
 from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Holding, Orders, is_in
 
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
+STATELESS: Final = 1 << 2
+"""NFT_CTX_OUTPUT_STATELESS, from nftables/libnftables.h."""
 SHORTEST_S: Final = 0.01
 """One tick of the slowest kernel: before Linux 6.12 an element whose time-out is shorter never leaves."""
 
@@ -27,7 +29,8 @@ class Nft(Protocol):
 class Library:
     """libnftables.so.1: a transaction in a millisecond, no process started."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
+        """`stateless`: a `list` leaves counts out; `dry`: the kernel judges a transaction and drops it."""
         self._lib = ctypes.CDLL("libnftables.so.1")
         self._lib.nft_ctx_new.restype = ctypes.c_void_p
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
@@ -35,6 +38,8 @@ class Library:
         self._context = ctypes.c_void_p(self._lib.nft_ctx_new(0))
         self._lib.nft_ctx_buffer_output(self._context)
         self._lib.nft_ctx_buffer_error(self._context)
+        self._lib.nft_ctx_output_set_flags(self._context, STATELESS if stateless else 0)
+        self._lib.nft_ctx_set_dry_run(self._context, dry)
 
     def run(self, commands: str) -> str:
         """All or nothing; what a `list` prints."""
@@ -49,10 +54,13 @@ class Library:
 class Command:
     """The nft program, where the library is not installed."""
 
+    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
+        self._words = ["nft", *(["-s"] if stateless else []), *(["-c"] if dry else []), "-f", "-"]
+
     def run(self, commands: str) -> str:
         try:
             done = subprocess.run(
-                ["nft", "-f", "-"],
+                self._words,
                 input=commands.encode(),
                 capture_output=True,
                 timeout=COMMAND_TIMEOUT_S,
@@ -65,17 +73,18 @@ class Command:
         return done.stdout.decode(errors="replace")
 
 
-def open_nft() -> Nft:
+def open_nft(*, stateless: bool = False, dry: bool = False) -> Nft:
+    """Whichever of the two is installed."""
     try:
-        return Library()
+        return Library(stateless=stateless, dry=dry)
     except OSError:
-        return Command()
+        return Command(stateless=stateless, dry=dry)
 
 
 class DeadMan:
     """Addresses that this machine answers only while somebody renews them; absent means silent."""
 
-    def __init__(self, nft: Nft, addresses: Iterable[str]) -> None:
+    def __init__(self, nft: Nft, addresses: Iterable[str], shared: Iterable[str] = ()) -> None:
         self._nft = nft
         self._guarded: dict[str, Orders] = {}
         self._held: set[str] = set()
@@ -83,23 +92,31 @@ class DeadMan:
         """Of the addresses that were held last: mostly they are the same for hours."""
         self._deadlines: dict[str, int] | None = {}
         # In one transaction: an address that a dead pulse left behind answers in no moment between two.
-        self._guard(addresses, [_BASE])
+        self._guard({**dict.fromkeys(shared, True), **dict.fromkeys(addresses, False)}, [_BASE])
         # Renewed many times a second, in a process that goes before all others: nft's language takes long.
         self._kernel = Nfnetlink()
 
-    def guard(self, addresses: Iterable[str]) -> None:
-        """From here on these are silent unless held; known ones keep their state."""
-        self._guard(addresses, [])
+    def guard(self, addresses: Iterable[str], *, shared: bool = False) -> None:
+        """From here on these are silent unless held; known ones keep their state.
 
-    def _guard(self, addresses: Iterable[str], commands: list[str]) -> None:
-        new = [address for address in dict.fromkeys(addresses) if address not in self._guarded]
+        A `shared` address is served by several machines, and asked for at one: questions for it are silenced,
+        while whatever that one passes on to this machine goes on.
+        """
+        self._guard(dict.fromkeys(addresses, shared), [])
+
+    def _guard(self, addresses: Mapping[str, bool], commands: list[str]) -> None:
+        """By address, whether it is shared."""
+        new = [address for address in addresses if address not in self._guarded]
         numbered = dict(zip(new, itertools.count(len(self._guarded)), strict=False))
         for address, number in numbered.items():
-            commands += _guard_commands(address, number)
+            commands += _guard_commands(address, number, addresses[address])
         if commands:
             self._nft.run("\n".join(commands))
         # Known from now on, not before: what was refused is to be asked for again.
-        self._guarded |= {address: Orders(address, number) for address, number in numbered.items()}
+        self._guarded |= {
+            address: Orders(address, number, shared=addresses[address])
+            for address, number in numbered.items()
+        }
 
     def renew(self, wall: float, remaining: Mapping[str, float]) -> None:
         """Hold each of these for so many seconds, and silence the others, in one transaction.
@@ -147,7 +164,9 @@ def is_silenced(kernel: Nfnetlink, address: str) -> bool:
     version = ipaddress.ip_address(address).version
     try:
         # The likely answer first: who announces an address mostly holds it.
-        return not _has(kernel, f"held{version}", address) and _has(kernel, f"guarded{version}", address)
+        return not _has(kernel, f"held{version}", address) and any(
+            _has(kernel, f"{kind}{version}", address) for kind in ("guarded", "shared")
+        )
     except RulesRefused:
         return True
 
@@ -166,8 +185,10 @@ add table inet {TABLE}
 delete table inet {TABLE}
 add table inet {TABLE}
 add set inet {TABLE} guarded4 {{ type ipv4_addr; }}
+add set inet {TABLE} shared4 {{ type ipv4_addr; }}
 add set inet {TABLE} held4 {{ type ipv4_addr; flags timeout; }}
 add set inet {TABLE} guarded6 {{ type ipv6_addr; }}
+add set inet {TABLE} shared6 {{ type ipv6_addr; }}
 add set inet {TABLE} held6 {{ type ipv6_addr; flags timeout; }}
 add chain inet {TABLE} {LATE}
 add chain inet {TABLE} in {{ type filter hook prerouting priority -350; policy accept; }}
@@ -186,17 +207,18 @@ add rule arp {TABLE} in jump {LATE}
 """
 
 
-def _guard_commands(address: str, number: int) -> list[str]:
+def _guard_commands(address: str, number: int, shared: bool) -> list[str]:
+    kind = "shared" if shared else "guarded"
     if ipaddress.ip_address(address).version == 4:
         return [
-            f"add element inet {TABLE} guarded4 {{ {address} }}",
+            f"add element inet {TABLE} {kind}4 {{ {address} }}",
             f"add element arp {TABLE} guarded {{ {address} }}",
         ]
     # A neighbour solicitation goes to a group; its target is in the payload, where this nft compares numbers
     # but no sets of addresses. So each address has a set of its own, of one element.
     solicits = f"icmpv6 type nd-neighbor-solicit @th,64,128 {int(ipaddress.IPv6Address(address)):#034x}"
     return [
-        f"add element inet {TABLE} guarded6 {{ {address} }}",
+        f"add element inet {TABLE} {kind}6 {{ {address} }}",
         f"add set inet {TABLE} asked{number} {{ type icmpv6_type; flags timeout; }}",
         f"add rule inet {TABLE} in {solicits} icmpv6 type != @asked{number} drop",
     ]

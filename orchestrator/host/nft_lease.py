@@ -65,7 +65,7 @@ NFT_REG_1: Final = 1
 class Orders:
     """What is ordered for one guarded address, encoded once; only a deadline differs each time."""
 
-    def __init__(self, address: str, number: int) -> None:
+    def __init__(self, address: str, number: int, *, shared: bool = False) -> None:
         places = _places(address, number)
         self.elements: Final = [
             (family, name, _element(key), _element(key, blob(NFTA_SET_ELEM_TIMEOUT, bytes(_NUMBER.size))))
@@ -78,7 +78,10 @@ class Orders:
             for family, name, key in places
             for kind in (Kind.NFT_MSG_NEWSETELEM, Kind.NFT_MSG_DELSETELEM)
         )
-        self._dated: Final = [_dated_rule(family, matches) for family, matches in _packets(address)]
+        to_it, asking = _packets(address)
+        # Packets to a shared address are no business of the lease: only who answers for it is.
+        packets = (asking,) if shared else (to_it, asking)
+        self._dated: Final = [_dated_rule(family, matches) for family, matches in packets]
 
     def drop_from(self, second: int) -> bytes:
         """Dropped from that second of the wall clock on; for an empty chain."""

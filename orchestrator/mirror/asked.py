@@ -7,7 +7,19 @@ from orchestrator.mirror.state import Asked, Mirror, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.effects import AdoptCopy, CompareInFull
 from orchestrator.model.names import NEVER, RequestId
-from orchestrator.model.orders import Leave, Order, Promote, Restart, Resync, Start, Stop, Swap
+from orchestrator.model.orders import (
+    Drain,
+    Leave,
+    Order,
+    Promote,
+    Restart,
+    Resync,
+    Start,
+    Stop,
+    Swap,
+    Undrain,
+    Weigh,
+)
 from orchestrator.model.report import Role
 
 ORDER_S = 30.0
@@ -36,6 +48,10 @@ def asked(turn: Turn, request: RequestId, order: Order) -> None:
             _promote(turn, request, order)
         case Resync():
             _resync(turn, request, order)
+        case Drain() | Undrain() | Weigh():
+            turn.refuse(
+                request, "HF6029", f"{type(order).__name__.lower()} is for farms: one node of a mirror serves"
+            )
 
 
 def _start(turn: Turn, request: RequestId, order: Start) -> None:

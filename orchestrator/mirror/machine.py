@@ -57,7 +57,7 @@ from orchestrator.model.events import (
     VolumeFailed,
 )
 from orchestrator.model.names import NEVER, Instant, NodeName
-from orchestrator.model.report import Role
+from orchestrator.model.report import ModuleState, Role
 from orchestrator.model.timings import Timings
 
 
@@ -180,8 +180,9 @@ def _learn(turn: Turn, event: Event) -> None:
         case TimePassed():
             pass
         case PeerSaid(peer, states):
-            if peer in turn.mirror.peers and turn.mirror.module in states:
-                following.peer_said(turn, peer, states[turn.mirror.module])
+            state = states.get(turn.mirror.module)
+            if peer in turn.mirror.peers and isinstance(state, ModuleState):
+                following.peer_said(turn, peer, state)
         case PeerAlive(peer):
             _reached(turn, peer, Reach.ALIVE)
         case PeerSuspected(peer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.mirror.bids import bid, lease, mute, read, role_under, store
-from orchestrator.mirror.state import Ending, Mirror, Register, Stage
+from orchestrator.mirror.state import Ending, Mirror, Reach, Register, Stage
 from orchestrator.mirror.turn import Turn
 from orchestrator.model.config import ACK_MEMORY
 from orchestrator.model.effects import (
@@ -96,9 +96,20 @@ def reign_taken(turn: Turn, record: Record) -> None:
     lease(turn)
     if mirror.stage is Stage.OPENING:
         turn.set(stage=Stage.OVERLAP)
+        if mirror.overlap == "none" and mirror.again_at is None and _lacks_a_member(mirror):
+            # The gate may have opened late, on a disk that hung, and another node may have got the role
+            # meanwhile: the bid without the silent member is won by then, or the role is given up.
+            turn.set(again_at=turn.at_the_latest(mirror.timings.detection_s + OVERLAP_MARGIN_S))
         go_on(turn)
         label = f"; {ACK_MEMORY}" if mirror.ack == "memory" else ""
         turn.tell("HF1101", f"{mirror.role.value} under epoch {record.epoch}: {record.reason}{label}")
+
+
+def _lacks_a_member(mirror: Mirror) -> bool:
+    """Somebody who may bid is not heard."""
+    assert mirror.held is not None
+    members = [peer for name, peer in mirror.peers.items() if name in mirror.held.in_sync]
+    return any(peer.reach in (Reach.SUSPECT, Reach.LOST) for peer in members)
 
 
 def go_on(turn: Turn) -> None:

@@ -19,6 +19,8 @@ from orchestrator.model.code import (
     Code,
 )
 from orchestrator.model.codes_copies import COPIES
+from orchestrator.model.codes_farms import FARMS
+from orchestrator.model.codes_plane import PLANE
 
 __all__ = [
     "CODES",
@@ -336,6 +338,8 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "A kernel with nf_tables, and the package nftables, are needed.",
         ),
         **COPIES,
+        **FARMS,
+        **PLANE,
         # HF50: who may talk to whom
         "HF5001": Code(
             "not who it must be",

@@ -179,18 +179,72 @@ class MirrorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PortsConfig:
+    """Ports of a farm's address whose traffic is shared out together."""
+
+    ports: tuple[tuple[int, int], ...]
+    """Ranges; of a single port both ends."""
+    weights: Mapping[NodeName, int]
+    """Of each node of the farm; 0: none."""
+    chain: tuple[tuple[NodeName, ...], ...]
+    """Groups of nodes: the next serves only while nobody of the earlier is there. One group: no priority."""
+    protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp",)
+    affinity: Literal["source", "source-port"] = "source"
+    """`source`: a client stays with its node; `source-port`: each connection may go elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarmVipConfig:
+    """One address that all nodes of a farm serve: an address with its prefix length."""
+
+    address: str
+    groups: tuple[PortsConfig, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FarmConfig:
+    """One farm module."""
+
+    name: ModuleName
+    nodes: tuple[NodeName, ...]
+    vip: tuple[FarmVipConfig, ...]
+    run: RunConfig = RunConfig()
+    checks: tuple[CheckConfig, ...] = ()
+    interface: str = ""
+    """Empty: the interface whose subnet holds the addresses."""
+    mode: Literal["directed", "spread", "invisible"] = "directed"
+    drain_s: float = 30.0
+    """How long connections may go on where a node stops or restarts by plan."""
+    reset_on_loss: bool = True
+    """Clients of a node that is lost are reset at once; else they wait for their own time-out."""
+    restarts_max: int = 3
+    restarts_window_s: float = 86400.0
+
+    @property
+    def groups(self) -> tuple[PortsConfig, ...]:
+        """Of all addresses, in the file's order."""
+        return tuple(group for vip in self.vip for group in vip.groups)
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The whole of hafarm.yaml."""
 
     name: ClusterName
     nodes: tuple[NodeConfig, ...]
-    modules: tuple[MirrorConfig, ...] = ()
+    mirrors: tuple[MirrorConfig, ...] = ()
     timing: TimingConfig = PRESETS["lan"]
     preset: str = "lan"
     witness: WitnessConfig = WitnessConfig()
     heartbeat_port: int = HEARTBEAT_PORT
     control_port: int = CONTROL_PORT
     revision: int = 0
+    farms: tuple[FarmConfig, ...] = ()
+
+    @property
+    def modules(self) -> tuple[MirrorConfig | FarmConfig, ...]:
+        """Of both kinds."""
+        return (*self.mirrors, *self.farms)
 
     def node(self, name: NodeName) -> NodeConfig:
         return next(node for node in self.nodes if node.name == name)

@@ -4,16 +4,17 @@ The hands carry out one module's effects one after another, in the order given. 
 finished before the next begins, and a failure drops the deeds in the rest of the decision and comes back as
 `EffectFailed` (words are said and addresses let go all the same: `Announce`, `Answer`, `Tell`,
 `ReleaseAddresses`). Those marked *started* are begun in their turn and go on beside what follows; what came
-of them returns as the event that is named.
+of them returns as the event that is named. A farm's deeds do not hang on one another: a failure drops none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.model.names import Epoch, ModuleName, NodeName, RequestId
 from orchestrator.model.record import Record
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Announce:
     """Waited for: say this in every heartbeat from now on."""
 
     module: ModuleName
-    state: ModuleState
+    state: AnyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,58 @@ class StopApplication:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreFarm:
+    """Waited for: make this durable."""
+
+    module: ModuleName
+    wanted: bool
+    percent: int
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How the buckets of one group of ports are shared out."""
+
+    owners: tuple[NodeName | None, ...]
+    previous: Mapping[int, NodeName]
+    """Buckets that are this node's, or soon will be, and whose connections may still be another's."""
+    lost: frozenset[int]
+    """Buckets that went from here to another node while this one goes on with its connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """Started: let the kernel share out the farm's traffic so; `Steered` or `SteeringFailed`.
+
+    It is one change: no packet sees half of it. The first brings the addresses here.
+    """
+
+    module: ModuleName
+    number: int
+    groups: tuple[Traffic, ...]
+    """One for each group of ports, in the file's order."""
+    directs: frozenset[str]
+    """The addresses for which this node answers."""
+    announce: bool
+    """Others may have answered for them until now: tell the network again where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsteer:
+    """Waited for: end the lease; addresses and rules of the farm go, and clients are reset."""
+
+    module: ModuleName
+
+
+@dataclass(frozen=True, slots=True)
+class CountConnections:
+    """Started: `ConnectionsCounted`."""
+
+    module: ModuleName
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Waited for: tell the operator. `code` empty: accepted; else the HF code of the refusal."""
 
@@ -230,6 +283,10 @@ Effect = (
     | ReleaseAddresses
     | StartApplication
     | StopApplication
+    | StoreFarm
+    | Steer
+    | Unsteer
+    | CountConnections
     | Answer
     | Tell
 )

@@ -9,7 +9,7 @@ from typing import Literal
 from orchestrator.model.names import Epoch, ModuleName, NodeName, Nonce, RequestId
 from orchestrator.model.orders import Order
 from orchestrator.model.record import Outcome, Record
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import AnyState
 
 # --- time and the other nodes (from the pulse) ---------------------------------------------------------
 
@@ -59,7 +59,7 @@ class PeerSaid:
     """What a peer tells of its modules, whenever it changed."""
 
     peer: NodeName
-    states: Mapping[str, ModuleState]
+    states: Mapping[str, AnyState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +274,55 @@ class CheckFailed:
     action: Literal["restart", "swap", "stop", "none"]
 
 
+@dataclass(frozen=True, slots=True)
+class ChecksPassed:
+    """Every check of a farm's application was good since it started."""
+
+    module: ModuleName
+
+
+# --- a farm's traffic -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FarmLoaded:
+    """What this node's disk says of a farm at the start of the agent, and what was found running."""
+
+    module: ModuleName
+    wanted: bool
+    percent: int = 100
+    draining: bool = False
+    serial: int = 0
+    """Higher than any that a former agent told."""
+    running: bool = False
+    """Application and traffic go on as the former agent left them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """The kernel shares the traffic out as that order said."""
+
+    module: ModuleName
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SteeringFailed:
+    """It does not; it goes on as before, or refuses all."""
+
+    module: ModuleName
+    number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionsCounted:
+    """How many clients' connections this node has, through the farm's addresses."""
+
+    module: ModuleName
+    count: int
+
+
 # --- the hands and the operator -------------------------------------------------------------------------
 
 
@@ -337,6 +386,11 @@ ModuleEvent = (
     | ApplicationStopped
     | ApplicationFailed
     | CheckFailed
+    | ChecksPassed
+    | FarmLoaded
+    | Steered
+    | SteeringFailed
+    | ConnectionsCounted
     | EffectFailed
     | OperatorAsked
     | ModuleLoaded

@@ -29,5 +29,8 @@ NEVER: Final = Epoch(0)
 # heartbeat datagram.
 NAME_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
+NODES_MAX: Final = 64
+"""Of a farm: with more a node has less than 16 of the 1,024 buckets, and one is more than 6 % of its load."""
+
 RESERVED_NODES: Final = frozenset({"ca", "witness"})
 """Folders of `hafarm init` beside those of the nodes."""

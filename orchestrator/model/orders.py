@@ -52,4 +52,26 @@ class Resync:
     adopt: bool = False
 
 
-Order = Start | Stop | Leave | Restart | Swap | Promote | Resync
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Of a farm: take no new connections, let those that are go on until they end or the limit is over, then
+    stop here. `force`: also where nobody else is there to take them."""
+
+    limit_s: float | None = None
+    """None: the module's own."""
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """Of a farm: take new connections again; starts it where it has stopped meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """Of a farm: take this much of what the file gives to this node."""
+
+    percent: int
+
+
+Order = Start | Stop | Leave | Restart | Swap | Promote | Resync | Drain | Undrain | Weigh

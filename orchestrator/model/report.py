@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.model.errors import CorruptState
 from orchestrator.model.names import NEVER, Epoch, NodeName, Nonce
+
+FARM: Final = "farm"
+PERCENT_MAX: Final = 1000
+"""Ten times the configured weight: who needs more has a wrong file."""
+DIGEST_MAX: Final = 8
 
 
 class Role(Enum):
@@ -19,6 +24,14 @@ class Role(Enum):
     ALONE = "ALONE"
     PRIM = "PRIM"
     SECOND = "SECOND"
+
+
+class FarmRole(Enum):
+    """What a node is for one farm."""
+
+    STOP = "STOP"
+    WAIT = "WAIT"
+    UP = "UP"
 
 
 class Phase(Enum):
@@ -118,4 +131,84 @@ class ModuleState:
             raise CorruptState(what="a module state", why=str(fault)) from fault
 
 
-ModuleStates = Mapping[str, ModuleState]
+@dataclass(frozen=True, slots=True)
+class FarmState:
+    """One farm as its node tells the others. Views travel as digests: 64 nodes need no more room than two."""
+
+    role: FarmRole = FarmRole.STOP
+    phase: Phase = Phase.NOT_READY
+    open: bool = False
+    """The application is ready here: connections that this node has go on."""
+    draining: bool = False
+    """It takes no new connections."""
+    percent: int = 100
+    """Of its configured weights."""
+    config: str = ""
+    """What the sender's file says of the farm, as eight digits: others share it out otherwise."""
+    serial: int = 0
+    """Grows with each change of what the sender takes, and from life to life."""
+    view: str = ""
+    """The nodes among which the sender shares the traffic out now."""
+    prepared: str = ""
+    """Whose words, up to which serial of each, the sender's kernel is prepared to follow."""
+    done: str = ""
+    """Those that it follows."""
+
+    def as_list(self) -> list[Any]:
+        """Begins with what no mirror's state begins with."""
+        return [
+            FARM,
+            self.role.value,
+            self.phase.value,
+            int(self.open),
+            int(self.draining),
+            self.percent,
+            self.config,
+            self.serial,
+            self.view,
+            self.prepared,
+            self.done,
+        ]
+
+    @classmethod
+    def from_list(cls, data: Any) -> FarmState:
+        """CorruptState when it is not what `as_list` gives."""
+        try:
+            _, role, phase, is_open, draining, percent, config, serial, view, prepared, done = data
+            return cls(
+                FarmRole(role),
+                Phase(phase),
+                bool(is_open),
+                bool(draining),
+                _percent(percent),
+                _digest(config),
+                int(serial),
+                _digest(view),
+                _digest(prepared),
+                _digest(done),
+            )
+        except (TypeError, ValueError) as fault:
+            raise CorruptState(what="a farm's state", why=str(fault)) from fault
+
+
+def _percent(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= PERCENT_MAX:
+        raise ValueError(f"{value!r:.40} is no percentage")
+    return value
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > DIGEST_MAX:
+        raise ValueError(f"{value!r:.40} is no digest")
+    return value
+
+
+AnyState = ModuleState | FarmState
+ModuleStates = Mapping[str, AnyState]
+
+
+def state_from_list(data: Any) -> AnyState:
+    """One module of either kind; CorruptState when it is none."""
+    if isinstance(data, list) and data[:1] == [FARM]:
+        return FarmState.from_list(data)
+    return ModuleState.from_list(data)

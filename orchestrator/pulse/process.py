@@ -29,7 +29,7 @@ from orchestrator.model.events import (
     PeerSuspected,
 )
 from orchestrator.model.names import Epoch, Instant, ModuleName, NodeName, PathName
-from orchestrator.model.report import ModuleState
+from orchestrator.model.report import state_from_list
 from orchestrator.model.timings import TIMER_TICK_S, derive
 from orchestrator.pulse.session import Session
 
@@ -78,7 +78,8 @@ class Pulse:
         timings = derive(TimingConfig(timing["detection_s"], timing["period_s"]))
         self._boot = os.urandom(16).hex()
         # The lease first: from here on no guarded address is answered by accident.
-        self._dead_man = nft.DeadMan(nft.open_nft(), settings.get("addresses", ()))
+        addresses, shared = settings.get("addresses", ()), settings.get("shared_addresses", ())
+        self._dead_man = nft.DeadMan(nft.open_nft(), addresses, shared)
         self._addresses: dict[ModuleName, tuple[str, ...]] = {}
         self._timings = timings
         self._told = Told()
@@ -253,7 +254,7 @@ class Pulse:
             case "status":
                 return self._status()
             case "announce":
-                heart.announce(ModuleName(message["module"]), ModuleState.from_list(message["state"]))
+                heart.announce(ModuleName(message["module"]), state_from_list(message["state"]))
             case "lease":
                 self._lease(message)
             case "end_lease":
@@ -273,7 +274,7 @@ class Pulse:
         module = ModuleName(message["module"])
         members = frozenset(NodeName(str(name)) for name in message["members"])
         addresses = tuple(str(address).split("/")[0] for address in message.get("addresses", ()))
-        self._dead_man.guard(addresses)
+        self._dead_man.guard(addresses, shared=bool(message.get("shared")))
         self._addresses[module] = addresses
         self._heart.lease(module, Epoch(int(message["epoch"])), members)
         # A wider set ends the old lease now, in the kernel too, before the request is answered: the bid that

@@ -1,4 +1,4 @@
-"""`python -m tests.bench mirror [--quick] [--json FILE] [--only ROW]...`: measure, with the bounds beside."""
+"""`python -m tests.bench NAME [--quick] [--json FILE] [--only ROW]...`: measure, with the bounds beside."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ import time
 import traceback
 from pathlib import Path
 
+from tests.bench import farm, mirror
 from tests.bench.data import UnfitDisk, refuse_memory
-from tests.bench.mirror import ALL, Bench
+from tests.bench.mirror import Bench, Measurement
 from tests.bench.rig import Rig
 from tests.bench.rounds import Sleeper
-from tests.bench.rows import BY_NAME, MIRROR, line, missing, write
+from tests.bench.rows import BY_NAME, FARM, MIRROR, Spec, line, missing, write
 from tests.support.disks import enter_private_mounts
 
+BENCHES: dict[str, tuple[tuple[Measurement, ...], tuple[Spec, ...]]] = {
+    "mirror": (mirror.ALL, MIRROR),
+    "farm": (farm.ALL, FARM),
+}
 PROGRAMS = {
     "ip": "iproute2",
     "nft": "nftables",
@@ -30,13 +35,17 @@ PROGRAMS = {
     "psql": "postgresql",
     "tar": "tar",
     "rsync": "rsync",
+    "nginx": "nginx",
+    "haproxy": "haproxy",
+    "wrk": "wrk",
+    "iperf3": "iperf3",
 }
 
 
 def main() -> int:
     """0 when every row was measured, whatever came out; 1 when one is missing; 2 when it cannot run here."""
     words = argparse.ArgumentParser(prog="./run bench", description=__doc__)
-    words.add_argument("name", choices=["mirror"], help="what to measure")
+    words.add_argument("name", choices=sorted(BENCHES), help="what to measure")
     words.add_argument("--quick", action="store_true", help="fewer and shorter rounds: within 5 minutes")
     words.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     words.add_argument(
@@ -53,7 +62,8 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    wanted = frozenset(asked.only or BY_NAME)
+    specs = BENCHES[asked.name][1]
+    wanted = frozenset(asked.only or (spec.name for spec in specs))
     try:
         return _measure(asked, wanted)
     except KeyboardInterrupt:
@@ -75,7 +85,7 @@ def _measure(asked: argparse.Namespace, wanted: frozenset[str]) -> int:
     bench = Bench(work, asked.quick, tell, Rig(work, tell, asked.keep), sleeper)
     _introduce(tell, asked.quick, sleeper)
     try:
-        for measurement in ALL:
+        for measurement in BENCHES[asked.name][0]:
             names = wanted & set(measurement.names)
             if not names:
                 continue
@@ -97,14 +107,14 @@ def _measure(asked: argparse.Namespace, wanted: frozenset[str]) -> int:
             shutil.rmtree(work, ignore_errors=True)
         if asked.json is not None:
             write(bench.rows, asked.json)
-    return _summary(bench, wanted, tell)
+    return _summary(bench, [spec.name for spec in BENCHES[asked.name][1] if spec.name in wanted])
 
 
-def _summary(bench: Bench, wanted: frozenset[str], tell: object) -> int:
+def _summary(bench: Bench, wanted: list[str]) -> int:
     print()
     for row in bench.rows:
         print(line(row))
-    absent = missing(bench.rows, [spec.name for spec in MIRROR if spec.name in wanted])
+    absent = missing(bench.rows, wanted)
     for name in absent:
         print(f"error: {name} was not measured", file=sys.stderr)
     return 1 if absent else 0

@@ -70,7 +70,19 @@ MIRROR: Final = (
     Spec("idle_rss_mib", "MiB", "<=", 90, 50, "agent and pulse with 8 modules"),
     Spec("replicator_idle_rss_mib", "MiB", "<=", 40, 25, "one replicator with its keeper"),
 )
-BY_NAME: Final = {spec.name: spec for spec in MIRROR}
+FARM: Final = (
+    Spec("farm_cpu_directed_vs_direct", "ratio", "<=", 1.3, 1.05, "CPU a request, kept-alive, directed"),
+    Spec("farm_cpu_invisible_vs_direct", "ratio", "<=", 1.6, 1.05, "the same, invisible"),
+    Spec("farm_new_cpu_directed_vs_direct", "ratio", "<=", None, None, "a new connection each, directed"),
+    Spec("farm_new_cpu_invisible_vs_direct", "ratio", "<=", None, None, "the same, invisible"),
+    Spec("farm_requests_directed_vs_direct", "ratio", ">=", None, None, "requests/s, kept-alive, directed"),
+    Spec("farm_p50_directed_vs_direct", "ratio", "<=", None, None, "median latency of the same"),
+    Spec("farm_cpu_s_per_gbit", "s", "<=", None, None, "CPU of passing on one Gbit"),
+    Spec("farm_planned_broken", "", "<=", 0, 0, "connections broken by planned changes"),
+    Spec("farm_install_ms", "ms", "<=", None, None, "a map of 16 nodes in the kernel of one"),
+    Spec("farm_max_share_vs_mean", "ratio", "<=", 1.03, 1.01, "the busiest node of 4, 100,000 clients"),
+)
+BY_NAME: Final = {spec.name: spec for spec in (*MIRROR, *FARM)}
 
 
 @dataclass(frozen=True, slots=True)

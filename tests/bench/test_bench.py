@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import data, mirror, rounds, rows, workloads
+from tests.bench.__main__ import BENCHES
 
 _NAMES = """
 gap_lan_median_s gap_lan_worst_s gap_fast_median_s decision_to_reply_ms decision_to_reply_loaded_ms
@@ -23,14 +24,19 @@ pgbench4_vs_bare resync_flatness resync_bytes_ratio compare_1m_files_s sim_weeks
 sim_faults_per_cpu_min sim_role_changes_per_cpu_min cli_status_ms
 idle_cpu_pct idle_rss_mib replicator_idle_rss_mib
 """
-NAMES = _NAMES.split()
+_FARM = """
+farm_cpu_directed_vs_direct farm_cpu_invisible_vs_direct farm_new_cpu_directed_vs_direct
+farm_new_cpu_invisible_vs_direct farm_requests_directed_vs_direct farm_p50_directed_vs_direct
+farm_cpu_s_per_gbit farm_planned_broken farm_install_ms farm_max_share_vs_mean
+"""
 
 
-def test_every_row_is_in_the_table_and_comes_from_one_measurement() -> None:
-    assert sorted(rows.BY_NAME) == sorted(NAMES)
-    assert len(rows.MIRROR) == len(NAMES)
-    measured = [name for measurement in mirror.ALL for name in measurement.names]
-    assert sorted(measured) == sorted(NAMES)
+@pytest.mark.parametrize(("name", "names"), [("mirror", _NAMES.split()), ("farm", _FARM.split())])
+def test_every_row_is_in_the_table_and_comes_from_one_measurement(name: str, names: list[str]) -> None:
+    measurements, specs = BENCHES[name]
+    assert sorted(spec.name for spec in specs) == sorted(names)
+    assert sorted(name for measurement in measurements for name in measurement.names) == sorted(names)
+    assert {spec.name for spec in specs} <= set(rows.BY_NAME)
 
 
 def test_a_row_that_was_not_measured_is_named() -> None:

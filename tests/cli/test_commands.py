@@ -350,8 +350,8 @@ def test_config_check_looks_at_the_machine(hafarm: Hafarm, tmp_path: Path) -> No
 
 def test_config_check_finds_mounts_inside_a_replicated_directory() -> None:
     config = load_text(RIGHT, "hafarm.yaml")
-    everything = replace(config.modules[0], replicate=(DirectoryConfig("/"),))
-    found = findings(replace(config, modules=(everything,)), "paris", {})
+    everything = replace(config.mirrors[0], replicate=(DirectoryConfig("/"),))
+    found = findings(replace(config, mirrors=(everything,)), "paris", {})
     text = "/proc is a mount of its own (proc): move it out of the replicated directory"
     assert Finding("fail", "/", text) in found
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_right_file_becomes_the_models_values() -> None:
     config = load_text(RIGHT, "hafarm.yaml")
-    module = config.modules[0]
+    module = config.mirrors[0]
     assert config.name == "shop"
     assert config.timing.detection_s == 0.5
     assert config.nodes[1].addresses == {"lan": "198.18.0.12", "backup": "198.18.1.12"}
@@ -38,7 +38,7 @@ def test_the_example_of_the_readme_and_the_template_are_right() -> None:
 def test_a_plain_path_and_a_line_of_words_are_short_forms() -> None:
     text = changed('[{path: /srv/orders, exclude: ["*.tmp"]}]', "[/srv/orders/]")
     text = text.replace("[/usr/bin/python3, /srv/app/server.py]", "\"/usr/bin/env 'a b' c\"")
-    module = load_text(text, "hafarm.yaml").modules[0]
+    module = load_text(text, "hafarm.yaml").mirrors[0]
     assert module.replicate[0].path == "/srv/orders"
     assert module.run.command == ("/usr/bin/env", "a b", "c")
 
@@ -50,15 +50,15 @@ def test_quantities_carry_their_unit() -> None:
     )
     config = load_text(text, "hafarm.yaml")
     assert (config.timing.detection_s, config.timing.period_s) == (0.8, 0.1)
-    assert config.modules[0].resync_rate == 100 * 2**20
-    assert config.modules[0].resync_workers == 3
-    assert (config.modules[0].restarts_max, config.modules[0].restarts_window_s) == (5, 7200.0)
+    assert config.mirrors[0].resync_rate == 100 * 2**20
+    assert config.mirrors[0].resync_workers == 3
+    assert (config.mirrors[0].restarts_max, config.mirrors[0].restarts_window_s) == (5, 7200.0)
 
 
 def test_each_mirror_gets_a_port_of_its_own() -> None:
     second = RIGHT.split("modules:\n")[1].replace("orders", "stock").replace(".100/", ".101/")
     config = load_text(RIGHT + second, "hafarm.yaml")
-    assert [module.replication_port for module in config.modules] == [9720, 9721]
+    assert [module.replication_port for module in config.mirrors] == [9720, 9721]
 
 
 def test_an_unknown_field_is_told_with_its_place_and_the_word_that_was_meant() -> None:
@@ -92,7 +92,11 @@ WRONG = [
     ),
     ("a mirror of one", ("[paris, lyon]", "[paris]"), "8:5: modules.0.nodes"),
     ("a node twice", ("[paris, lyon]", "[paris, paris]"), "paris is given twice"),
-    ("a farm", ("kind: mirror", "kind: farm"), "7:5: modules.0.kind: kind farm is not in this version"),
+    (
+        "an unknown kind",
+        ("kind: mirror", "kind: lamp"),
+        "7:5: modules.0.kind: a module is a mirror or a farm",
+    ),
     (
         "a cloud provider",
         ("100/24}", "100/24, provider: aws}"),
@@ -174,7 +178,7 @@ def test_patterns_of_both_kinds_and_a_sentinel_become_the_models_values() -> Non
     text = changed(
         'exclude: ["*.tmp"]', r"exclude: ['re:cache/\d+'], only: [data, 're:x(y|z)'], must_exist: data/PG"
     )
-    (directory,) = load_text(text, "hafarm.yaml").modules[0].replicate
+    (directory,) = load_text(text, "hafarm.yaml").mirrors[0].replicate
     assert directory.exclude == (r"re:cache/\d+",)
     assert directory.only == ("data", "re:x(y|z)")
     assert directory.must_exist == "data/PG"
@@ -213,7 +217,7 @@ def test_directories_must_not_lie_in_each_other_across_modules_too() -> None:
 
 def test_words_stay_words() -> None:
     text = changed("user: app", "environment: {A: on, B: 0755, C: 1:30, D: no}, user: app")
-    assert load_text(text, "hafarm.yaml").modules[0].run.environment == {
+    assert load_text(text, "hafarm.yaml").mirrors[0].run.environment == {
         "A": "on",
         "B": "0755",
         "C": "1:30",
@@ -243,12 +247,12 @@ def test_the_schema_knows_every_key_and_refuses_others() -> None:
 
 
 def test_a_slow_peer_is_told_by_default_and_given_up_by_choice() -> None:
-    assert load_text(RIGHT, "hafarm.yaml").modules[0].slow_peer == SlowPeerConfig(5.0, "alert")
+    assert load_text(RIGHT, "hafarm.yaml").mirrors[0].slow_peer == SlowPeerConfig(5.0, "alert")
     text = changed("    vip:", "    slow_peer: {after: 20s, do: drop}\n    vip:")
-    assert load_text(text, "hafarm.yaml").modules[0].slow_peer == SlowPeerConfig(20.0, "drop")
+    assert load_text(text, "hafarm.yaml").mirrors[0].slow_peer == SlowPeerConfig(20.0, "drop")
 
 
 def test_a_disk_that_hangs_is_told_by_default_and_given_up_by_choice() -> None:
-    assert load_text(RIGHT, "hafarm.yaml").modules[0].hung_disk == HungDiskConfig(30.0, "alert")
+    assert load_text(RIGHT, "hafarm.yaml").mirrors[0].hung_disk == HungDiskConfig(30.0, "alert")
     text = changed("    vip:", "    hung_disk: {after: 1m, do: move}\n    vip:")
-    assert load_text(text, "hafarm.yaml").modules[0].hung_disk == HungDiskConfig(60.0, "move")
+    assert load_text(text, "hafarm.yaml").mirrors[0].hung_disk == HungDiskConfig(60.0, "move")

@@ -168,6 +168,10 @@ table inet hafarm_lease {
 		elements = { 198.18.9.1 }
 	}
 
+	set shared4 {
+		type ipv4_addr
+	}
+
 	set held4 {
 		type ipv4_addr
 		flags timeout
@@ -177,6 +181,10 @@ table inet hafarm_lease {
 	set guarded6 {
 		type ipv6_addr
 		elements = { 2001:2::91 }
+	}
+
+	set shared6 {
+		type ipv6_addr
 	}
 
 	set held6 {
@@ -378,6 +386,25 @@ def test_silenced_is_what_is_guarded_and_not_held() -> None:
     assert silenced() == [True, True]
     assert man.remove()
     assert silenced() == [False, False]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("address", [V4, V6])
+def test_what_is_passed_on_to_a_shared_address_is_taken_whoever_answers_for_it(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    ip("addr", "add", address, "dev", "lo", *(["nodad"] if address == V6 else []))
+    kernel = Nfnetlink()
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as receiver:
+        receiver.bind((address, 0))
+        man = DeadMan(Library(), [], [V4])
+        man.guard([V6], shared=True)
+        assert is_silenced(kernel, address)
+        # Held by nobody, held too late, held: it is the question that the lease is about.
+        for wall, left in ((None, 0.0), (time.time() - 100, 60.0), (None, 60.0)):
+            renew(man, wall, v4=left, v6=left)
+            receiver.sendto(b"passed on", receiver.getsockname())
+            assert receiver.recv(16) == b"passed on"
+        assert not is_silenced(kernel, address)
 
 
 @pytest.mark.usefixtures("alone")

@@ -15,11 +15,12 @@ PURE: Final = ("model", "cluster", "farm", "mirror", "node")
 FLOORS: Final[dict[str, tuple[str, ...]]] = {
     "model": (),
     "cluster": ("model",),
-    "farm": ("model",),
-    # The restart budget is the cluster's word, and a mirror keeps one.
+    # The restart budget is the cluster's word, and a farm and a mirror keep one.
+    "farm": ("model", "cluster"),
     "mirror": ("model", "cluster"),
     "node": ("model", "cluster", "farm", "mirror"),
-    "host": ("model",),
+    # A farm's plane is a value: who loads it into the kernel compares two of them.
+    "host": ("model", "farm"),
     # The register's client speaks the register's rules, which are in `cluster`.
     "providers": ("model", "cluster", "host"),
     "config": ("model",),

@@ -15,7 +15,12 @@ from orchestrator.model.errors import HafarmError
 from tests.house.rules import ROOT
 
 CODE = re.compile(r"HF[0-9]{4}")
-OTHERS = {"orchestrator/model/codes.py", "orchestrator/model/codes_copies.py"}
+OTHERS = {
+    "orchestrator/model/codes.py",
+    "orchestrator/model/codes_copies.py",
+    "orchestrator/model/codes_farms.py",
+    "orchestrator/model/codes_plane.py",
+}
 
 
 def _shown() -> dict[str, set[str]]:

@@ -10,12 +10,15 @@ from pydantic import BaseModel
 from orchestrator.agent.files import AgentFile
 from orchestrator.cli.main import COMMANDS
 from orchestrator.config import shape
+from orchestrator.config.shape_farm import Farm, FarmVip
 from tests.house.rules import ROOT
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "cluster": shape.Cluster,
     "nodes": shape.Node,
     "modules": shape.Module,
+    "farms": Farm,
+    "farm vip": FarmVip,
     "replicate": shape.Replicate,
     "run": shape.Run,
     "vip": shape.Vip,
@@ -64,8 +67,11 @@ def test_every_command_is_described_and_no_other() -> None:
 
 def test_every_role_may_become_what_the_page_says() -> None:
     """docs/architecture.md holds the table of moves."""
+    from orchestrator.farm.state import MOVES as FARM_MOVES
     from orchestrator.mirror.state import MOVES
 
-    rows = re.findall(r"^\| ([A-Z]+) \| ([A-Z, ]+) \|$", _page("architecture.md"), flags=re.M)
-    told = {role: set(others.split(", ")) for role, others in rows}
-    assert told == {role.value: {other.value for other in others} for role, others in MOVES.items()}
+    mirrors, farms = _page("architecture.md").split("a farm's node may become")
+    for page, moves in ((mirrors, MOVES), (farms, FARM_MOVES)):
+        rows = re.findall(r"^\| ([A-Z]+) \| ([A-Z, ]+) \|$", page, flags=re.M)
+        told = {role: set(others.split(", ")) for role, others in rows}
+        assert told == {role.value: {other.value for other in others} for role, others in moves.items()}

@@ -88,7 +88,7 @@ class Story:
 def fresh(me: NodeName = A, *nodes: NodeName, epoch: int = 0, wanted: bool = True, **module: object) -> Story:
     """A node that has just read its disk."""
     cluster = config(*(nodes or (A, B)), **module)
-    story = Story(machine.create(me, cluster, cluster.modules[0], derive(PRESETS["lan"])))
+    story = Story(machine.create(me, cluster, cluster.mirrors[0], derive(PRESETS["lan"])))
     story.hears(ModuleLoaded(SHOP, Epoch(epoch), wanted))
     return story
 

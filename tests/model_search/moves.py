@@ -89,15 +89,15 @@ class Moves:
         self.config = config
         self.bounds = bounds
         self.mirrors = Mirrors()
-        self.module = config.modules[0].name
-        self.names = config.modules[0].nodes
+        self.module = config.mirrors[0].name
+        self.names = config.mirrors[0].nodes
         self.hinting = True
         """On the way to the first state everybody hears everybody."""
         self._timings = derive(config.timing)
         self._said: dict[int, ModuleState] = {}
 
     def create(self, me: NodeName) -> Mirror:
-        return machine.create(me, self.config, self.config.modules[0], self._timings)
+        return machine.create(me, self.config, self.config.mirrors[0], self._timings)
 
     def turn(self, me: NodeName, node: Node, dies_after: int | None = None) -> Turn:
         return Turn(self.mirrors, self.create, self.module, node, me, dies_after)

@@ -15,7 +15,7 @@ SHOP, MAIL, FAR = ModuleName("shop"), ModuleName("mail"), ModuleName("far")
 
 
 def node_with(*modules: MirrorConfig) -> Node:
-    return Node.create(A, replace(config(A, B), modules=modules))
+    return Node.create(A, replace(config(A, B), mirrors=modules))
 
 
 def mirror(name: ModuleName, *nodes) -> MirrorConfig:

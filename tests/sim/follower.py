@@ -70,10 +70,11 @@ class Follower:
         """The two sides agreed on where this one stands."""
         keeper = self.keeper
         self.incoming = session
+        if (keeper.stream, keeper.seq) != (stream, session.start):
+            self.syncing.clear()  # else the disk is still at what it was asked over the former connection
         keeper.stream = stream
         keeper.seq = session.start
         keeper.synced_seq, self.named_seq = session.durable, session.named
-        self.syncing.clear()
         self.waiting.clear()
         self.offered = None
 
@@ -170,7 +171,7 @@ class Follower:
     def _member_synced(
         self, session: Session, frame: Frame, memory: list[int], dirty: list[int], places: frozenset[int]
     ) -> None:
-        if not self.keeper.alive or self.incoming is not session or self.keeper.failed:
+        if not self.keeper.alive or self.keeper.failed or frame.seq not in self.syncing:
             return
         if self.host.disk_bad:
             self.keeper.fail("input/output error")
@@ -179,6 +180,8 @@ class Follower:
         volume = self.host.volume
         source = session.source.host
         if frame.joiner == self.host.name:
+            if self.incoming is not session:
+                return  # the copy ended with its connection
             # G3: a copy's history becomes the source's only when the copy is complete.
             self.adopt_lineage(session)
             volume.inconsistent = volume.edited = volume.torn = False
@@ -190,7 +193,8 @@ class Follower:
         if clean:
             volume.retire(source.name, clean, frame.at)
         self._is_synced(frame.seq, places)
-        self._confirm(session)
+        if self.incoming is not None:
+            self._confirm(self.incoming)
 
     def adopt_lineage(self, session: Session) -> None:
         """All that is in the source's copy is in this one."""

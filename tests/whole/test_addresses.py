@@ -16,7 +16,7 @@ VIP = "198.18.0.100"
 ALL = (VIP, VIP4, VIP6)
 SHOUT = """
 import ipaddress, socket, sys
-from orchestrator.providers.onprem.announce import frames
+from orchestrator.host.announce import frames
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 wire.bind(("eth1", 0))
 for frame in frames(ipaddress.ip_address(sys.argv[1]), bytes.fromhex(sys.argv[2].replace(":", ""))):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from itertools import chain, repeat
 from typing import Final
 
+from orchestrator.host.announce import BURST_S, PROBE_S, Address, Wire, frames, probe, say_again
 from orchestrator.host.netlink import Changes, Interface, Link, Netlink, Placed, Route
 from orchestrator.host.nfnetlink import Nfnetlink
 from orchestrator.host.nft import is_silenced
@@ -15,7 +15,6 @@ from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 from orchestrator.model.events import LinkLost, LinkRestored
 from orchestrator.model.names import Epoch, ModuleName
-from orchestrator.providers.onprem.announce import Address, Wire, frames, probe
 from orchestrator.providers.onprem.links import address_of, place, restored, sourced
 from orchestrator.providers.provider import (
     AddressConflict,
@@ -26,17 +25,11 @@ from orchestrator.providers.provider import (
     ProviderEvent,
 )
 
-BURST_S: Final = (0.02, 0.08, 0.4, 0.5)
-"""Pauses after the first announcement: at 20, 100, 500, 1000 ms. A lost frame, a switch that still learns."""
-AGAIN_S = 60.0
-"""Then each minute: heals a neighbour that was away; two frames a minute cost nothing."""
-SETTLE_S = 0.05
+SETTLE_S: Final = 0.05
 """From a change to our look at the kernel: changes come in bursts, those of our own claim are not to delay
 what follows it, and a rival that keeps removing an address cannot make us spin."""
 CONFLICT_PACE_S = 1.0
 """Between two answers to one conflict, so that two holders do not shout as fast as they can."""
-PROBE_S = 0.3
-"""How long an answer to a probe is waited for: a neighbour answers within milliseconds."""
 
 
 class OnPrem:
@@ -81,7 +74,7 @@ class OnPrem:
                 await self._take_away()
             await self._look()
         if self._held and "announce" not in self._tasks:
-            self._tasks["announce"] = asyncio.create_task(self._say_again(()))
+            self._tasks["announce"] = asyncio.create_task(say_again(self._say, ()))
         self._tasks["watch"] = asyncio.create_task(self._watch())
 
     async def observe(self) -> Owner:
@@ -144,7 +137,7 @@ class OnPrem:
             task.cancel()
         if self._held:
             self._say()
-            self._tasks["announce"] = asyncio.create_task(self._say_again(BURST_S))
+            self._tasks["announce"] = asyncio.create_task(say_again(self._say, BURST_S))
 
     def held(self) -> list[HeldAddress]:
         return [HeldAddress(str(address), link.name) for address, link in self._held.items()]
@@ -312,11 +305,6 @@ class OnPrem:
             if not is_silenced(rules, str(address.ip)):
                 for frame in frames(address.ip, link.mac):
                     self._wires[link.name].send(frame)
-
-    async def _say_again(self, burst_s: tuple[float, ...]) -> None:
-        for pause_s in chain(burst_s, repeat(AGAIN_S)):
-            await asyncio.sleep(pause_s)
-            self._say()
 
     def _wire(self, link: Link) -> Wire:
         wire = self._wires.get(link.name)

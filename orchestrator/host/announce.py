@@ -6,10 +6,20 @@ import asyncio
 import ctypes
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
+from itertools import chain, repeat
+from typing import Final
 
 Address = IPv4Address | IPv6Address
+
+BURST_S: Final = (0.02, 0.08, 0.4, 0.5, 0.5)
+"""Pauses after the first announcement: at 20, 100, 500, 1000, 1500 ms. A lost frame, a switch that still
+learns; and Linux believes no announcement within a second of the last that it believed."""
+AGAIN_S: Final = 60.0
+"""Then each minute: heals a neighbour that was away; two frames a minute cost nothing."""
+PROBE_S: Final = 0.3
+"""How long an answer to a probe is waited for: a neighbour answers within milliseconds."""
 
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
@@ -95,6 +105,37 @@ def _checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return 0xFFFF - total
+
+
+async def say_again(say: Callable[[], None], burst_s: Iterable[float]) -> None:
+    """The rest of an announcement, for as long as it is true."""
+    for pause_s in chain(burst_s, repeat(AGAIN_S)):
+        await asyncio.sleep(pause_s)
+        say()
+
+
+async def who_has(
+    interface: str, index: int, mac: bytes, addresses: Iterable[Address]
+) -> dict[Address, bytes]:
+    """The hardware addresses that answer for each, `mac` being ours; OSError without the interface."""
+    wanted = frozenset(addresses)
+    found: dict[Address, bytes] = {}
+
+    def hear(_: str, address: Address, owner: bytes) -> None:
+        if address in wanted and owner != mac:
+            found[address] = owner
+
+    wire = Wire(interface, index, hear)
+    try:
+        # Twice: a frame may be lost.
+        for _ in range(2):
+            for address in wanted - found.keys():
+                wire.send(probe(address, mac))
+            if wanted - found.keys():
+                await asyncio.sleep(PROBE_S / 2)
+    finally:
+        wire.close()
+    return found
 
 
 class Wire:

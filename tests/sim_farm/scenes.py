@@ -1,0 +1,65 @@
+"""What random seeds seldom meet: each scene runs clean, and without its rule it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.model.orders import Drain, Weigh
+from tests.sim.world import Violation
+from tests.sim_farm.cluster import WEB, FarmCluster
+
+
+def a_machine_comes_back_and_its_agent_does_not() -> None:
+    cluster = FarmCluster(1, "abc")
+    cluster.begin()
+    cluster.clients.come(30)
+    host = cluster.hosts["b"]
+    host.power_off()
+    cluster.converge(("ac",))
+    cluster.clients.send()
+    host.powered = True
+    host.start_pulse()
+    cluster.calmly(4.0)
+
+
+def a_node_hears_and_is_not_heard() -> None:
+    cluster = FarmCluster(2, "ab")
+    cluster.begin()
+    cluster.world.cuts.add(("b", "a"))
+    cluster.world.disturb()
+    cluster.converge(("a", "b"), within_s=30.0)
+
+
+def two_of_three_do_not_hear_each_other_and_the_third_is_weighed() -> None:
+    cluster = FarmCluster(3, "abc")
+    cluster.begin()
+    cluster.cut("a", "b")
+    cluster.world.disturb()
+    cluster.world.run(cluster.world.now + 10.0)
+    cluster.order("c", Weigh(50))
+    cluster.world.run(cluster.world.now + 30.0)
+    node = cluster.hosts["c"].node
+    assert node is not None
+    told = {member.name: member.percent for member in node.farms[WEB].committed.members}
+    if told["c"] != 50:
+        raise Violation("a change by plan never comes")
+
+
+def a_node_drains_with_connections() -> None:
+    cluster = FarmCluster(4, "abc")
+    cluster.begin()
+    cluster.clients.come(60)
+    before = cluster.clients.count(cluster.hosts["a"])
+    cluster.order("a", Drain(limit_s=600.0))
+    cluster.calmly(5.0)
+    if cluster.clients.count(cluster.hosts["a"]) < before:
+        raise Violation("connections of a node that drains are reset before its limit")
+
+
+SCENES: dict[str, Callable[[], None]] = {
+    "a former life's word counts": a_machine_comes_back_and_its_agent_does_not,
+    "who hears nothing still counts": a_node_hears_and_is_not_heard,
+    "a change waits for ever": two_of_three_do_not_hear_each_other_and_the_third_is_weighed,
+    "a drain waits for nobody": a_node_drains_with_connections,
+}
+"""By the rule that each needs."""
