@@ -31,10 +31,10 @@ def source(version: int, number: int) -> str:
     return str((SOURCE4 if version == 4 else SOURCE6) + 1 + number)
 
 
-def bound(address: str, kind: int, local: str, port: int) -> socket.socket:
+def bound(address: str, kind: int, local: str, port: int, protocol: int = 0) -> socket.socket:
     """A socket with a source of its choice, which no interface needs to have."""
     v6 = ":" in address
-    found = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind)
+    found = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind, protocol)
     level, option = (socket.IPPROTO_IPV6, IPV6_FREEBIND) if v6 else (socket.IPPROTO_IP, IP_FREEBIND)
     found.setsockopt(level, option, 1)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
