@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -14,6 +15,10 @@ import pytest
 
 from orchestrator.farm.plane import BUCKETS, Mode, Plane
 from orchestrator.farm.rules import HOPS_MAX
+from orchestrator.host import farm_plane
+from orchestrator.host.farm_plane import FarmPlane
+from orchestrator.host.nfnetlink import RulesRefused
+from orchestrator.model.errors import HafarmError
 from tests.farm.capture import ACK, captured
 from tests.farm.clients import bound, source
 from tests.farm.rig import TCP, V4, V6, Farm, Node, Order, as_json, begin, end, enter, owner_of, shared
@@ -304,6 +309,27 @@ def test_a_stranger_that_takes_the_address_later_is_told_of(farm: Farm) -> None:
         eventually(lambda: told in farm.nodes["n1"].do("events"))
     finally:
         ip("address", "del", V4, "dev", "eth0", within=farm.net["client"])
+
+
+def test_a_kernel_that_takes_no_such_rules_is_told_of(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def run(self, commands: str) -> str:
+            raise RulesRefused("Operation not supported")
+
+    async def look() -> list[HafarmError]:
+        plane = FarmPlane(value.farm, lambda event: None)
+        await plane.start()
+        try:
+            monkeypatch.setattr(farm_plane, "open_nft", lambda **_: Refusing())
+            return await plane.preflight(value)
+        finally:
+            await plane.close()
+
+    value = farm.plane("n1", OWNERS, "n1")
+    with inside(farm.net["n1"]):
+        (told,) = asyncio.run(look())
+    assert str(told) == "this kernel does not take the farm's rules: Operation not supported"
+    assert told.code == "HF6104"
 
 
 def test_without_the_right_to_nftables_it_says_so() -> None:
