@@ -60,7 +60,7 @@ class Cost:
     p50_us: float
 
 
-def requests(bench: Bench) -> Iterator[Row]:
+def requests(bench: Bench, names: frozenset[str]) -> Iterator[Row]:
     """The nodes asked directly, through the address in two modes, and through HAProxy, in turns."""
     with _serving(bench.work) as (farm, servers):
         ways: dict[str, tuple[Mode | None, list[str]]] = {
@@ -81,6 +81,8 @@ def requests(bench: Bench) -> Iterator[Row]:
                     farm.clean()
 
         for name, words in (("", ()), ("new_", ("-H", "Connection: close"))):
+            if not any(("_new_" in row) == bool(name) for row in names):
+                continue
             costs = _in_turns(bench, list(ways), lambda way, words=words: ask(way, words))
             if costs:
                 yield from _cost_rows(costs, name)
@@ -315,7 +317,7 @@ ALL: Final = (
             "farm_requests_directed_vs_direct",
             "farm_p50_directed_vs_direct",
         ),
-        _all(requests),
+        requests,
     ),
     Measurement(("farm_cpu_s_per_gbit",), _all(gigabits)),
     Measurement(("farm_planned_broken",), _all(broken)),

@@ -20,6 +20,8 @@ IPV6_FREEBIND = 78
 IP_FREEBIND = 15
 ANSWER_S = 5.0
 """Longer than a kernel takes to send a SYN again twice."""
+AGAIN_S = 1.5
+"""After it a datagram was lost, as the kernel of a busy machine loses some: a client of UDP asks again."""
 PIECE_BYTES = 200
 SOURCE4, SOURCE6 = ip_address("198.18.64.0"), ip_address("2001:2:0:1::")
 """The networks of the clients; the rig routes them here."""
@@ -29,10 +31,10 @@ def source(version: int, number: int) -> str:
     return str((SOURCE4 if version == 4 else SOURCE6) + 1 + number)
 
 
-def bound(address: str, kind: int, local: str, port: int) -> socket.socket:
+def bound(address: str, kind: int, local: str, port: int, protocol: int = 0) -> socket.socket:
     """A socket with a source of its choice, which no interface needs to have."""
     v6 = ":" in address
-    found = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind)
+    found = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind, protocol)
     level, option = (socket.IPPROTO_IPV6, IPV6_FREEBIND) if v6 else (socket.IPPROTO_IP, IP_FREEBIND)
     found.setsockopt(level, option, 1)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,8 +53,13 @@ def ask_udp(address: str, port: int, asked: list[tuple[str, int]], size: int) ->
         waiting[one.fileno()] = number, one
         poll.register(one, select.EPOLLIN)
         one.sendto(b"%d " % number + b"x" * size, (address, port))
-    quiet_at = time.monotonic() + ANSWER_S
-    while time.monotonic() < quiet_at:
+    again_at, quiet_at = time.monotonic() + AGAIN_S, time.monotonic() + ANSWER_S
+    while (now := time.monotonic()) < quiet_at:
+        if now > again_at:
+            again_at = now + AGAIN_S
+            for number, one in waiting.values():
+                if not found[number]:
+                    one.sendto(b"%d " % number + b"x" * size, (address, port))
         for descriptor, _ in poll.poll(0.3):
             number, one = waiting[descriptor]
             node, told, *_ = one.recv(1 << 16).split(b" ", 2)
@@ -61,7 +68,8 @@ def ask_udp(address: str, port: int, asked: list[tuple[str, int]], size: int) ->
         if all(found):
             # A moment more for a second answer, which nobody is to get.
             quiet_at = min(quiet_at, time.monotonic() + 0.3)
-    return [",".join(names) for names in found]
+    # Who was asked twice may answer twice; two nodes may not.
+    return [",".join(sorted(set(names))) for names in found]
 
 
 def ask_tcp(address: str, port: int, asked: list[tuple[str, int]], size: int) -> list[str]:

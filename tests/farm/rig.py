@@ -16,6 +16,7 @@ from orchestrator.model.names import NodeName
 from tests.farm.clients import SOURCE4, SOURCE6
 from tests.support.jhash import bucket
 from tests.support.netns import Switch, ip
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 V4, V6 = "198.18.0.100", "2001:2::100"
@@ -106,6 +107,7 @@ class Farm:
             self._route_clients()
             for number, name in enumerate(self.names, 1):
                 self.nodes[name] = Node(self.net, name, number)
+            await_addresses(*(self.net[name] for name in (*self.names, "client")))
             self._open = stack.pop_all()
         return self
 
@@ -296,6 +298,12 @@ def _previous(chain: Chain, name: str) -> dict[int, str]:
 
 def _lost(chain: Chain, name: str) -> set[int]:
     return {number for number, history in enumerate(chain) if name in history[1:]}
+
+
+def await_addresses(*namespaces: str) -> None:
+    """Until a machine has looked for duplicates of its own address it asks for nobody else's."""
+    for namespace in namespaces:
+        eventually(lambda space=namespace: "tentative" not in ip("-6", "address", within=space))
 
 
 def enter(namespace: str) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +13,16 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.farm.plane import Mode, Plane
-from tests.farm.clients import source
-from tests.farm.rig import V4, V6, Farm, Node, Order, as_json, begin, end, enter, owner_of, shared
-from tests.support.netns import ip
+from orchestrator.farm.plane import BUCKETS, Mode, Plane
+from orchestrator.farm.rules import HOPS_MAX
+from orchestrator.host import farm_plane
+from orchestrator.host.farm_plane import FarmPlane
+from orchestrator.host.nfnetlink import RulesRefused
+from orchestrator.model.errors import HafarmError
+from tests.farm.capture import ACK, captured
+from tests.farm.clients import bound, source
+from tests.farm.rig import TCP, V4, V6, Farm, Node, Order, as_json, begin, end, enter, owner_of, shared
+from tests.support.netns import inside, ip
 from tests.support.waiting import eventually
 
 OWNERS = shared("n1", "n2")
@@ -169,6 +178,25 @@ def test_fragments_find_the_owner_of_the_whole(farm: Farm) -> None:
         farm.clean()
 
 
+@pytest.mark.parametrize("address", [V4, V6])
+def test_two_nodes_that_ask_each_other_end_it(farm: Farm, address: str) -> None:
+    for name, other in (("n1", "n2"), ("n2", "n1")):
+        farm.apply(OWNERS, "n1", [name], previous=dict.fromkeys(range(BUCKETS), other))
+    with captured(farm.net["n1"]) as segments:
+        with inside(farm.net["client"]):
+            stranger = bound(
+                address, socket.SOCK_RAW, source(6 if address == V6 else 4, 9), 0, socket.IPPROTO_TCP
+            )
+        with stranger:
+            # An ACK of a connection that nobody has seen begin.
+            stranger.sendto(struct.pack("!HHIIBBHHH", 5555, TCP, 1, 1, 0x50, ACK, 1024, 0, 0), (address, 0))
+        # Nothing is on its way any more when a client was answered that asked after it.
+        clients = CLIENTS6 if address == V6 else CLIENTS
+        assert farm.ask(address, "udp", clients) == [owner_of(OWNERS, *client) for client in clients]
+    hops = [segment for segment in segments if segment.target == address and segment.target_port == TCP]
+    assert 2 <= len(hops) <= HOPS_MAX
+
+
 def test_two_farms_of_a_node_do_not_disturb_each_other(farm: Farm) -> None:
     farm.apply(OWNERS, "n1")
     other = "198.18.0.99"
@@ -281,6 +309,27 @@ def test_a_stranger_that_takes_the_address_later_is_told_of(farm: Farm) -> None:
         eventually(lambda: told in farm.nodes["n1"].do("events"))
     finally:
         ip("address", "del", V4, "dev", "eth0", within=farm.net["client"])
+
+
+def test_a_kernel_that_takes_no_such_rules_is_told_of(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def run(self, commands: str) -> str:
+            raise RulesRefused("Operation not supported")
+
+    async def look() -> list[HafarmError]:
+        plane = FarmPlane(value.farm, lambda event: None)
+        await plane.start()
+        try:
+            monkeypatch.setattr(farm_plane, "open_nft", lambda **_: Refusing())
+            return await plane.preflight(value)
+        finally:
+            await plane.close()
+
+    value = farm.plane("n1", OWNERS, "n1")
+    with inside(farm.net["n1"]):
+        (told,) = asyncio.run(look())
+    assert str(told) == "this kernel does not take the farm's rules: Operation not supported"
+    assert told.code == "HF6104"
 
 
 def test_without_the_right_to_nftables_it_says_so() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.farm.plane import Affinity, Mode
-from tests.farm.rig import TCP, V4, V6, Farm, begin, enter, owner_of, shared
+from tests.farm.rig import TCP, V4, V6, Farm, await_addresses, begin, enter, owner_of, shared
 from tests.support.netns import Switch, inside, ip
 
 OWNERS = shared("n1", "n2", "n3")
@@ -34,23 +34,19 @@ def farm(far: str) -> Iterator[Farm]:
     with Farm(3) as made:
         router = made.net["client"]
         ip("link", "add", "narrow", "type", "veth", "peer", "name", "wide", "netns", far, within=router)
-        ip("link", "set", "narrow", "mtu", str(NARROW_BYTES), "up", within=router)
-        # Its own side is wide, so that it asks for segments that are too big.
+        ip("link", "set", "narrow", "up", within=router)
         ip("link", "set", "wide", "up", within=far)
         for address, length in LENGTH.items():
             v6 = ["nodad"] if address == V6 else []
             ip("address", "add", f"{NEAR[address]}/{length}", "dev", "narrow", *v6, within=router)
             ip("address", "add", f"{FAR[address]}/{length}", "dev", "wide", *v6, within=far)
-            ip(
-                "route",
-                "add",
-                f"{address}/{8 * len(socket.inet_pton(_family(address), address))}",
-                "via",
-                NEAR[address],
-                within=far,
-            )
+            # The link is wide enough, so that its ends ask for segments that are too big for the way.
+            mtu = ("mtu", "lock", str(NARROW_BYTES))
+            ip("route", "add", FAR[address], "dev", "narrow", *mtu, within=router)
+            ip("route", "add", address, "via", NEAR[address], within=far)
             for name in made.names:
                 ip("route", "add", f"{FAR[address]}", "via", ROUTER[address], within=made.net[name])
+        await_addresses(router, far)
         for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
             subprocess.run([*enter(router), "sysctl", "-qw", setting], check=True)
         yield made
