@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.farm.plane import BUCKETS, Affinity, Plane, Protocol, Service
+from orchestrator.farm.buckets import BUCKETS
+from orchestrator.farm.plane import Affinity, Plane, Protocol, Service
 
 SYN: Final = "tcp flags & (fin | syn | rst | ack) == syn"
 UNKNOWN: Final = "tcp flags & syn == 0x0 ct state invalid,new"

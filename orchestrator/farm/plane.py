@@ -10,10 +10,9 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import Final
 
+from orchestrator.farm.buckets import BUCKETS
 from orchestrator.model.names import ModuleName, NodeName
 
-BUCKETS: Final = 1024
-"""A share is exact to 0.1 %, and a whole map is replaced in milliseconds (4096: three times as long)."""
 SERVICE_NAME: Final = re.compile(r"[a-z0-9_]{1,32}")
 """A part of the names of counters and maps, which may have 127 letters, as may the name of a table."""
 PRIVATE_MAC: Final = "02:00:5e"

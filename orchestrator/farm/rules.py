@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from orchestrator.farm.buckets import BUCKETS
 from orchestrator.farm.packets import (
     IP,
     SYN,
@@ -17,7 +18,7 @@ from orchestrator.farm.packets import (
     quoting,
     to,
 )
-from orchestrator.farm.plane import BUCKETS, Mode, Plane, Protocol, Service
+from orchestrator.farm.plane import Mode, Plane, Protocol, Service
 from orchestrator.farm.ruleset import Chain, Elements, Ruleset, Table
 from orchestrator.model.names import ModuleName
 

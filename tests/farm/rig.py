@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.farm.plane import BUCKETS, Affinity, Member, Mode, Plane, Protocol, Service
+from orchestrator.farm.buckets import BUCKETS
+from orchestrator.farm.plane import Affinity, Member, Mode, Plane, Protocol, Service
 from orchestrator.model.names import NodeName
 from tests.farm.clients import SOURCE4, SOURCE6
 from tests.support.jhash import bucket

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.farm.plane import BUCKETS, Mode, Plane
+from orchestrator.farm.buckets import BUCKETS
+from orchestrator.farm.plane import Mode, Plane
 from orchestrator.farm.rules import HOPS_MAX
 from orchestrator.host import farm_plane
 from orchestrator.host.farm_plane import FarmPlane

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.farm.plane import BUCKETS, Affinity, Member, Mode, Plane, Protocol, Service, device_of
+from orchestrator.farm.buckets import BUCKETS
+from orchestrator.farm.plane import Affinity, Member, Mode, Plane, Protocol, Service, device_of
 from orchestrator.farm.rules import rules, table_of
 from orchestrator.farm.ruleset import NOTHING, Chain, Elements, Ruleset, Table, change, replacement
 from orchestrator.model.names import ModuleName, NodeName
