@@ -148,11 +148,23 @@ class MayDiffer:
         """Of one that overflowed: both disks have everything up to here, and all since is kept."""
         return self.counts_from is not None and flushed >= self.counts_from
 
-    def reserve(self, key: Key, count: int) -> None:
+    def reserve(self, key: Key, count: int, stamp: int = UNUSED) -> None:
         """Entries for this inode and those after it, without a use yet: durable before they are needed."""
         volume, inode, what, extent = key
-        for number in range(inode, inode + count):
-            self.stamps.setdefault((volume, number, what, extent), UNUSED)
+        new = {
+            (volume, number): (volume, number, what, extent)
+            for number in range(inode, inode + count)
+            if (volume, number, what, extent) not in self.stamps
+        }
+        # What entries that are gone have left: with a place a reserved entry would look as if it was needed.
+        if stale := new.keys() & self.places.keys():
+            for about in stale - {key[:2] for key in self.stamps}:
+                del self.places[about]
+        self.stamps.update(dict.fromkeys(new.values(), stamp))
+
+    def unplaced(self, keys: Iterable[Key]) -> list[Key]:
+        """Those of these keys that were reserved, and are needed now: their place must become durable too."""
+        return [key for key in keys if self.stamps.get(key) == UNUSED and key[:2] not in self.places]
 
     def used(self) -> list[Key]:
         """The entries that some change has needed."""
@@ -320,8 +332,10 @@ def _replay(log: MayDiffer, body: bytes) -> bool:
     while at < len(body):
         kind, what, volume, more, inode, extent = _RECORD.unpack_from(body, at)
         at += _RECORD.size
-        if kind == _ADD and more < _RUN_MAX:
-            log.stamps.update(((volume, inode + next, what, extent), IN_USE) for next in range(more + 1))
+        if kind == _ADD and not more:
+            log.stamps[volume, inode, what, extent] = IN_USE
+        elif kind == _ADD and more < _RUN_MAX:
+            log.reserve((volume, inode, what, extent), more + 1, IN_USE)
         elif kind == _RETIRE:
             log.stamps.pop((volume, inode, what, extent), None)
         elif kind == _BASELINE:

@@ -119,16 +119,18 @@ class ChangeLog:
             if self._drops and not knows_names:
                 keys = ()  # all is compared anyway
             missing = [] if self._drops else self.log.missing(keys)
+            unplaced = [] if self._drops else self.log.unplaced(keys)
             keep(keys)
             if not knows_names:
                 self._forget_names(keys)
             # A hot entry may still be on its way to the disk for another thread: wait for that append too.
-            if missing and not self._overflows():
+            if (missing or unplaced) and not self._overflows():
                 if knows_names:
                     self.log.names.update((key[:2], set()) for key in missing if key[2] == NAMES)
-                for volume, inode in dict.fromkeys(key[:2] for key in missing):
+                for volume, inode in dict.fromkeys(key[:2] for key in (*missing, *unplaced)):
                     self._place(volume, inode, place_of(volume, inode))
-                self._append(differ.encode_add(missing))
+                if missing or self._moved:
+                    self._append(differ.encode_add(missing))
             self._settle(self._queued)
             self._shorten()
 
@@ -166,13 +168,13 @@ class ChangeLog:
             self._raise_if_failed()
             if self._drops:
                 return  # what is held while its change is on its way is all that is kept
-            self._place(key[0], key[1], place)
             if key not in self.log.stamps:
                 volume, inode, what, extent = key
                 first = (volume, inode - inode % FRESH_RUN, what, extent)
                 self.log.reserve(first, FRESH_RUN)
                 self._append([differ.encode_run(first, FRESH_RUN)])
                 self._overflows()
+            self._place(key[0], key[1], place)
             self._settle(self._queued)
 
     def named(self, keys: Iterable[Key], names: Iterable[Named] | None) -> None:

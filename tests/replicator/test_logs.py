@@ -146,6 +146,25 @@ def test_a_reserved_entry_is_no_business_of_a_copy_until_it_is_used(tmp_path: Pa
     assert logs.of[LYON].keys() == [(0, 100, FRESH, 0)]
 
 
+def test_what_an_entry_left_that_went_makes_no_reserved_one_look_needed(tmp_path: Path) -> None:
+    """Every cold object beside a new one would be read. One that is needed again has its place at once."""
+    logs = ChangeLogs(str(tmp_path), [LYON])
+    old, new = Place(b"h" * 16, b"d" * 16, b"old"), Place(b"n" * 16, b"d" * 16, b"new")
+    logs.made(0, 300, 1, old)
+    logs.let_go(1)
+    for number in range(differ.HOT_MAX):
+        logs.before_change([(0, 1000 + number, DATA, 1)], 9)
+    logs.of[LYON].confirmed(Position(STREAM, 1))
+    assert (0, 300, FRESH, 0) not in logs.of[LYON].log.stamps
+    logs.made(0, 301, 10, new)  # and those around it
+    for log in (logs.of[LYON], ChangeLogs(str(tmp_path), [LYON]).of[LYON]):
+        assert (0, 300, FRESH, 0) in log.log.stamps
+        assert (0, 300) not in log.places()[0]
+        assert log.places()[0][0, 301] == new
+    logs.before_change([(0, 300, FRESH, 0)], 11, lambda volume, inode: old)
+    assert ChangeLogs(str(tmp_path), [LYON]).of[LYON].places()[0][0, 300] == old
+
+
 def test_names_are_known_one_by_one_only_where_every_change_told_them(tmp_path: Path) -> None:
     logs = ChangeLogs(str(tmp_path), [LYON])
     log = logs.of[LYON]
