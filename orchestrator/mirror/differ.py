@@ -163,8 +163,8 @@ class MayDiffer:
         self.stamps.update(dict.fromkeys(new.values(), stamp))
 
     def unplaced(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of these keys that were reserved, and are needed now: their place must become durable too."""
-        return [key for key in keys if self.stamps.get(key) == UNUSED and key[:2] not in self.places]
+        """Those that are here, as they were reserved, and without a place: it must become durable too."""
+        return [key for key in keys if key in self.stamps and key[:2] not in self.places]
 
     def used(self) -> list[Key]:
         """The entries that some change has needed."""

@@ -40,6 +40,8 @@ class ChangeLog:
         self._queue: list[bytes] = []
         self._moved: dict[tuple[int, int], None] = {}
         """Whose place changed: told with the next append, nobody waits for it."""
+        self._made: dict[int, int] = {}
+        """By volume: the number of the object that was made last."""
         self._queued = self._durable = 0
         self._busy = False
         self._failed: OSError | None = None
@@ -163,19 +165,30 @@ class ChangeLog:
             self._moved[volume, inode] = None
 
     def reserve(self, key: Key, place: Place | None) -> None:
-        """Return when this new object's entry is durable, and those of the inodes around it."""
+        """Return when this new object's entry is durable, and those of the numbers that come next."""
         with self._lock:
             self._raise_if_failed()
             if self._drops:
                 return  # what is held while its change is on its way is all that is kept
             if key not in self.log.stamps:
-                volume, inode, what, extent = key
-                first = (volume, inode - inode % FRESH_RUN, what, extent)
-                self.log.reserve(first, FRESH_RUN)
-                self._append([differ.encode_run(first, FRESH_RUN)])
+                first, count = self._run(key)
+                self.log.reserve(first, count)
+                self._append([differ.encode_run(first, count)])
                 self._overflows()
+            self._made[key[0]] = key[1]
             self._place(key[0], key[1], place)
             self._settle(self._queued)
+
+    def _run(self, key: Key) -> tuple[Key, int]:
+        """The first of the entries that become durable with this one, and how many they are.
+
+        Numbers are given upwards, but by ext4 downwards where much was deleted a moment ago.
+        """
+        volume, inode, what, extent = key
+        if self._made.get(volume, 0) < inode:
+            return key, FRESH_RUN
+        first = max(inode - FRESH_RUN + 1, 1)
+        return (volume, first, what, extent), inode - first + 1
 
     def named(self, keys: Iterable[Key], names: Iterable[Named] | None) -> None:
         """The names that a change is about, whose directories' entries are held; None: any of them."""

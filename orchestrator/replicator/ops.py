@@ -47,8 +47,8 @@ FRESH = 3
 
 FRESH_RUN: Final = 256
 """Inode numbers that get their FRESH entry at once: file systems give neighbouring numbers to what is made
-one after the other, so that of so many new files one waits for the log's disk. The numbers are those of one
-aligned block: ext4 also gives them downwards, from the end of a group in which much was deleted lately."""
+one after the other, so that of so many new files one waits for the log's disk. Upwards, or downwards where
+the last was higher: ext4 gives them from the end of a group in which much was deleted lately."""
 
 EXTENT_BYTES: Final = 4 << 20  # one log entry covers so much; DRBD's activity log does the same
 
