@@ -10,11 +10,9 @@ from orchestrator.mirror.pace import Finding, Pace
 from orchestrator.model.config import SlowPeerConfig
 from orchestrator.model.names import Instant
 
-_SAMPLE_S: Final = 0.01
-"""Between the beginnings of two points that are followed: a slow disk's last far longer, and each costs both
-the thread that serves a request and the one that reads the answers."""
 _LOOK_S: Final = 0.05
-"""Between two looks at a point that is not answered: a tenth of what is slow."""
+"""Between two looks, at a point that is not answered or at quick answers: a fifth of the shortest time that
+is slow. What took longer is looked at in any case."""
 
 
 class Pacing:
@@ -33,18 +31,15 @@ class Pacing:
         self._reached = 0
         """Up to here every point is on the other disk."""
         self._look_at = 0.0
-        """When the next look is due that finds no answer."""
+        """When the next look is due."""
 
     def asked(self, sequence: int) -> None:
         """A durable point is on its way, and somebody waits for it."""
         if self._point:
             return
-        now = time.monotonic()
-        if now < self._asked_at + _SAMPLE_S:
-            return
         with self._lock:
             if not self._point and sequence > self._reached:
-                self._point, self._asked_at, self._own_s = sequence, now, None
+                self._point, self._asked_at, self._own_s = sequence, time.monotonic(), None
 
     def synced(self, sequence: int) -> None:
         """This node's own disk has it."""
@@ -63,11 +58,14 @@ class Pacing:
         with self._lock:
             now = Instant(time.monotonic())
             self._reached = max(self._reached, reached)
-            if not 0 < self._point <= self._reached and now < self._look_at:
+            answered = 0 < self._point <= self._reached
+            took_s = now - self._asked_at
+            if now < self._look_at and not (answered and took_s >= _LOOK_S):
+                self._point = 0 if answered else self._point
                 return None
             self._look_at = now + _LOOK_S
-            if self._point and self._point <= self._reached:
-                self._pace = self._pace.answered(now, now - self._asked_at, self._own_s)
+            if answered:
+                self._pace = self._pace.answered(now, took_s, self._own_s)
                 self._point = 0
             waited_s = now - self._asked_at if self._point else 0.0
             self._pace, finding = self._pace.looked_at(now, waited_s, self._own_s)
