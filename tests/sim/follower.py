@@ -171,8 +171,10 @@ class Follower:
     def _member_synced(
         self, session: Session, frame: Frame, memory: list[int], dirty: list[int], places: frozenset[int]
     ) -> None:
-        if not self.keeper.alive or self.keeper.failed or frame.seq not in self.syncing:
+        if not self.keeper.alive or self.keeper.failed:
             return
+        if frame.stream != self.keeper.stream or frame.seq not in self.syncing:
+            return  # another stream has begun since
         if self.host.disk_bad:
             self.keeper.fail("input/output error")
             return
