@@ -12,7 +12,7 @@ from orchestrator.farm.plane import Mode, Plane, Traffic, device_of
 from orchestrator.farm.rules import rules, table_of
 from orchestrator.farm.ruleset import NOTHING, Ruleset, change, replacement
 from orchestrator.host.announce import BURST_S, Address, Wire, frames, say_again, who_has
-from orchestrator.host.farm_remains import read_chances, remove_farm, tables_there
+from orchestrator.host.farm_remains import remove_farm, tables_there
 from orchestrator.host.farm_traffic import read_traffic
 from orchestrator.host.netlink import Changes, Link, Netlink, Placed
 from orchestrator.host.nfnetlink import Nfnetlink, RulesRefused
@@ -151,10 +151,6 @@ class FarmPlane:
     async def found(self) -> bool:
         """Whether an earlier life's plane is in the kernel, whole or in part."""
         return any(name == table_of(self._farm) for _, name in tables_there(self._have.nft))
-
-    async def chances(self) -> dict[str, dict[int, str]]:
-        """By service, as the kernel has it: the address of the node that had a bucket before this one."""
-        return read_chances(self._have.nft, table_of(self._farm))
 
     # --- taking away ------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from orchestrator.host.nft import Nft, open_nft
 from orchestrator.model.names import ModuleName
 
 _TABLE: Final = re.compile(r"^table (\w+) (\S+)", re.M)
-_PREVIOUS: Final = re.compile(r"map previous_(\w+) \{[^}]*?elements = \{([^}]*)\}")
 _ELEMENTS: Final = re.compile(r"elements = \{([^}]*)\}")
 
 
@@ -35,17 +34,6 @@ async def remove_farm(net: Netlink, nft: Nft, farm: ModuleName) -> None:
 def tables_there(nft: Nft) -> list[tuple[str, str]]:
     """All tables of this kernel: family and name."""
     return _TABLE.findall(nft.run("list tables"))
-
-
-def read_chances(nft: Nft, table: str) -> dict[str, dict[int, str]]:
-    """By service: bucket to the address of the node that had it before."""
-    found: dict[str, dict[int, str]] = {}
-    for family, name in tables_there(nft):
-        if name == table and family in ("ip", "ip6"):
-            for service, elements in _PREVIOUS.findall(nft.run(f"list table {family} {name}")):
-                pairs = (text.split(" : ") for text in elements.split(",") if text.strip())
-                found[service] = {int(bucket): address.strip() for bucket, address in pairs}
-    return found
 
 
 async def _remove(

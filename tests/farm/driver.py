@@ -69,8 +69,8 @@ class Driver:
                 return {name: dataclasses.asdict(traffic) for name, traffic in found_.items()}
             case "announce":
                 self.plane.announce()
-            case "chances":
-                return [await self.plane.found(), await self.plane.chances()]
+            case "found":
+                return await self.plane.found()
             case "settled":
                 # It looked at the kernel after its last change.
                 return not self.plane._changed.is_set() and self.plane._listing is not None
