@@ -64,6 +64,7 @@ _ASKED: Final = frozenset(
 )
 SYNC_THREADS: Final = 8  # fsyncs of different files overlap in the file system's journal; more gained nothing
 SESSIONS_MAX: Final = 16  # three connections a session, a few that end; more is somebody else's game
+KEPT_S: Final = 1.0  # two threads of this process have to run meanwhile; far less than a handshake may take
 GREETINGS_MAX: Final = (
     64  # of whoever dials: an honest one is through in milliseconds, before so many others come
 )
@@ -108,7 +109,7 @@ class Follower:
         self._record: Record | None = None
         self._given_up = False
         self._admitted = threading.Condition()
-        self._door = threading.Lock()
+        self._door = threading.Condition()
         """Held while one of the next two changes."""
         self._greetings: dict[object, socket.socket] = {}
         """Who has not said yet who it is, the eldest first."""
@@ -296,6 +297,8 @@ class Follower:
         if identity.channel != FORWARD:
             raise WireFault(f"a connection for {identity.channel!r:.40}")
         with self._door:
+            # Theirs were welcomed before this one was dialled, by threads that may not have kept them yet.
+            self._door.wait_for(lambda: {(session, BACK), (session, BULK)} <= self._pending.keys(), KEPT_S)
             back, bulk = (self._pending.pop((session, channel), None) for channel in (BACK, BULK))
         if back is None or bulk is None:
             for other in (back, bulk):
@@ -320,6 +323,7 @@ class Follower:
             while len(self._pending) >= SESSIONS_MAX:
                 gone.append(self._pending.pop(next(iter(self._pending))))
             self._pending[session, channel] = connection
+            self._door.notify_all()
         for other in (*gone, *([known] if known is not None else [])):
             other.close()
 
