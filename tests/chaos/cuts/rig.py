@@ -32,11 +32,12 @@ from tests.support.leftovers import remember
 from tests.support.waiting import eventually
 
 NAMES: Final = ("paris", "lyon")
-COLD: Final = tuple(f"cold/{number}" for number in range(400))
+COLD: Final = tuple(f"cold/{number}" for number in range(1000))
 """Files that nobody writes after the beginning: no resync has a reason to read them."""
 COLD_BYTES: Final = 1_000
-COLD_READ_MAX: Final = FRESH_RUN + 16
-"""But those whose inode numbers are near that of a new file: their entries became durable with its own."""
+COLD_READ_MAX: Final = 2 * FRESH_RUN + 16
+"""But those whose inode numbers are near that of a new file: their entries became durable with its own. Each
+node has numbers of its own, so that both logs name others."""
 REFUSALS_MAX: Final = 5
 """A joiner that was ready may not be any more; so often in a row it is not."""
 YOUNG_S: Final = 0.1
