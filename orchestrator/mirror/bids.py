@@ -199,7 +199,7 @@ def _resolve(turn: Turn, record: Record) -> None:
         # The tag has moved past every bid of this life, those of a former agent too: none can land any more.
         turn.set(required=_pending_sets(turn.mirror))
     if held is not None and record.epoch > held.epoch and may_open(mirror, record):
-        turn.set(held=record, taking=True, required=record.in_sync | _pending_sets(turn.mirror))
+        turn.set(held=record, taking=True, shut=False, required=record.in_sync | _pending_sets(turn.mirror))
         for name in held.in_sync - record.in_sync:
             turn.peer(name, broken=False, ready=None)
         if mirror.stage is Stage.HANDING:

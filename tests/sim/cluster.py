@@ -217,7 +217,10 @@ class Cluster:
         self.watch_streams()
 
     def watch_streams(self) -> None:
-        """A stream whose wire or other end is gone is silent: after T each side gives it up."""
+        """A stream whose wire or other end is gone is silent: after T each side gives it up.
+
+        Who is frozen then gives up nothing, and looks when it thaws.
+        """
         for host in self.hosts.values():
             if host.keeper is not None:
                 for session in host.keeper.streams.sessions.values():
@@ -230,7 +233,8 @@ class Cluster:
         source, target = session.source.host, session.target.host
         wires = ((source.name, target.name), (target.name, source.name))
         ends = (session.source.keeper.alive, session.target.keeper.alive)
-        dead = not all(ends) or source.frozen or target.frozen
+        left = session.target.incoming is not session
+        dead = not all(ends) or source.frozen or target.frozen or left
         if not dead and not any(wire in self.world.cuts for wire in wires):
             return
         if session.alive and session.source.keeper.alive and not source.frozen:
