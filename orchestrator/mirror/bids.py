@@ -145,6 +145,8 @@ def register_silent(turn: Turn) -> None:
         reading=False,
         register=Register.SILENT,
         retry_at=turn.at_the_latest(turn.mirror.timings.retry_s),
+        # Also where nothing needs it now: no role is handed over while it is believed to be silent.
+        check_at=turn.at_the_latest(slow(turn.mirror)),
     )
 
 
