@@ -205,7 +205,7 @@ def _resolve(turn: Turn, record: Record) -> None:
         for name in held.in_sync - record.in_sync:
             turn.peer(name, broken=False, ready=None)
         if mirror.stage is Stage.HANDING:
-            turn.set(stage=Stage.OPENING, ending="", heir=None)
+            turn.set(stage=Stage.OPENING, ending="", heir=None, heir_life=None)
         turn.do(TakeReign(mirror.module, record))
         turn.become(role_under(mirror, record))
 

@@ -282,7 +282,7 @@ def gate_closed(turn: Turn, equal: frozenset[NodeName]) -> None:
         turn.tell("HF1104", f"{mirror.heir} is not equal any more: the role stays here")
         if mirror.bids:
             # A member was lost meanwhile and the bid without it is out: its outcome opens the gate again.
-            turn.set(stage=Stage.HANDING, heir=None)
+            turn.set(stage=Stage.HANDING, heir=None, heir_life=None)
         else:
             reopen(turn)
 
@@ -294,9 +294,7 @@ def hand(turn: Turn, equal: frozenset[NodeName]) -> None:
     assert mirror.heir is not None
     assert mirror.heir_life is not None
     in_sync = mirror.held.in_sync & (equal | {mirror.me})
-    record = mirror.held.following(
-        primary=mirror.heir, in_sync=in_sync, nonce=mirror.heir_life, reason=SWAP
-    )
+    record = mirror.held.following(primary=mirror.heir, in_sync=in_sync, nonce=mirror.heir_life, reason=SWAP)
     bid(turn, mirror.held, record)
 
 
@@ -320,7 +318,7 @@ def reopen(turn: Turn) -> None:
     mirror = turn.mirror
     assert mirror.held is not None
     assert not mirror.bids
-    turn.set(stage=Stage.OPENING, taking=True, shut=False, ending="", heir=None)
+    turn.set(stage=Stage.OPENING, taking=True, shut=False, ending="", heir=None, heir_life=None)
     turn.do(TakeReign(mirror.module, mirror.held))
 
 

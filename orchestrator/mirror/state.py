@@ -174,7 +174,7 @@ class Mirror:
     """The record that the gate serves under."""
     taking: bool = False
     shut: bool = False
-    """The gate was closed by a planned end that a former agent had begun; the role goes on, so it opens again."""
+    """A planned end that a former agent had begun closed the gate; the role goes on, so it opens again."""
     required: frozenset[NodeName] = frozenset()
     """R1: `held.in_sync` and the sets of all unresolved bids."""
     widening: frozenset[NodeName] = frozenset()

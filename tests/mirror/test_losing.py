@@ -103,7 +103,7 @@ def test_an_heir_that_was_bid_out_during_the_end_gets_no_role_though_it_is_equal
 
 
 def test_a_healthy_primary_asks_a_silent_register_until_it_answers() -> None:
-    """What it holds may be over: a bid of a former agent may have been won before the register fell silent."""
+    """What it holds may be over: a former agent's bid may have been won before the register fell silent."""
     story = primary()
     story.hears(ev.RegisterSilent(SHOP))
     for _ in range(3):

@@ -208,9 +208,7 @@ def test_an_heir_that_restarts_while_its_bid_is_undecided_is_bid_out() -> None:
         asks(Swap()), ev.RegisterAnswered(SHOP, record(7, A, A, B)), ev.ApplicationStopped(SHOP, True)
     )
     (bid,) = [
-        effect
-        for effect in story.hears(ev.GateClosed(SHOP, frozenset({A, B})))
-        if isinstance(effect, do.Bid)
+        effect for effect in story.hears(ev.GateClosed(SHOP, frozenset({A, B}))) if isinstance(effect, do.Bid)
     ]
     story.hears(ev.PeerSaid(B, {SHOP: says(Role.WAIT, 7, A, A, B, life=LIFE[C])}))
     story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.UNKNOWN))

@@ -51,7 +51,8 @@ class Cluster:
         self.requests = 0
         self.asked: dict[RequestId, tuple[Host, int, Order, bool]] = {}
         self.acknowledged = 0
-        self.first: Host | None = None
+        self.idle_until = 0.0
+        """Nobody asks anything of the application before."""
 
     # --- invariants ---------------------------------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class Cluster:
         # Now and then nobody asks anything of it: what was changed before is not changed again soon.
         idle_s = 2.0 + 2 * chance.random() if chance.random() < 0.02 else 0.0
         self.world.after(0.15 + 0.3 * chance.random() + idle_s, None, self.client, beat=True)
-        for host in self.hosts.values():
+        for host in self.hosts.values() if self.world.now >= self.idle_until else ():
             keeper = host.keeper
             runs = host.service.application and not host.frozen
             if runs and keeper is not None and host.service.mount == keeper.life:
@@ -343,6 +344,7 @@ class Cluster:
         world.cuts.clear()
         world.loss = world.late = 0.0
         self.register.down = False
+        self.idle_until = 0.0
         self.register.found_again()
         self.register.slow_s = self.register.lossy = 0.0
         for host in self.hosts.values():

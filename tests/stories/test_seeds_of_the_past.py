@@ -96,7 +96,7 @@ def test_a_member_that_comes_back_during_a_planned_end_is_taken_in_after_it() ->
 
 
 def test_a_role_whose_planned_end_was_begun_by_a_former_agent_goes_on_with_an_open_gate() -> None:
-    """The gate closed beneath the next agent, which served on it: every write was refused, and nobody knew."""
+    """The gate closed beneath the next agent, which served on it: no write was taken, and nobody knew."""
     shop = Shop()
     shop.saves("a")
     shop.hosts["a"].disk_slow_s = 3.0
