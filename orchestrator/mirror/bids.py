@@ -145,6 +145,8 @@ def register_silent(turn: Turn) -> None:
         reading=False,
         register=Register.SILENT,
         retry_at=turn.at_the_latest(turn.mirror.timings.retry_s),
+        # Also where nothing needs it now: no role is handed over while it is believed to be silent.
+        check_at=turn.at_the_latest(slow(turn.mirror)),
     )
 
 
@@ -199,11 +201,11 @@ def _resolve(turn: Turn, record: Record) -> None:
         # The tag has moved past every bid of this life, those of a former agent too: none can land any more.
         turn.set(required=_pending_sets(turn.mirror))
     if held is not None and record.epoch > held.epoch and may_open(mirror, record):
-        turn.set(held=record, taking=True, required=record.in_sync | _pending_sets(turn.mirror))
+        turn.set(held=record, taking=True, shut=False, required=record.in_sync | _pending_sets(turn.mirror))
         for name in held.in_sync - record.in_sync:
             turn.peer(name, broken=False, ready=None)
         if mirror.stage is Stage.HANDING:
-            turn.set(stage=Stage.OPENING, ending="", heir=None)
+            turn.set(stage=Stage.OPENING, ending="", heir=None, heir_life=None)
         turn.do(TakeReign(mirror.module, record))
         turn.become(role_under(mirror, record))
 

@@ -50,7 +50,7 @@ def replicator_up(turn: Turn, event: ReplicatorUp) -> None:
     """A gate exists: a new life (R5), or the one that the former agent had."""
     mirror = turn.mirror
     if mirror.held is not None and mirror.life == event.life:
-        _same_gate(turn, mirror.held)
+        _same_gate(turn, mirror.held, event.open)
         return
     if mirror.held is not None:
         serving.demote(turn, "the gate's life is over")
@@ -73,13 +73,15 @@ def replicator_up(turn: Turn, event: ReplicatorUp) -> None:
     bids.read(turn)
 
 
-def _same_gate(turn: Turn, held: Record) -> None:
+def _same_gate(turn: Turn, held: Record, is_open: bool) -> None:
     """Its replicator restarted beneath a living keeper: what it was asked last may be lost with it."""
     turn.forget_streams()
     if turn.mirror.taking:
         turn.do(TakeReign(turn.mirror.module, held))
     elif turn.mirror.stage is Stage.DRAINING:
         turn.do(CloseGate(turn.mirror.module, drain=True))
+    elif turn.mirror.stage is not Stage.HANDING:
+        turn.set(shut=not is_open)
 
 
 def _take_back(turn: Turn, event: ReplicatorUp, record: Record) -> None:

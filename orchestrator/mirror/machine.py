@@ -104,6 +104,7 @@ def _consider(turn: Turn) -> None:
     serving.due(turn)
     serving.leave_dead_link(turn)
     serving.keep_handing(turn)
+    serving.open_what_was_shut(turn)
     bids.keep_set(turn)
     serving.watch_register(turn)
     following.leave_unwanted(turn)

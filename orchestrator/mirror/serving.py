@@ -48,6 +48,7 @@ def open_gate(turn: Turn, record: Record) -> None:
         held=record,
         taking=True,
         required=record.in_sync,
+        shut=False,
         stage=Stage.OPENING,
         following=None,
         offline=mirror.offline,
@@ -255,7 +256,8 @@ def application_stopped(turn: Turn, clean: bool) -> None:
         case Stage.ENDING:
             if not clean:
                 turn.tell("HF1112", "the application did not stop in its time and was killed")
-            turn.set(stage=Stage.DRAINING)
+            said = mirror.peers[mirror.heir].said if mirror.heir is not None else None
+            turn.set(stage=Stage.DRAINING, heir_life=said.life if said is not None else None)
             turn.do(CloseGate(mirror.module, drain=True))
         case _:
             pass
@@ -265,12 +267,14 @@ def gate_closed(turn: Turn, equal: frozenset[NodeName]) -> None:
     """The planned end goes on: everything that was written is where it must be, or the role stays here."""
     mirror = turn.mirror
     if mirror.stage is not Stage.DRAINING:
+        # A former agent ordered it, and nobody goes on with what it had begun: the role stays here.
+        turn.set(shut=mirror.held is not None and mirror.stage is not Stage.HANDING)
         return
     assert mirror.held is not None
     if mirror.ending == "stop":
         close(turn)
         halt(turn)
-    elif mirror.heir in equal and mirror.heir in mirror.heirs():
+    elif mirror.heir in equal and mirror.has_heir():
         turn.set(stage=Stage.HANDING, retry_at=None)
         if not mirror.bidding:
             hand(turn, equal)
@@ -278,7 +282,7 @@ def gate_closed(turn: Turn, equal: frozenset[NodeName]) -> None:
         turn.tell("HF1104", f"{mirror.heir} is not equal any more: the role stays here")
         if mirror.bids:
             # A member was lost meanwhile and the bid without it is out: its outcome opens the gate again.
-            turn.set(stage=Stage.HANDING, heir=None)
+            turn.set(stage=Stage.HANDING, heir=None, heir_life=None)
         else:
             reopen(turn)
 
@@ -288,11 +292,9 @@ def hand(turn: Turn, equal: frozenset[NodeName]) -> None:
     mirror = turn.mirror
     assert mirror.held is not None
     assert mirror.heir is not None
-    said = mirror.peers[mirror.heir].said
-    assert said is not None
-    assert said.life is not None
+    assert mirror.heir_life is not None
     in_sync = mirror.held.in_sync & (equal | {mirror.me})
-    record = mirror.held.following(primary=mirror.heir, in_sync=in_sync, nonce=said.life, reason=SWAP)
+    record = mirror.held.following(primary=mirror.heir, in_sync=in_sync, nonce=mirror.heir_life, reason=SWAP)
     bid(turn, mirror.held, record)
 
 
@@ -303,7 +305,7 @@ def keep_handing(turn: Turn) -> None:
         return
     if mirror.retry_at is not None and mirror.retry_at > turn.now:
         return
-    if mirror.heir is not None and mirror.heir in mirror.heirs():
+    if mirror.has_heir():
         hand(turn, mirror.held.in_sync)
     else:
         assert mirror.life is not None
@@ -316,8 +318,17 @@ def reopen(turn: Turn) -> None:
     mirror = turn.mirror
     assert mirror.held is not None
     assert not mirror.bids
-    turn.set(stage=Stage.OPENING, taking=True, ending="", heir=None)
+    turn.set(stage=Stage.OPENING, taking=True, shut=False, ending="", heir=None, heir_life=None)
     turn.do(TakeReign(mirror.module, mirror.held))
+
+
+def open_what_was_shut(turn: Turn) -> None:
+    """The same beneath a role that goes on as it is; while a bid is out, its outcome opens the gate."""
+    mirror = turn.mirror
+    planned = mirror.stage in (Stage.ENDING, Stage.DRAINING, Stage.HANDING)
+    if mirror.held is not None and mirror.shut and not mirror.taking and not mirror.bids and not planned:
+        turn.set(taking=True, shut=False)
+        turn.do(TakeReign(mirror.module, mirror.held))
 
 
 def close(turn: Turn) -> None:
@@ -325,10 +336,12 @@ def close(turn: Turn) -> None:
     turn.set(
         held=None,
         taking=False,
+        shut=False,
         required=frozenset(),
         stage=Stage.IDLE,
         ending="",
         heir=None,
+        heir_life=None,
         claimed=False,
         claiming=False,
         leased=None,

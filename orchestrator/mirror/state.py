@@ -173,6 +173,8 @@ class Mirror:
     held: Record | None = None
     """The record that the gate serves under."""
     taking: bool = False
+    shut: bool = False
+    """A planned end that a former agent had begun closed the gate; the role goes on, so it opens again."""
     required: frozenset[NodeName] = frozenset()
     """R1: `held.in_sync` and the sets of all unresolved bids."""
     widening: frozenset[NodeName] = frozenset()
@@ -196,6 +198,8 @@ class Mirror:
     """The restart budget was spent: the other node is to get its chance."""
     ending: Ending = ""
     heir: NodeName | None = None
+    heir_life: Nonce | None = None
+    """The life of the heir's gate that this disk was compared with: another one may have other files."""
     refusals: int = 0
     """How often in a row the addresses were refused."""
     links_down: frozenset[str] = frozenset()
@@ -271,6 +275,13 @@ class Mirror:
             and peer.said.life is not None
             and not peer.said.leaving
         )
+
+    def has_heir(self) -> bool:
+        """The chosen heir can still be named: it is the gate that the planned end waited for."""
+        if self.heir is None or self.heir not in self.heirs():
+            return False
+        said = self.peers[self.heir].said
+        return said is not None and said.life == self.heir_life
 
     def fit_heir(self) -> NodeName | None:
         """The heir that would serve well, if there is one."""

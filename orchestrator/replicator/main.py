@@ -365,11 +365,13 @@ class Replicator:
             for files in self.volumes:
                 files.close_writes()
             # Without the lock of the orders: the agent may need to widen or to close at once meanwhile.
-            equal = self._primary.close_gate(DRAIN_S)
+            equal = self._primary.drain(DRAIN_S)
         except (OSError, HafarmError) as fault:
             self._volume_failed(f"while draining: {fault}", disk.is_disk_fault(fault))
-        self._facts.change(is_open=False)
-        self._control.tell("gate_closed", module=self.settings.module, equal=sorted(equal))
+        with self._orders:  # before a reign that is taken meanwhile, or after it: told in the order done
+            self._primary.close_gate()
+            self._facts.change(is_open=False)
+            self._control.tell("gate_closed", module=self.settings.module, equal=sorted(equal))
 
     def follow(self, request: Mapping[str, Any]) -> dict[str, Any]:
         record = Record.from_dict(request["record"])

@@ -239,14 +239,12 @@ class Primary:
             self._gate.begin_stream()
         self._links = {peer: PeerLink(self, peer) for peer in self.settings.peers}
 
-    def close_gate(self, drain_s: float = 0.0) -> frozenset[NodeName]:
-        """Acknowledge nothing more. With a time to drain: first let the members hold all; those that do."""
-        equal = self._drain(drain_s) if drain_s else frozenset()
+    def close_gate(self) -> None:
+        """Acknowledge nothing more."""
         with self._lock:
             refused = self._gate.close()
         for callback in refused:
             callback(errno.EIO)
-        return equal
 
     def stop(self) -> None:
         """Close the gate and end every connection: the stream is over. A later reign begins another."""
@@ -342,7 +340,8 @@ class Primary:
             self._flushed = self.outbox.put(Kind.FLUSH, frames.encode_flushed(position))
             return self._flushed
 
-    def _drain(self, timeout_s: float) -> frozenset[NodeName]:
+    def drain(self, timeout_s: float) -> frozenset[NodeName]:
+        """Let the members hold all; those that do. Raises OSError, StoreFailed."""
         if not self._links:
             return frozenset()
         target = self.flush()

@@ -100,3 +100,15 @@ def test_an_heir_that_was_bid_out_during_the_end_gets_no_role_though_it_is_equal
     assert story.told[-1] == "HF1104"
     assert story.ordered(do.Bid) == []
     assert story.ordered(do.TakeReign) == [do.TakeReign(SHOP, bid.record)]
+
+
+def test_a_healthy_primary_asks_a_silent_register_until_it_answers() -> None:
+    """What it holds may be over: a former agent's bid may have been won before the register fell silent."""
+    story = primary()
+    story.hears(ev.RegisterSilent(SHOP))
+    for _ in range(3):
+        assert story.hears(ev.TimePassed(), after=3.0) == (do.ReadRegister(SHOP),)
+        story.hears(ev.RegisterSilent(SHOP))
+    story.hears(ev.TimePassed(), ev.RegisterAnswered(SHOP, record(7, A, A, B)), after=3.0)
+    assert story.told[-2:] == ["HF2002", "HF2011"]
+    assert story.hears(ev.TimePassed(), after=3.0) == ()

@@ -14,6 +14,7 @@ from tests.mirror.words import (
     SHOP,
     A,
     B,
+    C,
     Story,
     answer,
     asks,
@@ -155,3 +156,62 @@ def test_an_order_that_came_too_late_is_forgotten() -> None:
     (bid,) = story.ordered(do.Bid)
     story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.LOST, record(8, A, A)))
     assert not story.mirror.force
+
+
+def test_a_gate_that_a_former_agents_planned_end_closed_is_opened_again() -> None:
+    story = primary()
+    assert story.hears(ev.GateClosed(SHOP, frozenset({A, B}))) == (do.TakeReign(SHOP, record(7, A, A, B)),)
+    assert story.mirror.stage is Stage.SERVING
+    assert story.hears(ev.ReignTaken(SHOP, record(7, A, A, B)), ev.TimePassed()) == ()
+
+
+def test_a_serving_role_whose_gate_is_found_closed_opens_it() -> None:
+    story = primary()
+    found = ev.ReplicatorUp(SHOP, LIFE[A], record(7, A, A, B), frozenset({A, B}), application=True)
+    assert story.hears(found) == (do.TakeReign(SHOP, record(7, A, A, B)),)
+
+
+def test_a_gate_that_was_closed_while_a_reign_was_ordered_is_opened_again_after_it() -> None:
+    story = primary()
+    (bid,) = [effect for effect in story.hears(ev.PeerSuspected(B)) if isinstance(effect, do.Bid)]
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON), ev.GateClosed(SHOP))
+    assert story.ordered(do.TakeReign) == [do.TakeReign(SHOP, bid.record)]
+    story.hears(ev.ReignTaken(SHOP, bid.record))
+    assert story.ordered(do.TakeReign) == [do.TakeReign(SHOP, bid.record)]
+
+
+def test_a_gate_that_was_closed_opens_under_no_record_that_a_bid_may_replace() -> None:
+    """R1: under the old one it would forget whom the bid names."""
+    story = primary()
+    (bid,) = [effect for effect in story.hears(ev.PeerSuspected(B)) if isinstance(effect, do.Bid)]
+    story.hears(ev.GateClosed(SHOP, frozenset({A, B})), ev.BidAnswered(SHOP, bid.record, Outcome.UNKNOWN))
+    assert not story.ordered(do.TakeReign)
+    story.hears(ev.RegisterAnswered(SHOP, bid.record))
+    assert story.ordered(do.TakeReign) == [do.TakeReign(SHOP, bid.record)]
+
+
+def test_an_heir_with_another_life_than_the_one_that_was_drained_to_gets_no_role() -> None:
+    story = primary()
+    story.hears(
+        asks(Swap()), ev.RegisterAnswered(SHOP, record(7, A, A, B)), ev.ApplicationStopped(SHOP, True)
+    )
+    story.hears(ev.PeerSaid(B, {SHOP: says(Role.WAIT, 7, A, A, B, life=LIFE[C])}))
+    story.hears(ev.GateClosed(SHOP, frozenset({A, B})))
+    assert story.told[-1] == "HF1104"
+    assert not story.ordered(do.Bid)
+    assert story.ordered(do.TakeReign)
+
+
+def test_an_heir_that_restarts_while_its_bid_is_undecided_is_bid_out() -> None:
+    story = primary()
+    story.hears(
+        asks(Swap()), ev.RegisterAnswered(SHOP, record(7, A, A, B)), ev.ApplicationStopped(SHOP, True)
+    )
+    (bid,) = [
+        effect for effect in story.hears(ev.GateClosed(SHOP, frozenset({A, B}))) if isinstance(effect, do.Bid)
+    ]
+    story.hears(ev.PeerSaid(B, {SHOP: says(Role.WAIT, 7, A, A, B, life=LIFE[C])}))
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.UNKNOWN))
+    story.hears(ev.TimePassed(), after=3.0)
+    (other,) = story.ordered(do.Bid)
+    assert (other.record.primary, other.record.in_sync) == (A, {A})

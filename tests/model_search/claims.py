@@ -13,7 +13,7 @@ from tests.model_search.replica import Fact
 from tests.model_search.values import Ghost, Node, Request
 from tests.support.brief import brief
 
-WRONG: Final = frozenset({"wrong", "not durable", "foreign life", "assertion"})
+WRONG: Final = frozenset({"wrong", "not durable", "foreign life", "no gate", "assertion"})
 """Facts that are a violation in themselves."""
 
 

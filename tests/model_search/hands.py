@@ -79,6 +79,9 @@ class Turn(Hands):
                 effects.clear()
                 self.tell(ev.EffectFailed(self.module, type(effect).__name__, "refused by the gate"))
         self._busy = False
+        mirror, keeper = self.mirrors.values[self.node.mirror], self.node.keeper
+        if mirror.serving and not mirror.taking and not mirror.shut and not (keeper and keeper.is_open):
+            self.facts.append(("no gate", f"{self.me} serves on a gate that is closed"))
 
     def carry_out(self, effect: do.Effect) -> bool:
         if not isinstance(effect, SILENT):
@@ -146,14 +149,14 @@ class Turn(Hands):
     def find_replicator(self) -> None:
         """What a running gate tells an agent that meets it."""
         keeper = self.keeper
-        serves = keeper.is_open
+        serves = keeper.is_open and not keeper.draining
         self.tell(
             ev.ReplicatorUp(
                 self.module,
                 keeper.life,
                 keeper.record,
                 keeper.required,
-                keeper.is_open and not keeper.draining,
+                keeper.is_open,
                 keeper.following,
                 application=serves,
                 addresses=serves,
@@ -174,10 +177,6 @@ class Turn(Hands):
         self.dies_after = None
         self.did = 0
         self.node = self.node._replace(call=None, seen=None)
-        keeper = self.node.keeper
-        if keeper is not None and keeper.draining:
-            # The deed goes on without the agent that wanted it: the gate is found closed.
-            replica.shut(self)
         self.node = self.node._replace(mirror=self.mirrors.number(self.create(self.me)))
         self.tell(ev.ModuleLoaded(self.module, self.node.epoch, self.node.wanted))
         for name in self.mirrors.values[self.node.mirror].peers:

@@ -57,6 +57,7 @@ PLANS: Final[tuple[Plan, ...]] = (
     Plan("two writes", DEFAULT, 2, healthy, ONE.with_(writes=2, losses=1)),
     Plan("late answers", DEFAULT, 2, healthy, ONE.with_(losses=1, outages=1, late_reads=True)),
     Plan("swap and suspicion", DEFAULT, 2, healthy, SWAP.with_(losses=1)),
+    Plan("swap and dead agent", DEFAULT, 2, healthy, SWAP.with_(crashes=1, deaths=("agent",))),
     Plan("stops and starts", DEFAULT, 2, healthy, STOPS),
     Plan(
         "forced promotion",

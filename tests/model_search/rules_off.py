@@ -103,6 +103,14 @@ def _forget_the_order(
     return _with_reign(standing, reign, unheard=unheard)
 
 
+def _take_the_last_reign_for_unheard(
+    record: Record, primary: Standing, joiner: Joiner, log_fits: bool, log_why: str
+) -> Ruling:
+    if joiner.standing.reigns:
+        joiner = replace(joiner, standing=replace(joiner.standing, unheard=joiner.standing.reigns[-1]))
+    return lineage.judge(record, primary, joiner, log_fits, log_why)
+
+
 _known = lineage._known
 
 
@@ -242,6 +250,12 @@ RULES_OFF: tuple[Off, ...] = (
         begin.two_histories,
         TWO,
         nodes=3,
+    ),
+    Off(
+        "G8 a reign by an order is taken for unheard",
+        patched(mock.patch.object(replica, "judge", _take_the_last_reign_for_unheard)),
+        begin.two_histories,
+        TWO,
     ),
     Off(
         "G6 a force asks no register",

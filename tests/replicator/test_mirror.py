@@ -134,6 +134,27 @@ def test_a_lost_member_holds_writes_until_the_record_without_it(pair: Pair) -> N
     eventually(done.is_set)
 
 
+def test_a_gate_that_drains_for_an_agent_that_died_opens_again_for_the_next_one(pair: Pair) -> None:
+    paris, lyon, both = begin(pair)
+    waited_for = pair.lyon.replicator()
+    os.kill(waited_for, signal.SIGSTOP)
+    paris.ask("close_gate", drain=True)
+    paris.close()
+    paris = pair.paris.dial()
+    assert paris.ask("status")["open"], "the next agent finds it as it was"
+    paris.ask("take_reign", record=both)
+    paris.event("reign_taken")
+    os.kill(waited_for, signal.SIGCONT)
+    paris.event("gate_closed")
+    assert not paris.ask("status")["open"]
+    with pytest.raises(OSError, match="Input/output error"):
+        write_durably(pair.paris.tree / "refused", b"x")
+    paris.ask("take_reign", record=both)
+    paris.event("reign_taken")
+    write_durably(pair.paris.tree / "taken", b"x")
+    assert (pair.lyon.tree / "taken").read_bytes() == b"x"
+
+
 def test_a_killed_primary_replicator_takes_its_member_in_again(pair: Pair) -> None:
     paris, lyon, both = begin(pair)
     log = os.open(pair.paris.tree / "log", os.O_CREAT | os.O_WRONLY)

@@ -51,7 +51,8 @@ class Cluster:
         self.requests = 0
         self.asked: dict[RequestId, tuple[Host, int, Order, bool]] = {}
         self.acknowledged = 0
-        self.first: Host | None = None
+        self.idle_until = 0.0
+        """Nobody asks anything of the application before."""
 
     # --- invariants ---------------------------------------------------------------------------------------
 
@@ -217,7 +218,10 @@ class Cluster:
         self.watch_streams()
 
     def watch_streams(self) -> None:
-        """A stream whose wire or other end is gone is silent: after T each side gives it up."""
+        """A stream whose wire or other end is gone is silent: after T each side gives it up.
+
+        Who is frozen then gives up nothing, and looks when it thaws.
+        """
         for host in self.hosts.values():
             if host.keeper is not None:
                 for session in host.keeper.streams.sessions.values():
@@ -230,7 +234,8 @@ class Cluster:
         source, target = session.source.host, session.target.host
         wires = ((source.name, target.name), (target.name, source.name))
         ends = (session.source.keeper.alive, session.target.keeper.alive)
-        dead = not all(ends) or source.frozen or target.frozen
+        left = session.target.incoming is not session
+        dead = not all(ends) or source.frozen or target.frozen or left
         if not dead and not any(wire in self.world.cuts for wire in wires):
             return
         if session.alive and session.source.keeper.alive and not source.frozen:
@@ -246,7 +251,7 @@ class Cluster:
         # Now and then nobody asks anything of it: what was changed before is not changed again soon.
         idle_s = 2.0 + 2 * chance.random() if chance.random() < 0.02 else 0.0
         self.world.after(0.15 + 0.3 * chance.random() + idle_s, None, self.client, beat=True)
-        for host in self.hosts.values():
+        for host in self.hosts.values() if self.world.now >= self.idle_until else ():
             keeper = host.keeper
             runs = host.service.application and not host.frozen
             if runs and keeper is not None and host.service.mount == keeper.life:
@@ -339,6 +344,7 @@ class Cluster:
         world.cuts.clear()
         world.loss = world.late = 0.0
         self.register.down = False
+        self.idle_until = 0.0
         self.register.found_again()
         self.register.slow_s = self.register.lossy = 0.0
         for host in self.hosts.values():

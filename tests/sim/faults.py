@@ -21,6 +21,12 @@ FORGETTING = frozenset({"_power_cut", "_disk_error", "_old_disk", "_bad_successo
 """Faults after which a page cache is gone."""
 EDIT_AFTER_S = 2.0
 """A crash is so long ago that an edit is no write of ours by its time."""
+LOOKS = 100
+"""For the next copy into a node, over five seconds."""
+BRIEF_S = 1.2
+"""A wire is cut for so short a time that nobody is given up for it."""
+UNUSED_S = 20.0
+"""Nobody asks anything of the application: a machine fails, returns, and is taken in again meanwhile."""
 QUIET_S = 3600.0
 """The mean quiet stretch between two bursts."""
 
@@ -76,9 +82,11 @@ class Storm:
             self.world.after(long_s * chance.random(), None, self._strike)
         if chance.random() < 0.2:
             self.world.after(BURST_S, None, self._disaster)
-        if chance.random() < 0.4:
-            one = self._hang_the_primary if chance.random() < 0.5 else self._slow_a_member
-            self.world.after(CALM_S, None, one)
+        if chance.random() < 0.5:
+            kinds = [self._hang_the_primary, self._slow_a_member]
+            if self.cluster.module.ack == "disk":
+                kinds += [self._fail_the_successor, self._end_a_copy]
+            self.world.after(CALM_S, None, chance.choice(kinds))
         if chance.random() < 0.5:
             self.world.after(BURST_S * chance.random(), None, self.cluster.random_order)
         if chance.random() < 0.3:
@@ -92,6 +100,8 @@ class Storm:
             primary = self.cluster.hosts[record.primary]
             order = chance.choice([Swap(), Swap(), Swap(), Leave(), Stop(), Restart()])
             self.cluster.order(primary, order)
+            if isinstance(order, Swap) and chance.random() < 0.4:
+                self.world.after(0.3 * chance.random(), None, self._cut_briefly, primary)
             if isinstance(order, Leave | Stop):
                 self.world.after(3.0 + 10 * chance.random(), None, self.cluster.order, primary, Start())
 
@@ -252,6 +262,9 @@ class Storm:
         if host.powered:
             self.world.fault("power cut", host.name)
             host.power_off()
+            if self.world.random.random() < 0.5:
+                # What was written between is not written again, so that no log comes to name it for that.
+                self.cluster.idle_until = self.world.now + UNUSED_S
             self.world.after(1.5, None, self._roll_back, host, image, stored, 30)
 
     def _roll_back(self, host: Host, image: dict[str, Any], stored: tuple[Epoch, bool], looks: int) -> None:
@@ -287,6 +300,14 @@ class Storm:
 
     def _cut_one_way(self, host: Host) -> None:
         self._cut("one-way cut", (link(host.name, self._other(host))[self.world.random.randrange(2)],))
+
+    def _cut_briefly(self, host: Host) -> None:
+        """What this node sends arrives nowhere, for a moment in which it gives its role away."""
+        wires = tuple((host.name, name) for name in self.cluster.hosts if name != host.name)
+        self.world.fault("one-way cut", str(wires))
+        for wire in wires:
+            self.cluster.cut(*wire)
+        self.world.after(BRIEF_S, None, self._heal, wires)
 
     def _isolate(self, host: Host) -> None:
         others = [name for name in self.cluster.hosts if name != host.name] + [WITNESS]
@@ -328,6 +349,12 @@ class Storm:
         if members:
             self._slow_disk(self.cluster.hosts[self.world.random.choice(members)])
 
+    def _fail_the_successor(self) -> None:
+        """The primary is lost while all else is well, and the disk of who takes over fails before that."""
+        record = self.cluster.register.record
+        if record is not None:
+            self._bad_successor(self.cluster.hosts[record.primary])
+
     def _disk_answers(self, host: Host) -> None:
         self.world.disturb()
         host.answer()
@@ -339,7 +366,7 @@ class Storm:
         self._power_cut(host)
         self.world.after(2 * self.world.random.random(), None, self._disk_error, other)
 
-    def _broken_copy(self, host: Host, looks: int = 100) -> None:
+    def _broken_copy(self, host: Host, looks: int = LOOKS) -> None:
         """The next copy into this node ends in its middle."""
         keeper = host.keeper
         session = keeper.follower.incoming if keeper is not None else None
@@ -349,6 +376,22 @@ class Storm:
             return
         self.world.counts["copy broken"] += 1
         self.world.random.choice((self._replicator_restart, self._keeper_crash, self._cut_peer))(host)
+
+    def _end_a_copy(self) -> None:
+        """A member's replicator restarts, and whoever copies to it then loses its power in the middle."""
+        record = self.cluster.register.record
+        members = sorted(record.in_sync - {record.primary}) if record is not None else []
+        if members:
+            member = self.cluster.hosts[self.world.random.choice(members)]
+            self._replicator_restart(member)
+            self._lose_the_source(member, LOOKS)
+
+    def _lose_the_source(self, host: Host, looks: int) -> None:
+        session = host.keeper.follower.incoming if host.keeper is not None else None
+        if session is not None and session.alive and session.copying is not None and not session.ready:
+            self._power_cut(session.source.host)
+        elif looks:
+            self.world.after(0.05, None, self._lose_the_source, host, looks - 1)
 
     def _repair(self, host: Host) -> None:
         host.disk_bad = host.store_bad = False

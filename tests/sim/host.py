@@ -117,6 +117,7 @@ class Host:
         for beat, do, args in backlog:
             self.world.after(0.0, self, do, *args, beat=beat)
         self.agent.resume()
+        self.cluster.watch_streams()
 
     # --- disk and wire ------------------------------------------------------------------------------------
 

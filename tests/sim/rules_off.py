@@ -7,6 +7,7 @@ from dataclasses import replace
 from unittest import mock
 
 from orchestrator.cluster.heart import Heart
+from orchestrator.model.events import GateClosed
 from orchestrator.model.names import Epoch, NodeName, Nonce
 from tests.sim.cluster import Cluster
 from tests.sim.follower import Follower
@@ -71,6 +72,18 @@ def _ready_when_sent(self: Streams, session: Session) -> None:
         self.tell_ready()
 
 
+# --- R8: a swap does not wait until both are equal -----
+
+
+def _drain_nothing(self: Gate, turn: int, until: float) -> None:
+    if self.keeper.alive and turn == self.turn:
+        self.open = self.draining = False
+        self.drained = turn
+        self.points.clear()
+        everybody = frozenset(self.keeper.streams.sessions) | {self.host.name}
+        self.host.agent.tell(GateClosed(self.host.module, frozenset(map(NodeName, everybody))))
+
+
 # --- R10: no sync before the application starts -----
 
 
@@ -111,6 +124,7 @@ RULES_OFF: dict[str, Switch] = {
     ),
     "R6 any position is applied": patched(mock.patch.object(Follower, "fits", _fits_always)),
     "R7 the joiner does not flush": patched(mock.patch.object(Streams, "_copy", _ready_when_sent)),
+    "R8 a swap does not drain": patched(mock.patch.object(Gate, "_drain", _drain_nothing)),
     "R9 an empty register is created": patched(*EMPTY_IS_CREATED),
     "R10 no sync before the start": patched(mock.patch.object(Keeper, "flush", _no_flush)),
     "the lease outlasts the detection": patched(mock.patch.object(Cluster, "adjust", _lease_too_long)),

@@ -153,6 +153,10 @@ def _add_the_first_reign(self: Volume, record: Record, unheard: bool = False) ->
         _add_reign(self, record, unheard)
 
 
+def _count_what_nobody_heard(self: Volume, record: Record, unheard: bool = False) -> None:
+    _add_reign(self, record)
+
+
 def _forget_the_order(self: Volume, record: Record, unheard: bool = False) -> None:
     _add_reign(self, replace(record, forced=False), unheard)
 
@@ -217,7 +221,10 @@ def _off(of: Any, name: str, instead: Any) -> Switch:
 
 
 MEMBERS_ARE_COPIED_INTO = _off(streams, "judge", _copy_into_a_member)
-"""O1. Its harm takes a take-over in the middle of a copy: of random seeds one in forty; a story shows it."""
+"""O1. Its harm takes a take-over in the middle of a copy; a story tells it too."""
+
+UNHEARD_REIGNS_COUNT = _off(Volume, "add_reign", _count_what_nobody_heard)
+"""G8. Its harm is that something is set aside of which nobody lost anything: no invariant, but a story."""
 
 COPIES_OFF: dict[str, Switch] = {
     "S1 a write goes before its log entry": _off(Volume, "put", _put_unlogged),
@@ -228,6 +235,7 @@ COPIES_OFF: dict[str, Switch] = {
     "S6 the returner's log is forgotten when the copy begins": _off(Streams, "unite", _unite_and_forget),
     "S7 a copied block is queued later than it was read": _off(Streams, "change", _queue_later),
     "S8 a follower keeps no log for the third node": _off(Follower, "_apply", _log_for_the_source),
+    "O1 a member that restarted is copied into": MEMBERS_ARE_COPIED_INTO,
     "O3 a sync begins before what is before it": _off(Follower, "_apply", _sync_too_early),
     "O4 an operation overtakes another one": _off(Follower, "_apply", _apply_the_next_one_first),
     "G1 a reign is not in the lineage": _off(Volume, "add_reign", _add_the_first_reign),

@@ -147,12 +147,14 @@ def _off(of: Any, name: str, instead: Any) -> Switch:
 
 
 POSITIONS_ARE_NOT_ASKED = _off(streams, "position_fits", _fits_always)
-"""S11. Its harm takes an old image of a disk that nothing has overwritten since: a story shows it."""
+"""S11. Its harm takes an old image of a disk that nothing has overwritten since; a story tells it too."""
 
 SYNC_ERRORS_ARE_BORNE = _off(Gate, "_taken", _start_all_the_same)
-"""S10. Its harm takes a disk that fails between a primary's loss and the take-over: a story shows it."""
+"""S10. Its harm takes a disk that fails between a primary's loss and the take-over; a story tells it too."""
 
 DISKS_OFF: dict[str, Switch] = {
+    "S10 a sync error is no reason not to start": SYNC_ERRORS_ARE_BORNE,
+    "S11 nobody asks where a joiner's disk is": POSITIONS_ARE_NOT_ASKED,
     "S9 the end of a copy is confirmed before it is on disk": _off(Follower, "_apply", _confirm_at_once),
     "S12 names enter no log": _off(Volume, "put", _put_no_names),
     "O2 a copy that lost power is taken for a moment of the stream": patched(

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.mirror.lineage import Verdict
 from orchestrator.model.orders import Leave, Promote, Swap
-from tests.sim.rules_off_copies import MEMBERS_ARE_COPIED_INTO
+from tests.sim.rules_off_copies import MEMBERS_ARE_COPIED_INTO, UNHEARD_REIGNS_COUNT
 from tests.sim.world import Violation
 from tests.stories.shop import WITNESS, Shop
 from tests.support.rules_off import Switch
@@ -107,23 +107,29 @@ def test_a_member_takes_over_though_its_primary_was_lost_before_telling_that_it_
     shop.waits_until(lambda: shop.runs("b"))
 
 
-def test_a_primary_lost_before_anybody_heard_of_its_reign_comes_back_as_one_that_is_behind() -> None:
-    shop = Shop()
-    shop.saves("a")
-    assert shop.order("a", Swap()) == ""
-    shop.waits_until(lambda: shop.hosts["b"].volume.unheard is not None)
-    shop.cuts("a", "b")
-    held = shop.writes("b")
-    shop.loses_power("b")
-    shop.heals()
-    shop.waits_until(lambda: shop.runs("a"))
-    shop.saves("a")
-    shop.comes_back("b")
-    shop.waits_until(lambda: not shop.cluster.not_converged())
+@pytest.mark.parametrize("switch", [nullcontext, UNHEARD_REIGNS_COUNT], ids=["as it is", "G8 off"])
+def test_a_primary_lost_before_anybody_heard_of_its_reign_comes_back_as_one_that_is_behind(
+    switch: Switch,
+) -> None:
+    with switch():
+        shop = Shop()
+        shop.saves("a")
+        assert shop.order("a", Swap()) == ""
+        shop.waits_until(lambda: len(shop.hosts["b"].volume.lineage) == 3)
+        shop.cuts("a", "b")
+        held = shop.writes("b")
+        shop.loses_power("b")
+        shop.heals()
+        shop.waits_until(lambda: shop.runs("a"))
+        shop.saves("a")
+        shop.comes_back("b")
+        shop.waits_until(lambda: not shop.cluster.not_converged())
     assert shop.disk("a") == shop.disk("b") != held
     assert not shop.acknowledged(held)
-    assert shop.world.counts[f"verdict {Verdict.UNHEARD.value}"] == 1
-    assert shop.hosts["b"].volume.aside == set(), "nobody lost anything"
+    verdict = Verdict.UNHEARD if switch is nullcontext else Verdict.DIVERGED
+    assert shop.world.counts[f"verdict {verdict.value}"] == 1
+    set_aside = shop.hosts["b"].volume.aside
+    assert (set_aside == set()) is (switch is nullcontext), "nobody lost anything"
 
 
 # --- 3: nothing stale starts by itself, nothing is discarded in silence -----

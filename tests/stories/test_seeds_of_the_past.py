@@ -93,3 +93,39 @@ def test_a_member_that_comes_back_during_a_planned_end_is_taken_in_after_it() ->
     shop.waits_until(lambda: shop.in_sync() != {"a", "b"})
     shop.heals()
     shop.waits_until(lambda: not shop.cluster.not_converged())
+
+
+def test_a_role_whose_planned_end_was_begun_by_a_former_agent_goes_on_with_an_open_gate() -> None:
+    """The gate closed beneath the next agent, which served on it: no write was taken, and nobody knew."""
+    shop = Shop()
+    shop.saves("a")
+    shop.hosts["a"].disk_slow_s = 3.0
+    assert shop.order("a", Swap()) == ""
+    keeper = shop.hosts["a"].keeper
+    assert keeper is not None
+    shop.waits_until(lambda: keeper.gate.draining)
+    shop.hosts["a"].agent.kill()
+    shop.hosts["a"].agent.start()
+    shop.waits_until(lambda: any("a gate drained" in line for line in shop.log))
+    shop.hosts["a"].disk_slow_s = 0.0
+    shop.waits_until(keeper.gate.takes_writes)
+    assert shop.runs("a")
+    shop.saves("a")
+
+
+def test_an_heir_that_restarted_while_the_gate_drained_gets_no_role() -> None:
+    """What was equal were two disks beneath other gates; somebody may have changed files between."""
+    shop = Shop()
+    value = shop.saves("a")
+    shop.hosts["a"].disk_slow_s = 1.9
+    assert shop.order("a", Swap()) == ""
+    keeper = shop.hosts["a"].keeper
+    assert keeper is not None
+    shop.waits_until(lambda: keeper.gate.draining)
+    shop.passes(0.1)
+    shop.loses_power("b")
+    shop.comes_back("b")
+    edited = shop.edits("b")
+    shop.waits_until(lambda: not shop.cluster.not_converged())
+    assert shop.disk("a") == shop.disk("b") == value
+    assert (0, edited) in shop.hosts["b"].volume.aside
