@@ -84,6 +84,8 @@ def by_plan(cluster: FarmCluster) -> None:
                 lambda name=name: _drains(cluster, name),
                 lambda name=name: _weighs(cluster, name),
                 lambda name=name: _restarts(cluster, name),
+                lambda name=name: _joins(cluster, name),
+                lambda: _agents_restart(cluster),
             ]
         )
         deed()
@@ -94,9 +96,7 @@ def by_plan(cluster: FarmCluster) -> None:
 def _drains(cluster: FarmCluster, name: str) -> None:
     cluster.order(name, Drain(limit_s=600.0))
     cluster.calmly(CALM_S)
-    cluster.clients.connections = [
-        each for each in cluster.clients.connections if each.at is not cluster.hosts[name]
-    ]
+    cluster.clients.end_those_of(cluster.hosts[name])
     cluster.calmly(CALM_S / 2)
     if cluster.hosts[name].kernel is not None and len(cluster.hosts) > 1:
         raise Violation(f"{name} has drained, and has not stopped")
@@ -115,9 +115,43 @@ def _weighs(cluster: FarmCluster, name: str) -> None:
 def _restarts(cluster: FarmCluster, name: str) -> None:
     cluster.order(name, Restart())
     cluster.calmly(CALM_S / 2)
-    cluster.clients.connections = [
-        each for each in cluster.clients.connections if each.at is not cluster.hosts[name]
-    ]
+    cluster.clients.end_those_of(cluster.hosts[name])
+    cluster.calmly(CALM_S)
+
+
+def _joins(cluster: FarmCluster, name: str) -> None:
+    """A machine is stopped by plan, started anew, and remembers nothing of who had the buckets."""
+    host = cluster.hosts[name]
+    _empty(cluster, name)
+    host.power_off()
+    cluster.calmly(cluster.timings.detection_s, heard=False)
+    host.power_on()
+    cluster.order(name, Undrain())
+    cluster.calmly(CALM_S)
+
+
+def _empty(cluster: FarmCluster, name: str) -> None:
+    """The last connection ends, and the node stops."""
+    cluster.order(name, Drain(limit_s=600.0))
+    cluster.calmly(CALM_S / 2)
+    cluster.clients.end_those_of(cluster.hosts[name])
+    cluster.calmly(CALM_S / 2)
+
+
+def _agents_restart(cluster: FarmCluster) -> None:
+    """As in an upgrade: one agent after the other, or several at once, in the middle of a change or not."""
+    chance = cluster.world.random
+    names = chance.sample(list(cluster.hosts), chance.randint(1, len(cluster.hosts)))
+    if chance.random() < 0.5:
+        cluster.order(chance.choice(list(cluster.hosts)), Weigh(chance.choice([50, 100, 200])))
+        cluster.calmly(chance.random() * 0.6)
+    for name in names:
+        cluster.hosts[name].kill_agent()
+        cluster.world.fault("agent restart", name)
+        cluster.calmly(chance.choice([0.0, 0.2, 1.0]) * chance.random())
+    for name in names:
+        cluster.hosts[name].start_agent()
+        cluster.calmly(chance.random() * 0.3)
     cluster.calmly(CALM_S)
 
 
@@ -131,6 +165,7 @@ def split(cluster: FarmCluster) -> None:
         for two in sides[1]:
             cluster.cut(one, two)
     cluster.world.fault("split")
+    cluster.clients.part(sides)
     cluster.converge(sides)
     cluster.clients.come(CLIENTS)
     cluster.calmly(CALM_S / 4)
@@ -145,10 +180,13 @@ def lose_one(cluster: FarmCluster) -> None:
     for name in cluster.hosts:
         cluster.order(name, Weigh(100))
     cluster.converge()
+    cluster.clients.come(CLIENTS)
     before = _owners(cluster)
     name = cluster.world.random.choice(list(cluster.hosts))
     cluster.hosts[name].power_off()
     cluster.world.fault("power cut", name)
+    cluster.calmly(2 * cluster.timings.detection_s, heard=False)
+    cluster.calmly(CALM_S / 4)
     cluster.converge()
     for old, new in zip(before, _owners(cluster), strict=True):
         moved = {owner for owner, other in zip(old, new, strict=True) if owner != other}
@@ -156,6 +194,7 @@ def lose_one(cluster: FarmCluster) -> None:
         if moved - {name}:
             raise Violation(f"{name} was lost, and buckets of {moved} moved")
     cluster.hosts[name].power_on()
+    cluster.calmly(CALM_S)
     cluster.converge()
     if _owners(cluster) != before:
         raise Violation(f"{name} is back, and not all its buckets are")

@@ -10,6 +10,7 @@ from orchestrator.cluster.heart import Heart
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.names import Instant, NodeName, PathName
+from orchestrator.model.report import Shares
 from orchestrator.node import Node
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ KINDS: dict[str, Any] = {
     "lost": ev.PeerLost,
     "left": ev.PeerLeft,
 }
+CLOCK_MAX = 0.005
+"""How much faster or slower than the others' a node's clock may go: ten times what a bad one does."""
 
 
 class FarmHost:
@@ -36,8 +39,11 @@ class FarmHost:
         self.boot = 0
         self.frozen = False
         self.backlog: deque[tuple[bool, Callable[..., None], tuple[Any, ...]]] = deque(maxlen=400)
+        self.rate = 1.0 + cluster.clocks.uniform(-CLOCK_MAX, CLOCK_MAX)
         # The disk: wanted, per cent, draining.
         self.stored = (True, 100, False)
+        self.kept: Shares | None = None
+        """The run directory, which a boot clears."""
         self.store_bad = self.steer_bad = self.application_bad = 0.0
         # What runs.
         self.heart: Heart | None = None
@@ -50,15 +56,15 @@ class FarmHost:
         self.turn = 0
         self.kernel: do.Steer | None = None
         self.steer_turn = 0
-        self.opened_at = 0.0
-        """When it began to let traffic in."""
+        self.knows_since = 0.0
+        """Since when it remembers who had the buckets."""
         self.powered = False
 
     def now(self) -> Instant:
-        return Instant(1000.0 + self.world.now)
+        return Instant(1000.0 + self.world.now * self.rate)
 
     def heart_now(self) -> Instant:
-        return Instant(1000.0 + self.world.at)
+        return Instant(1000.0 + self.world.at * self.rate)
 
     # --- power and processes -----------------------------------------------------------------------------
 
@@ -73,10 +79,11 @@ class FarmHost:
         self.powered = self.frozen = self.running = self.ready = False
         self.backlog.clear()
         self.kernel = None
-        self.cluster.closed_at = self.world.now
+        self.kept = None
+        self.cluster.clients.dies_with(self)
+        self._closed()
         self.kill_agent()
         self.kill_pulse()
-        self.cluster.clients.dies_with(self)
         self.world.disturb()
 
     def start_pulse(self) -> None:
@@ -105,12 +112,15 @@ class FarmHost:
         if not found:
             self._end_application()
             self.kernel = None
+            self._closed()
+        if self.kept is None:
+            self.knows_since = self.world.now
         wanted, percent, draining = self.stored
         heart = self.heart
         if heart is not None:
             heart.agent_present(self.heart_now(), True)
         serial = int(self.world.now * 1e6)
-        self.tell(ev.FarmLoaded(self.module, wanted, percent, draining, serial, found))
+        self.tell(ev.FarmLoaded(self.module, wanted, percent, draining, serial, found, self.kept))
         if heart is not None:
             for name, states in heart.peer_states().items():
                 if states:
@@ -119,6 +129,10 @@ class FarmHost:
                 if verdict.value in KINDS:
                     self.tell(KINDS[verdict.value](name))
         self.world.disturb()
+
+    def _closed(self) -> None:
+        self.cluster.closed_at[self.name] = self.world.now
+        self.cluster.kernel_changed()
 
     def kill_agent(self) -> None:
         self.node = None
@@ -158,7 +172,7 @@ class FarmHost:
         due = heart.next_deadline()
         if due < self.due or advance:
             self.due = due
-            delay_s = max(0.0, due - self.heart_now()) + 1e-9
+            delay_s = max(0.0, due - self.heart_now()) / self.rate + 1e-6
             self.world.after(delay_s, self, self._beat, self.beat_life, due, beat=True)  # type: ignore[arg-type]
 
     def _beat(self, life: int, due: float) -> None:
@@ -196,7 +210,7 @@ class FarmHost:
             return
         self.wake_at = due
         if due is not None:
-            delay_s = max(0.0, due - self.now()) + 1e-9
+            delay_s = max(0.0, due - self.now()) / self.rate + 1e-6
             self.world.much_later(delay_s, self, self._wake, self.life, due)  # type: ignore[arg-type]
 
     def _wake(self, life: int, due: float) -> None:
@@ -212,6 +226,7 @@ class FarmHost:
         drawn = self.world.random.random()
         match effect:
             case do.Announce(module, state):
+                self.cluster.stir()
                 if self.heart is not None:
                     self.heart.announce(module, state)
                     self.pump(advance=True)
@@ -220,6 +235,8 @@ class FarmHost:
                     self._soon(self._say, self.life, ev.EffectFailed(self.module, "StoreFarm", "EIO"))
                 else:
                     self.stored = (wanted, percent, draining)
+            case do.KeepShares(_, shares):
+                self.kept = shares
             case do.StartApplication():
                 self.turn += 1
                 self._soon(self._started, self.turn, most_s=0.6)
@@ -233,8 +250,8 @@ class FarmHost:
             case do.Unsteer():
                 self.steer_turn += 1
                 self.kernel = None
-                self.cluster.closed_at = self.world.now
                 self.cluster.clients.dies_with(self)
+                self._closed()
             case do.CountConnections():
                 self._soon(self._say_connections, self.life)
             case do.Answer(request, code, _):
@@ -288,9 +305,8 @@ class FarmHost:
             self._say(life, ev.SteeringFailed(self.module, order.number, "another machine answers"))
             return
         self.cluster.steering(self, order)
-        if self.kernel is None:
-            self.opened_at = self.world.now
         self.kernel = order
+        self.cluster.kernel_changed()
         self._say(life, ev.Steered(self.module, order.number))
 
     def _say_connections(self, life: int) -> None:
