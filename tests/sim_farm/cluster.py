@@ -36,7 +36,9 @@ SEND_S = 0.25
 class FarmCluster:
     """Some nodes, and for each group of ports an address of its own."""
 
-    def __init__(self, seed: int, names: Iterable[str], groups: tuple[PortsConfig, ...] = ()) -> None:
+    def __init__(
+        self, seed: int, names: Iterable[str], groups: tuple[PortsConfig, ...] = (), together: bool = False
+    ) -> None:
         nodes = tuple(NodeName(name) for name in names)
         if not groups:
             groups = (PortsConfig(((80, 80),), dict.fromkeys(nodes, 1), (nodes,)),)
@@ -55,9 +57,9 @@ class FarmCluster:
         )
         self.timings = derive(timing)
         self.world = World(seed, self.timings.start_grace_s + self.timings.detection_s)
+        self.together = together
+        """Every deed takes the same time on all nodes: many nodes then start as one, and not one by one."""
         self.clocks = random.Random(seed ^ 0xC10C)
-        self.closed_at: dict[str, float] = {}
-        """When each node last took its rules away, or lost them."""
         self.hosts = {str(name): FarmHost(self, name) for name in nodes}
         self.clients = Clients(self)
         self.answers: dict[RequestId, str] = {}

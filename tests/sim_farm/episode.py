@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.model.config import PortsConfig
-from orchestrator.model.names import NodeName
+from orchestrator.model.names import NODES_MAX, NodeName
 from orchestrator.model.orders import Drain, Leave, Order, Restart, Start, Stop, Undrain, Weigh
-from tests.sim.world import Violation
+from tests.sim.world import CutShort, Violation
 from tests.sim_farm.cluster import FarmCluster
 from tests.sim_farm.host import FarmHost
 
 STRUCK_S = 120.0
 """Of one storm: some twenty-five faults, each of which meets the others' consequences."""
 CLIENTS = 60
+LARGE = "farm of 64 nodes"
 CALM_S = 12.0
 """A planned change with its stop, its start and its checks takes some three seconds; unequal views ten."""
 
@@ -30,6 +32,7 @@ class Outcome:
     faults: int
     trace: int
     counts: dict[str, int]
+    simulated_s: float
     violation: str = ""
     log: list[str] = field(default_factory=list)
 
@@ -45,22 +48,34 @@ def build(seed: int) -> FarmCluster:
     return FarmCluster(seed, names, tuple(groups))
 
 
-def play(seed: int, log: bool = False) -> Outcome:
+def play(seed: int, log: bool = False, over_at: float = math.inf) -> Outcome:
     """Run one seed to its end, or to the first violation."""
-    cluster = build(seed)
+    return _play(build(seed), whole, log, over_at)
+
+
+def play_calm(seed: int) -> Outcome:
+    """The same without the storm: a fifth of the time, and most of what can break a connection."""
+    return _play(build(seed), calm, False, math.inf)
+
+
+def play_large(seed: int, log: bool = False, over_at: float = math.inf) -> Outcome:
+    """The same with as many nodes as there can be, and less of all: each change is told 4,032 times."""
+    cluster = FarmCluster(seed, (f"n{number:02}" for number in range(NODES_MAX)), together=True)
+    return _play(cluster, large, log, over_at)
+
+
+def _play(cluster: FarmCluster, story: Callable[[FarmCluster], None], log: bool, over_at: float) -> Outcome:
     world = cluster.world
+    world.over_at = over_at
     if log:
         world.log = []
     violation = ""
     try:
         cluster.begin()
         cluster.clients.come(CLIENTS)
-        by_plan(cluster)
-        Storm(cluster).rage(STRUCK_S)
-        heal(cluster)
-        by_plan(cluster)
-        split(cluster)
-        lose_one(cluster)
+        story(cluster)
+    except CutShort:
+        world.counts["cut short"] += 1
     except Violation as found:
         violation = str(found)
     except Exception as found:
@@ -68,9 +83,35 @@ def play(seed: int, log: bool = False) -> Outcome:
         at = traceback.extract_tb(found.__traceback__)[-1]
         violation = f"{type(found).__name__} {found} in {at.name}: {at.line}"
     world.note(f"VIOLATION {violation}" if violation else "end")
+    counts, faults = dict(world.counts), world.faults
     return Outcome(
-        seed, world.events, world.faults, world.trace, dict(world.counts), violation, world.log or []
+        world.seed, world.events, faults, world.trace, counts, world.now, violation, world.log or []
     )
+
+
+def whole(cluster: FarmCluster) -> None:
+    """Everything that can be done to a farm."""
+    by_plan(cluster)
+    Storm(cluster).rage(STRUCK_S)
+    heal(cluster)
+    by_plan(cluster)
+    split(cluster)
+    lose_one(cluster)
+
+
+def calm(cluster: FarmCluster) -> None:
+    """What breaks no connection but a dead node's."""
+    by_plan(cluster)
+    split(cluster)
+    lose_one(cluster)
+
+
+def large(cluster: FarmCluster) -> None:
+    """A change by plan, a loss, and a return."""
+    cluster.world.counts[LARGE] += 1
+    cluster.order(cluster.world.random.choice(list(cluster.hosts)), Drain(limit_s=1.0))
+    cluster.calmly(CALM_S)
+    lose_one(cluster)
 
 
 def by_plan(cluster: FarmCluster) -> None:
