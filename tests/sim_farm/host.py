@@ -252,7 +252,9 @@ class FarmHost:
         for name, peer in after.peers.items():
             was = before.peers[name]
             silent = was.silent_at is not None and was.silent_at <= self.now() and peer.silent_at is None
-            world.counts["rule: a suspect that stays silent is lost"] += silent and peer.out and not was.out
+            self.world.counts["rule: a suspect that stays silent is lost"] += (
+                silent and peer.out and not was.out
+            )
 
     def _met_weights(self, farm: Farm) -> None:
         names = farm.committed.names
