@@ -135,6 +135,7 @@ class Agent:
             module,
             self.me,
             settings.state_dir,
+            settings.run_dir,
             settings.bundle,
             self.pulse,
             Application(module, self.me, settings.run_dir, settings.log_dir, self.loop.post),

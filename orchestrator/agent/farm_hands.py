@@ -7,9 +7,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.agent.farm_place import Place, find, seed_of
+from orchestrator.agent.farm_shares import SharesFile, SharesNotKept
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.pulse import PulseClient
 from orchestrator.farm.plane import Traffic
@@ -21,7 +23,7 @@ from orchestrator.model import events as ev
 from orchestrator.model.config import ClusterConfig, FarmConfig
 from orchestrator.model.errors import CorruptState, HafarmError, ProcessUnreachable
 from orchestrator.model.names import NEVER, NodeName, RequestId
-from orchestrator.model.report import PERCENT_MAX
+from orchestrator.model.report import PERCENT_MAX, Shares
 
 STORE_TIMEOUT_S: Final = 10.0
 """A disk that takes longer to keep a few hundred bytes is as good as dead."""
@@ -40,6 +42,7 @@ class FarmHands:
         module: FarmConfig,
         me: NodeName,
         state_dir: str,
+        run_dir: str,
         bundle: str,
         pulse: PulseClient,
         application: Application,
@@ -58,6 +61,7 @@ class FarmHands:
         self._answer = answer
         self._post = post
         self._file = JsonFile(os.path.join(state_dir, "modules", f"{module.name}.json"))
+        self._shares = SharesFile(Path(run_dir, module.name))
         self._place: Place | None = None
         self._known: Mapping[str, str] = {}
         self._known_at = -MACS_AGAIN_S
@@ -89,6 +93,8 @@ class FarmHands:
                     await self._pulse.announce(module, state)
             case do.StoreFarm():
                 await self._store(effect)
+            case do.KeepShares(_, shares):
+                await self._keep(shares)
             case do.StartApplication(_, epoch):
                 self._start(self._start_application(epoch))
             case do.StopApplication(_, force):
@@ -124,12 +130,27 @@ class FarmHands:
                 "the farm's state", "wanted, percent and draining are not there", self._file.path
             )
         # Milliseconds: no life of this agent tells so many words that the next one would begin below them.
-        return ev.FarmLoaded(self.module.name, wanted, percent, draining, int(time.time() * 1000))
+        serial = int(time.time() * 1000)
+        return ev.FarmLoaded(self.module.name, wanted, percent, draining, serial, shares=self._recall())
 
     async def _store(self, effect: do.StoreFarm) -> None:
         content = {"wanted": effect.wanted, "percent": effect.percent, "draining": effect.draining}
         async with asyncio.timeout(STORE_TIMEOUT_S):
             await asyncio.to_thread(self._file.write, content)
+
+    async def _keep(self, shares: Shares) -> None:
+        try:
+            await asyncio.to_thread(self._shares.write, shares)
+        except SharesNotKept as fault:
+            # Only an agent that follows would miss it, so the traffic does not wait for it.
+            self._journal.tell(self.module.name, fault.code, str(fault))
+
+    def _recall(self) -> Shares | None:
+        try:
+            return self._shares.read()
+        except SharesNotKept as fault:
+            self._journal.tell(self.module.name, fault.code, str(fault))
+            return None
 
     async def take_back(self) -> bool:
         """After a start of the agent: whether application and traffic go on as the former one left them."""

@@ -72,6 +72,11 @@ def without(former: Former, lost: Collection[NodeName]) -> Former:
     return tuple(found)
 
 
+def asked_without(asked: tuple[Chances, ...], lost: Collection[NodeName]) -> tuple[Chances, ...]:
+    """Nor does it know any."""
+    return tuple({bucket: name for bucket, name in group.items() if name not in lost} for group in asked)
+
+
 def chances(former: Former, owners: Sequence[Owners], me: NodeName) -> tuple[Chances, ...]:
     """Whom this node asks: as the owner the last, as a former one the one before; where others remember that
     it was one and it does not, the oldest."""

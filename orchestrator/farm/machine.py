@@ -147,6 +147,8 @@ def _loaded(turn: Turn, event: FarmLoaded) -> None:
         serial=event.serial,
         settle_at=turn.later(farm.timings.start_grace_s),
     )
+    if event.shares is not None and event.shares.config == farm.rules.digest:
+        sharing.recall(turn, event.shares)
     if event.running:
         turn.become(FarmRole.WAIT)
         turn.become(FarmRole.UP)

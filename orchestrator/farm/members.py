@@ -74,7 +74,9 @@ def forget_what_is_due(turn: Turn) -> None:
     farm = turn.farm
     known = all(_is_known(peer) for peer in farm.peers.values())
     if not farm.settled and farm.loaded and (known or turn.is_due(farm.settle_at)):
-        turn.set(settled=True, settle_at=None, committed=farm.taking)
+        turn.set(settled=True, settle_at=None)
+        if not farm.recalled:
+            turn.set(committed=farm.taking)
 
 
 def _is_known(peer: Peer) -> bool:

@@ -11,10 +11,10 @@ from orchestrator.farm.history import Chances
 from orchestrator.farm.members import HOLD_MAX_S
 from orchestrator.farm.state import Farm
 from orchestrator.farm.turn import Turn
-from orchestrator.farm.view import View, directors, gaining, maps
-from orchestrator.model.effects import Steer, Traffic
+from orchestrator.farm.view import Member, View, directors, gaining, maps
+from orchestrator.model.effects import KeepShares, Steer, Traffic
 from orchestrator.model.names import NodeName
-from orchestrator.model.report import FarmRole
+from orchestrator.model.report import FarmRole, Shares
 
 
 def prepare_max_s(farm: Farm, target: View) -> float:
@@ -34,9 +34,33 @@ def advance(turn: Turn) -> None:
         return
     _drop_the_lost(turn)
     _prepare(turn)
+    _keep(turn)
     steer(turn)
     if _commit(turn) or _fade(turn):
+        _keep(turn)
         steer(turn)
+
+
+def recall(turn: Turn, shares: Shares) -> None:
+    """Go on where a former agent of this node was: what changed meanwhile comes as any change does."""
+    farm = turn.farm
+    committed = View(tuple(Member(*member) for member in shares.members))
+    until = turn.later(prepare_max_s(farm, committed)) if shares.fading else None
+    # Whoever was lost while there was no agent is found out by being compared with all.
+    turn.set(committed=committed, former=shares.former, served=frozenset(farm.nodes), recalled=True)
+    turn.set(fading=shares.fading, fading_until=until)
+
+
+def _keep(turn: Turn) -> None:
+    """Before the kernel does it: an agent that ends in between goes on with what was meant."""
+    farm = turn.farm
+    facts = (farm.committed, farm.former, farm.fading)
+    if farm.kept and all(map(operator.is_, facts, farm.kept)):
+        return
+    if facts != farm.kept:
+        members = tuple((member.name, member.percent, member.live) for member in farm.committed.members)
+        turn.do(KeepShares(farm.module, Shares(farm.rules.digest, members, farm.former, farm.fading)))
+    turn.set(kept=facts)
 
 
 def _drop_the_lost(turn: Turn) -> None:
@@ -50,8 +74,13 @@ def _drop_the_lost(turn: Turn) -> None:
         turn.set(former=former, committed=after, fading=(), fading_until=None)
         turn.tell("HF6021", f"{_listed(gone)} out: {_shared(after)}")
     if farm.served != farm.serving:
-        left = farm.served - farm.serving
-        turn.set(former=history.without(turn.farm.former, left), served=farm.serving)
+        left, farm = farm.served - farm.serving, turn.farm
+        turn.set(
+            former=history.without(farm.former, left),
+            coming=history.without(farm.coming, left),
+            fading=history.asked_without(farm.fading, left),
+            served=farm.serving,
+        )
 
 
 def _prepare(turn: Turn) -> None:

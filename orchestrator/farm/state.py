@@ -128,6 +128,10 @@ class Farm:
     fading: tuple[Chances, ...] = ()
     """What the kernel knew of this before the newest change: others may send here by the old one still."""
     fading_until: Instant | None = None
+    kept: tuple[object, ...] = ()
+    """Of these facts what an agent that follows this one would find."""
+    recalled: bool = False
+    """Of an agent before this one is known who shared the traffic."""
     served: frozenset[NodeName] = frozenset()
     """Whose connections went on when that was looked at last."""
     rejoined: bool = False

@@ -60,14 +60,14 @@ class Rules:
     """What of a farm's configuration says who owns what; the same words on every node."""
 
     module: ModuleName
-    groups: tuple[tuple[tuple[tuple[NodeName, int], ...], tuple[tuple[NodeName, ...], ...]], ...]
-    """Of each group of ports the weights and the chain."""
+    groups: tuple[tuple[tuple[tuple[NodeName, int], ...], tuple[tuple[NodeName, ...], ...], str], ...]
+    """Of each group of ports the weights, the chain and the address."""
     addresses: tuple[str, ...]
     digest: str
 
     @classmethod
     def of(cls, config: FarmConfig) -> Rules:
-        groups = tuple(_rules_of(group) for group in config.groups)
+        groups = tuple(_rules_of(group, vip.address) for vip in config.vip for group in vip.groups)
         ports = [(group.ports, group.protocols, group.affinity) for group in config.groups]
         addresses = tuple(vip.address for vip in config.vip)
         words = repr((config.name, config.mode, config.nodes, groups, ports, addresses))
@@ -75,21 +75,28 @@ class Rules:
 
 
 def _rules_of(
-    group: PortsConfig,
-) -> tuple[tuple[tuple[NodeName, int], ...], tuple[tuple[NodeName, ...], ...]]:
-    return tuple(sorted(group.weights.items())), group.chain
+    group: PortsConfig, address: str
+) -> tuple[tuple[tuple[NodeName, int], ...], tuple[tuple[NodeName, ...], ...], str]:
+    return tuple(sorted(group.weights.items())), group.chain, address
 
 
 @lru_cache(64)
 def maps(rules: Rules, view: View) -> tuple[Owners, ...]:
     """Who owns each bucket of each group. Groups with the same weights have the same map: a client's
-    connections to several ports go to one node."""
+    connections to several ports go to one node.
+
+    Where all that are there have the weight 0, whoever answers for the address has the buckets: its kernel
+    gets their packets and passes them to nobody, so connections may begin there.
+    """
     percents = {member.name: member.percent for member in view.members}
     live = view.names
     found = []
-    for weights, chain in rules.groups:
+    for weights, chain, address in rules.groups:
         scaled = {name: weight * percents.get(name, FULL) for name, weight in weights}
-        found.append(buckets.in_chain(rules.module, scaled, chain, live))
+        owners = buckets.in_chain(rules.module, scaled, chain, live)
+        if owners is buckets.NOBODY and live:
+            owners = (directors(rules, view)[address],) * buckets.BUCKETS
+        found.append(owners)
     return tuple(found)
 
 

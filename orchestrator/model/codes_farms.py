@@ -10,6 +10,13 @@ from orchestrator.model.code import REFUSED, USAGE, Code
 _NOTHING: Final = "Nothing: this is told so that the log is complete."
 
 FARMS: Final[Mapping[str, Code]] = {
+    "HF4500": Code(
+        "former owners not kept",
+        "Who had the farm's buckets before could not be written to the agent's run directory, or not be read "
+        "from it. Traffic goes on; after a restart of this agent connections that outlived a change of the "
+        "shares may be reset by the next one.",
+        "The reason is beside it: make room in the run directory. The next change is kept again by itself.",
+    ),
     "HF6021": Code(
         "traffic is shared out anew",
         "Other nodes than before take the farm's traffic, or in other parts.",

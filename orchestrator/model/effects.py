@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.model.names import Epoch, ModuleName, NodeName, RequestId
 from orchestrator.model.record import Record
-from orchestrator.model.report import AnyState
+from orchestrator.model.report import AnyState, Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,14 @@ class StoreFarm:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepShares:
+    """Waited for, and never failed: the next agent of this boot finds it, unless it could not be written."""
+
+    module: ModuleName
+    shares: Shares
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """How the buckets of one group of ports are shared out."""
 
@@ -284,6 +292,7 @@ Effect = (
     | StartApplication
     | StopApplication
     | StoreFarm
+    | KeepShares
     | Steer
     | Unsteer
     | CountConnections

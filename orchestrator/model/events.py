@@ -9,7 +9,7 @@ from typing import Literal
 from orchestrator.model.names import Epoch, ModuleName, NodeName, Nonce, RequestId
 from orchestrator.model.orders import Order
 from orchestrator.model.record import Outcome, Record
-from orchestrator.model.report import AnyState
+from orchestrator.model.report import AnyState, Shares
 
 # --- time and the other nodes (from the pulse) ---------------------------------------------------------
 
@@ -296,6 +296,8 @@ class FarmLoaded:
     """Higher than any that a former agent told."""
     running: bool = False
     """Application and traffic go on as the former agent left them."""
+    shares: Shares | None = None
+    """What a former agent of this boot kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,20 @@ class ModuleState:
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """What a node remembers of how a farm's traffic is shared out: its next agent goes on from there."""
+
+    config: str
+    """Of which configuration, as `FarmState.config`."""
+    members: tuple[tuple[NodeName, int, bool], ...]
+    """Name, per cent, and whether it is there still: the view."""
+    former: tuple[Mapping[int, tuple[NodeName, ...]], ...]
+    """Of each group of ports: bucket to those who had it before, newest first."""
+    fading: tuple[Mapping[int, NodeName], ...] = ()
+    """Of the change before, while somebody may send by it still: bucket to whom this node asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class FarmState:
     """One farm as its node tells the others. Views travel as digests: 64 nodes need no more room than two."""
 

@@ -17,7 +17,7 @@ from orchestrator.model.config import (
     NodeConfig,
     PortsConfig,
 )
-from orchestrator.model.effects import Announce, Answer, Effect, Steer, Tell
+from orchestrator.model.effects import Announce, Answer, Effect, KeepShares, Steer, Tell
 from orchestrator.model.events import (
     ApplicationStarted,
     Event,
@@ -62,6 +62,8 @@ class Told:
     did: tuple[Effect, ...] = ()
     codes: list[str] = field(default_factory=list)
     serial: int = 0
+    kept: list[KeepShares] = field(default_factory=list)
+    """What the next agent would find."""
 
     def hears(self, *events: Event, after: float = 0.0) -> tuple[Effect, ...]:
         self.now += after
@@ -70,7 +72,9 @@ class Told:
             decision = machine.step(self.farm, Instant(self.now), event)
             self.farm = decision.state
             self.codes += [effect.code for effect in decision.effects if isinstance(effect, Tell)]
-            did += [effect for effect in decision.effects if not isinstance(effect, Tell | Announce)]
+            self.kept += [effect for effect in decision.effects if isinstance(effect, KeepShares)]
+            silent = Tell | Announce | KeepShares
+            did += [effect for effect in decision.effects if not isinstance(effect, silent)]
         self.did = tuple(did)
         return self.did
 

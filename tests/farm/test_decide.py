@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.farm import machine
 from orchestrator.farm.state import MOVES
+from orchestrator.farm.view import directors
 from orchestrator.model.effects import (
     Announce,
     CountConnections,
+    KeepShares,
     StartApplication,
     Steer,
     StopApplication,
@@ -34,7 +38,7 @@ from orchestrator.model.events import (
 from orchestrator.model.names import Instant
 from orchestrator.model.orders import Drain, Leave, Restart, Start, Stop, Swap, Undrain, Weigh
 from orchestrator.model.report import FarmRole, Phase
-from tests.farm.decide import ADDRESS, TIMINGS, WEB, A, B, C, config, fresh, serving, view
+from tests.farm.decide import ADDRESS, TIMINGS, WEB, A, B, C, Told, config, fresh, serving, view
 
 
 def test_a_node_takes_traffic_only_when_each_check_was_good() -> None:
@@ -302,6 +306,86 @@ def test_a_restarted_agent_touches_nothing_before_it_has_heard_the_others() -> N
     assert farm.farm.role is FarmRole.UP
     farm.says(B, view=farm.farm.digest(view(A, B)))
     assert farm.owned(A) == 512, "as it was: nothing is prepared anew"
+
+
+def restarted(farm: Told) -> Told:
+    """The next agent of the same boot."""
+    kept = farm.kept[-1].shares
+    told = Told(machine.create(A, config(A, B, C), config(A, B, C).farms[0], TIMINGS), farm.now)
+    told.hears(FarmLoaded(WEB, True, shares=kept, running=True))
+    return told
+
+
+def test_a_restarted_agent_knows_where_connections_are_that_moved_before() -> None:
+    farm = serving(B, C)
+    farm.says(C, draining=True)
+    farm.agrees(B)
+    farm.agrees(C)
+    farm.obeys()
+    moved = farm.newest.groups[0].previous
+    assert set(moved.values()) == {B, C}
+    farm = restarted(farm)
+    farm.says(B)
+    farm.says(C, draining=True)
+    assert farm.farm.settled
+    assert farm.newest.groups[0].previous == moved
+
+
+def test_a_restarted_agent_drops_who_was_lost_meanwhile_at_once() -> None:
+    farm = restarted(serving(B, C))
+    farm.says(B)
+    farm.hears(PeerLost(C))
+    assert farm.owned(C) == 0
+    assert C not in farm.newest.groups[0].previous.values()
+
+
+def test_what_a_node_kept_of_another_configuration_is_not_believed() -> None:
+    farm = serving(B, C)
+    other = replace(farm.kept[-1].shares, config="00000000")
+    farm = Told(machine.create(A, config(A, B, C), config(A, B, C).farms[0], TIMINGS), farm.now)
+    farm.hears(FarmLoaded(WEB, True, shares=other, running=True))
+    assert not farm.farm.recalled
+
+
+def test_who_had_the_buckets_is_kept_before_the_kernel_is_told() -> None:
+    farm = serving(B)
+    decision = machine.step(farm.farm, Instant(farm.now), PeerLost(B))
+    kinds = [type(effect) for effect in decision.effects]
+    assert kinds.index(KeepShares) < kinds.index(Steer)
+
+
+def test_where_all_have_the_weight_0_whoever_answers_has_everything() -> None:
+    farm = serving(B)
+    farm.says(B, percent=0)
+    settle(farm)
+    assert farm.owned(A) == 1024
+    assert farm.asked(Weigh(0)) == ""
+    settle(farm)
+    (director,) = set(directors(farm.farm.rules, farm.farm.committed).values())
+    assert farm.owned(director) == 1024
+
+
+def settle(farm: Told) -> None:
+    """The other node agrees, and the kernel obeys, until nothing changes any more."""
+    for _ in range(3):
+        farm.agrees(B)
+        farm.obeys()
+
+
+def test_a_lost_node_is_asked_no_more_by_a_change_that_is_being_prepared() -> None:
+    farm = serving(B, C)
+    farm.says(C, draining=True)
+    farm.agrees(B)
+    farm.agrees(C)
+    farm.obeys()
+    farm.says(B, percent=50)
+    assert farm.farm.coming
+    assert farm.farm.fading
+    assert C in farm.newest.groups[0].previous.values()
+    farm.hears(PeerLost(C))
+    assert farm.farm.preparing is not None
+    assert C not in farm.newest.groups[0].previous.values()
+    assert not any(C in names for group in farm.farm.coming for names in group.values())
 
 
 def test_two_sides_of_a_split_look_for_each_other_s_connections_when_it_is_over() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 HOPS_MAX = 8
 """More nodes than a packet may be handed on through; a packet that goes on is in a circle."""
 
-LOST_MAX = 20
-"""Packets of a connection lost in a row, one each 50 ms: a change of all kernels takes less."""
+LOST_MAX_S = 1.0
+"""How long each packet of a connection may be lost: a change of all kernels takes less."""
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Connection:
     bucket: int
     at: FarmHost | None
     since: float = 0.0
-    lost: int = 0
+    lost_since: float | None = None
     through: FarmHost | None = None
     """Whose hardware address it has for the farm's: asked for again only where nobody forwards any more."""
 
@@ -38,7 +39,9 @@ class Clients:
         self.cluster = cluster
         self.connections: list[Connection] = []
         self.calm = False
-        """Nothing is broken now: each new connection finds a node, and none that lives is reset."""
+        """No connection that lives is reset now."""
+        self.heard = True
+        """And each packet comes to a node: so it is but for as long as a dead one is not missed yet."""
 
     def count(self, host: FarmHost) -> int:
         return sum(each.at is host for each in self.connections)
@@ -70,20 +73,40 @@ class Clients:
             else:
                 self._sends(each, director)
 
+    def end_those_of(self, host: FarmHost) -> None:
+        self.connections = [each for each in self.connections if each.at is not host]
+
+    def part(self, sides: Collection[Collection[str]]) -> None:
+        """The network is split: whoever is on one side and served on the other is cut from its node."""
+        side_of = {name: place for place, side in enumerate(sides) for name in side}
+        self.connections = [
+            each
+            for each in self.connections
+            if each.at is None or each.through is None or side_of[each.at.name] == side_of[each.through.name]
+        ]
+
     def _director(self, each: Connection) -> FarmHost | None:
         known = each.through
         if known is None or known.kernel is None or known.frozen:
             answering = self.cluster.directors(each.group)
+            if each.at is not None:
+                # Whoever asks is where it was when it was connected.
+                answering = [host for host in answering if self._carries(each.at, host)]
             each.through = self.cluster.world.random.choice(answering) if answering else None
         return each.through
+
+    def _carries(self, source: FarmHost, target: FarmHost) -> bool:
+        """Whether packets come from the one to the other."""
+        return (source.name, target.name) not in self.cluster.world.cuts
 
     def _sends(self, each: Connection, director: FarmHost) -> None:
         """Of a connection that was reset: the first packet of the next one."""
         assert director.kernel is not None
         name = director.kernel.groups[each.group].owners[each.bucket]
-        host = self.cluster.hosts[name] if name is not None else director
+        source, host = director, self.cluster.hosts[name] if name is not None else director
+        way = [host]
         for _ in range(HOPS_MAX):
-            if host.kernel is None:
+            if host.kernel is None or host.frozen or not self._carries(source, host):
                 # The address is not there any more, so nobody is told anything.
                 self._is_lost(each, f"packets are sent to {host.name}, which lets nothing in")
                 return
@@ -92,31 +115,49 @@ class Clients:
             before = host.kernel.groups[each.group].previous.get(each.bucket)
             if before is None:
                 break
-            host = self.cluster.hosts[before]
+            source, host = host, self.cluster.hosts[before]
+            way.append(host)
         else:
             self._is_lost(each, f"packets of bucket {each.bucket} go round in a circle")
             return
-        each.lost = 0
+        if host is each.at and len(way) > 1:
+            hops = min(len(way) - 1, 2)
+            self.cluster.world.counts[f"connection found after {hops} hop{'s' * (hops > 1)}"] += 1
+        each.lost_since = None
         if each.at is None:
-            each.at = host if host.ready and name is not None else None
+            each.at = host if host.ready else None
             each.since = self.cluster.world.now
         elif host is not each.at:
-            if self.calm and not self._is_forgotten(each, name):
-                raise Violation(f"a connection of bucket {each.bucket} on {each.at.name} breaks")
+            if self.calm and not self._is_forgotten(each, host) and not self._is_missed_late(each, host):
+                names = "-".join(one.name for one in way)
+                raise Violation(f"a connection of bucket {each.bucket} on {each.at.name} breaks at {names}")
             each.at = None
 
-    def _is_forgotten(self, each: Connection, owner: str | None) -> bool:
-        """Its bucket came to a node that is younger than it, and one that had the bucket between has left.
+    def _is_forgotten(self, each: Connection, host: FarmHost) -> bool:
+        """Its way ends at a node that is younger than it, and never heard who had the bucket before.
 
-        A node that joins learns who has a bucket, and not who had it before: docs/farm.md says so.
+        A node that joins learns who has a bucket, and no more: docs/farm.md says so.
         """
-        opened_at = self.cluster.hosts[owner].opened_at if owner is not None else 0.0
-        self.cluster.world.counts["forgotten by one that joined"] += 1
-        return each.since < opened_at < self.cluster.closed_at
+        forgotten = each.since < host.knows_since
+        self.cluster.world.counts["forgotten by one that joined"] += forgotten
+        return forgotten
+
+    def _is_missed_late(self, each: Connection, host: FarmHost) -> bool:
+        """The owner died, and whoever was sent the packet as its heir has not missed it yet.
+
+        Others had, up to a period before: docs/farm.md says so.
+        """
+        assert host.kernel is not None
+        owner = host.kernel.groups[each.group].owners[each.bucket]
+        late = owner not in (None, host.name) and not self.cluster.hosts[str(owner)].powered
+        self.cluster.world.counts["a lost node is not missed by all at once"] += late
+        return late
 
     def _is_lost(self, each: Connection, why: str) -> None:
         """It is sent again; but not for ever."""
-        each.lost += 1
+        now = self.cluster.world.now
         self.cluster.world.counts["packet lost"] += 1
-        if self.calm and each.lost > LOST_MAX:
+        if each.lost_since is None or not (self.calm and self.heard):
+            each.lost_since = now
+        elif now - each.lost_since > LOST_MAX_S:
             raise Violation(f"{why}, again and again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Iterable
 
 from orchestrator.farm.view import FULL, Rules, View, maps
@@ -26,12 +27,18 @@ from tests.sim_farm.host import FarmHost
 WEB = ModuleName("web")
 CONVERGED_S = 160.0
 """After all is healed: the longest wait of a node that came and went, one rest, one change in two phases."""
+ROUND_S = 2.0
+"""Two heartbeats and more: what a node says has come to all, and their answers back."""
+SEND_S = 0.25
+"""Between two packets of a connection, beside those that it sends whenever a kernel changed."""
 
 
 class FarmCluster:
     """Some nodes, and for each group of ports an address of its own."""
 
-    def __init__(self, seed: int, names: Iterable[str], groups: tuple[PortsConfig, ...] = ()) -> None:
+    def __init__(
+        self, seed: int, names: Iterable[str], groups: tuple[PortsConfig, ...] = (), together: bool = False
+    ) -> None:
         nodes = tuple(NodeName(name) for name in names)
         if not groups:
             groups = (PortsConfig(((80, 80),), dict.fromkeys(nodes, 1), (nodes,)),)
@@ -50,10 +57,11 @@ class FarmCluster:
         )
         self.timings = derive(timing)
         self.world = World(seed, self.timings.start_grace_s + self.timings.detection_s)
+        self.together = together
+        """Every deed takes the same time on all nodes: many nodes then start as one, and not one by one."""
+        self.clocks = random.Random(seed ^ 0xC10C)
         self.hosts = {str(name): FarmHost(self, name) for name in nodes}
         self.clients = Clients(self)
-        self.closed_at = 0.0
-        """When a node last took its rules away, or lost them."""
         self.answers: dict[RequestId, str] = {}
         self.rules = Rules.of(self.farm)
 
@@ -100,12 +108,17 @@ class FarmCluster:
     def cut(self, one: str, two: str) -> None:
         self.world.cuts |= {(one, two), (two, one)}
 
+    def stir(self) -> None:
+        """Something is said, and all are well: the words come round before anything is jumped over."""
+        world = self.world
+        world.disturbed_at = max(world.disturbed_at, world.at - world.settle_s + ROUND_S)
+
     # --- the operator ------------------------------------------------------------------------------------
 
     def order(self, name: str, order: Order) -> str:
         """What was answered: empty when accepted; `?` where no agent is."""
         request = RequestId(f"r{len(self.answers)}")
-        self.world.disturb()
+        self.stir()
         self.world.counts[f"order {type(order).__name__}"] += 1
         self.hosts[name].tell(OperatorAsked(request, WEB, order))
         return self.answers.setdefault(request, "?")
@@ -158,17 +171,22 @@ class FarmCluster:
             self.world.disturb()
             self.world.run(self.world.now + 0.25)
 
-    def calmly(self, seconds: float) -> None:
-        """Nothing is broken meanwhile: packets flow, and none is lost."""
-        self.clients.calm = True
+    def calmly(self, seconds: float, heard: bool = True) -> None:
+        """Nothing is broken meanwhile: packets flow, and (`heard`) none is lost for long."""
+        self.clients.calm, self.clients.heard = True, heard
         try:
+            self.stir()
             until = self.world.now + seconds
             while self.world.now < until:
-                self.world.disturb()
-                self.world.run(self.world.now + 0.05)
+                self.world.run(min(until, self.world.now + SEND_S))
                 self.clients.send()
         finally:
-            self.clients.calm = False
+            self.clients.calm, self.clients.heard = False, True
+
+    def kernel_changed(self) -> None:
+        """A packet of each connection meets every state that the kernels are in together."""
+        if self.clients.calm:
+            self.clients.send()
 
 
 __all__ = ["FULL", "WEB", "FarmCluster"]

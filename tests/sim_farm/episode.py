@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.model.config import PortsConfig
-from orchestrator.model.names import NodeName
+from orchestrator.model.names import NODES_MAX, NodeName
 from orchestrator.model.orders import Drain, Leave, Order, Restart, Start, Stop, Undrain, Weigh
-from tests.sim.world import Violation
+from tests.sim.world import CutShort, Violation
 from tests.sim_farm.cluster import FarmCluster
 from tests.sim_farm.host import FarmHost
 
 STRUCK_S = 120.0
 """Of one storm: some twenty-five faults, each of which meets the others' consequences."""
 CLIENTS = 60
+LARGE = "farm of 64 nodes"
 CALM_S = 12.0
 """A planned change with its stop, its start and its checks takes some three seconds; unequal views ten."""
 
@@ -30,6 +32,7 @@ class Outcome:
     faults: int
     trace: int
     counts: dict[str, int]
+    simulated_s: float
     violation: str = ""
     log: list[str] = field(default_factory=list)
 
@@ -45,22 +48,34 @@ def build(seed: int) -> FarmCluster:
     return FarmCluster(seed, names, tuple(groups))
 
 
-def play(seed: int, log: bool = False) -> Outcome:
+def play(seed: int, log: bool = False, over_at: float = math.inf) -> Outcome:
     """Run one seed to its end, or to the first violation."""
-    cluster = build(seed)
+    return _play(build(seed), whole, log, over_at)
+
+
+def play_calm(seed: int) -> Outcome:
+    """The same without the storm: a fifth of the time, and most of what can break a connection."""
+    return _play(build(seed), calm, False, math.inf)
+
+
+def play_large(seed: int, log: bool = False, over_at: float = math.inf) -> Outcome:
+    """The same with as many nodes as there can be, and less of all: each change is told 4,032 times."""
+    cluster = FarmCluster(seed, (f"n{number:02}" for number in range(NODES_MAX)), together=True)
+    return _play(cluster, large, log, over_at)
+
+
+def _play(cluster: FarmCluster, story: Callable[[FarmCluster], None], log: bool, over_at: float) -> Outcome:
     world = cluster.world
+    world.over_at = over_at
     if log:
         world.log = []
     violation = ""
     try:
         cluster.begin()
         cluster.clients.come(CLIENTS)
-        by_plan(cluster)
-        Storm(cluster).rage(STRUCK_S)
-        heal(cluster)
-        by_plan(cluster)
-        split(cluster)
-        lose_one(cluster)
+        story(cluster)
+    except CutShort:
+        world.counts["cut short"] += 1
     except Violation as found:
         violation = str(found)
     except Exception as found:
@@ -68,9 +83,35 @@ def play(seed: int, log: bool = False) -> Outcome:
         at = traceback.extract_tb(found.__traceback__)[-1]
         violation = f"{type(found).__name__} {found} in {at.name}: {at.line}"
     world.note(f"VIOLATION {violation}" if violation else "end")
+    counts, faults = dict(world.counts), world.faults
     return Outcome(
-        seed, world.events, world.faults, world.trace, dict(world.counts), violation, world.log or []
+        world.seed, world.events, faults, world.trace, counts, world.now, violation, world.log or []
     )
+
+
+def whole(cluster: FarmCluster) -> None:
+    """Everything that can be done to a farm."""
+    by_plan(cluster)
+    Storm(cluster).rage(STRUCK_S)
+    heal(cluster)
+    by_plan(cluster)
+    split(cluster)
+    lose_one(cluster)
+
+
+def calm(cluster: FarmCluster) -> None:
+    """What breaks no connection but a dead node's."""
+    by_plan(cluster)
+    split(cluster)
+    lose_one(cluster)
+
+
+def large(cluster: FarmCluster) -> None:
+    """A change by plan, a loss, and a return."""
+    cluster.world.counts[LARGE] += 1
+    cluster.order(cluster.world.random.choice(list(cluster.hosts)), Drain(limit_s=1.0))
+    cluster.calmly(CALM_S)
+    lose_one(cluster)
 
 
 def by_plan(cluster: FarmCluster) -> None:
@@ -84,6 +125,8 @@ def by_plan(cluster: FarmCluster) -> None:
                 lambda name=name: _drains(cluster, name),
                 lambda name=name: _weighs(cluster, name),
                 lambda name=name: _restarts(cluster, name),
+                lambda name=name: _joins(cluster, name),
+                lambda: _agents_restart(cluster),
             ]
         )
         deed()
@@ -94,9 +137,7 @@ def by_plan(cluster: FarmCluster) -> None:
 def _drains(cluster: FarmCluster, name: str) -> None:
     cluster.order(name, Drain(limit_s=600.0))
     cluster.calmly(CALM_S)
-    cluster.clients.connections = [
-        each for each in cluster.clients.connections if each.at is not cluster.hosts[name]
-    ]
+    cluster.clients.end_those_of(cluster.hosts[name])
     cluster.calmly(CALM_S / 2)
     if cluster.hosts[name].kernel is not None and len(cluster.hosts) > 1:
         raise Violation(f"{name} has drained, and has not stopped")
@@ -115,9 +156,43 @@ def _weighs(cluster: FarmCluster, name: str) -> None:
 def _restarts(cluster: FarmCluster, name: str) -> None:
     cluster.order(name, Restart())
     cluster.calmly(CALM_S / 2)
-    cluster.clients.connections = [
-        each for each in cluster.clients.connections if each.at is not cluster.hosts[name]
-    ]
+    cluster.clients.end_those_of(cluster.hosts[name])
+    cluster.calmly(CALM_S)
+
+
+def _joins(cluster: FarmCluster, name: str) -> None:
+    """A machine is stopped by plan, started anew, and remembers nothing of who had the buckets."""
+    host = cluster.hosts[name]
+    _empty(cluster, name)
+    host.power_off()
+    cluster.calmly(cluster.timings.detection_s, heard=False)
+    host.power_on()
+    cluster.order(name, Undrain())
+    cluster.calmly(CALM_S)
+
+
+def _empty(cluster: FarmCluster, name: str) -> None:
+    """The last connection ends, and the node stops."""
+    cluster.order(name, Drain(limit_s=600.0))
+    cluster.calmly(CALM_S / 2)
+    cluster.clients.end_those_of(cluster.hosts[name])
+    cluster.calmly(CALM_S / 2)
+
+
+def _agents_restart(cluster: FarmCluster) -> None:
+    """As in an upgrade: one agent after the other, or several at once, in the middle of a change or not."""
+    chance = cluster.world.random
+    names = chance.sample(list(cluster.hosts), chance.randint(1, len(cluster.hosts)))
+    if chance.random() < 0.5:
+        cluster.order(chance.choice(list(cluster.hosts)), Weigh(chance.choice([50, 100, 200])))
+        cluster.calmly(chance.random() * 0.6)
+    for name in names:
+        cluster.hosts[name].kill_agent()
+        cluster.world.fault("agent restart", name)
+        cluster.calmly(chance.choice([0.0, 0.2, 1.0]) * chance.random())
+    for name in names:
+        cluster.hosts[name].start_agent()
+        cluster.calmly(chance.random() * 0.3)
     cluster.calmly(CALM_S)
 
 
@@ -131,6 +206,7 @@ def split(cluster: FarmCluster) -> None:
         for two in sides[1]:
             cluster.cut(one, two)
     cluster.world.fault("split")
+    cluster.clients.part(sides)
     cluster.converge(sides)
     cluster.clients.come(CLIENTS)
     cluster.calmly(CALM_S / 4)
@@ -145,10 +221,13 @@ def lose_one(cluster: FarmCluster) -> None:
     for name in cluster.hosts:
         cluster.order(name, Weigh(100))
     cluster.converge()
+    cluster.clients.come(CLIENTS)
     before = _owners(cluster)
     name = cluster.world.random.choice(list(cluster.hosts))
     cluster.hosts[name].power_off()
     cluster.world.fault("power cut", name)
+    cluster.calmly(2 * cluster.timings.detection_s, heard=False)
+    cluster.calmly(CALM_S / 4)
     cluster.converge()
     for old, new in zip(before, _owners(cluster), strict=True):
         moved = {owner for owner, other in zip(old, new, strict=True) if owner != other}
@@ -156,6 +235,7 @@ def lose_one(cluster: FarmCluster) -> None:
         if moved - {name}:
             raise Violation(f"{name} was lost, and buckets of {moved} moved")
     cluster.hosts[name].power_on()
+    cluster.calmly(CALM_S)
     cluster.converge()
     if _owners(cluster) != before:
         raise Violation(f"{name} is back, and not all its buckets are")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.heart import Heart
+from orchestrator.farm import sharing
+from orchestrator.farm.state import Farm
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.names import Instant, NodeName, PathName
+from orchestrator.model.report import FarmRole, Shares
 from orchestrator.node import Node
 
 if TYPE_CHECKING:
@@ -22,6 +26,17 @@ KINDS: dict[str, Any] = {
     "lost": ev.PeerLost,
     "left": ev.PeerLeft,
 }
+TOLD = {
+    "HF1002": "rule: store refused",
+    "HF6022": "rule: not prepared in time",
+    "HF6023": "rule: a node comes in again and is held out",
+    "HF6025": "rule: the drain's limit is over",
+}
+"""What a rule tells people is counted as the rule."""
+CLOCK_MAX = 0.005
+"""How much faster or slower than the others' a node's clock may go: ten times what a bad one does."""
+HEARD_S = 0.003
+"""Longer than the beats of one round are on their way."""
 
 
 class FarmHost:
@@ -36,8 +51,11 @@ class FarmHost:
         self.boot = 0
         self.frozen = False
         self.backlog: deque[tuple[bool, Callable[..., None], tuple[Any, ...]]] = deque(maxlen=400)
+        self.rate = 1.0 + cluster.clocks.uniform(-CLOCK_MAX, CLOCK_MAX)
         # The disk: wanted, per cent, draining.
         self.stored = (True, 100, False)
+        self.kept: Shares | None = None
+        """The run directory, which a boot clears."""
         self.store_bad = self.steer_bad = self.application_bad = 0.0
         # What runs.
         self.heart: Heart | None = None
@@ -45,20 +63,21 @@ class FarmHost:
         self.life = 0
         self.beat_life = 0
         self.due = 0.0
+        self.has_heard = False
         self.wake_at: float | None = None
-        self.running = self.ready = False
+        self.running = self.ready = self.stopping = False
         self.turn = 0
         self.kernel: do.Steer | None = None
         self.steer_turn = 0
-        self.opened_at = 0.0
-        """When it began to let traffic in."""
+        self.knows_since = 0.0
+        """Since when it remembers who had the buckets."""
         self.powered = False
 
     def now(self) -> Instant:
-        return Instant(1000.0 + self.world.now)
+        return Instant(1000.0 + self.world.now * self.rate)
 
     def heart_now(self) -> Instant:
-        return Instant(1000.0 + self.world.at)
+        return Instant(1000.0 + self.world.at * self.rate)
 
     # --- power and processes -----------------------------------------------------------------------------
 
@@ -70,13 +89,15 @@ class FarmHost:
     def power_off(self) -> None:
         """Everything is gone but the disk; so are the connections that were here."""
         self.boot += 1
-        self.powered = self.frozen = self.running = self.ready = False
+        self.has_heard = False
+        self.powered = self.frozen = self.running = self.ready = self.stopping = False
         self.backlog.clear()
         self.kernel = None
-        self.cluster.closed_at = self.world.now
+        self.kept = None
+        self.cluster.clients.dies_with(self)
+        self.cluster.kernel_changed()
         self.kill_agent()
         self.kill_pulse()
-        self.cluster.clients.dies_with(self)
         self.world.disturb()
 
     def start_pulse(self) -> None:
@@ -105,12 +126,16 @@ class FarmHost:
         if not found:
             self._end_application()
             self.kernel = None
+            self.stopping = False
+            self.cluster.kernel_changed()
+        if self.kept is None:
+            self.knows_since = self.world.now
         wanted, percent, draining = self.stored
         heart = self.heart
         if heart is not None:
             heart.agent_present(self.heart_now(), True)
         serial = int(self.world.now * 1e6)
-        self.tell(ev.FarmLoaded(self.module, wanted, percent, draining, serial, found))
+        self.tell(ev.FarmLoaded(self.module, wanted, percent, draining, serial, found, self.kept))
         if heart is not None:
             for name, states in heart.peer_states().items():
                 if states:
@@ -158,7 +183,7 @@ class FarmHost:
         due = heart.next_deadline()
         if due < self.due or advance:
             self.due = due
-            delay_s = max(0.0, due - self.heart_now()) + 1e-9
+            delay_s = max(0.0, due - self.heart_now()) / self.rate + 1e-6
             self.world.after(delay_s, self, self._beat, self.beat_life, due, beat=True)  # type: ignore[arg-type]
 
     def _beat(self, life: int, due: float) -> None:
@@ -168,7 +193,16 @@ class FarmHost:
     def hear(self, peer: NodeName, path: PathName, beat: Any) -> None:
         if self.heart is not None and not self.frozen:
             self.heart.receive(self.heart_now(), peer, path, beat)
-            self.pump()
+            if not self.cluster.together:
+                self.pump()
+            elif not self.has_heard:
+                # A pulse empties its socket before it looks at what came: of many nodes much comes at once.
+                self.has_heard = True
+                self.world.after(HEARD_S, self, self._heard, beat=True)  # type: ignore[arg-type]
+
+    def _heard(self) -> None:
+        self.has_heard = False
+        self.pump()
 
     # --- the agent ---------------------------------------------------------------------------------------
 
@@ -180,15 +214,57 @@ class FarmHost:
             self.world.say(f"{self.name} learns {event}"[:300])
         before, self.node = self.node.farms[self.module], decision.state
         after = self.node.farms[self.module]
-        if before.role is not after.role:
-            self.world.counts[f"move {before.role.value}-{after.role.value}"] += 1
-            self.world.note(f"{self.name} {before.role.value}->{after.role.value}")
-        if before.committed != after.committed:
-            self.world.counts["views"] += 1
-            self.world.note(f"{self.name} {[tuple(each) for each in after.committed.members]}")
+        self._met(before, after)
+        if isinstance(event, ev.TimePassed):
+            self._met_silence(before, after)
         for effect in decision.effects:
             self._carry_out(effect)
         self.wake_later()
+
+    def _met(self, before: Farm, after: Farm) -> None:
+        """What a campaign counts."""
+        world = self.world
+        if before.role is not after.role:
+            # A step may take two moves; what is in between is one of the table's.
+            way = [before.role, FarmRole.WAIT, after.role]
+            for one, two in itertools.pairwise(way):
+                if one is not two:
+                    world.counts[f"move {one.value}-{two.value}"] += 1
+            world.note(f"{self.name} {before.role.value}->{after.role.value}")
+        if before.committed != after.committed:
+            world.counts["views"] += 1
+            if before.settled:
+                lost = before.committed.names - after.serving
+                world.counts[f"rule: shares changed by {'a loss' if lost else 'plan'}"] += 1
+            world.note(f"{self.name} {[tuple(each) for each in after.committed.members]}")
+            if after.settled:
+                self._met_weights(after)
+        if after.preparing is not None and after.preparing is not before.preparing:
+            world.counts["rule: two sides meet"] += sharing._other_side(after, after.preparing) is not None
+        world.counts["rule: the old order is kept"] += bool(after.fading) and not before.fading
+        world.counts["rule: the old order ends"] += bool(before.fading) and not after.fading
+        world.counts["rule: history recalled"] += after.recalled and not before.recalled
+        world.counts["rule: drained to the last connection"] += bool(
+            before.draining and after.connections == 0 and before.role is FarmRole.UP is not after.role
+        )
+
+    def _met_silence(self, before: Farm, after: Farm) -> None:
+        for name, peer in after.peers.items():
+            was = before.peers[name]
+            silent = was.silent_at is not None and was.silent_at <= self.now() and peer.silent_at is None
+            self.world.counts["rule: a suspect that stays silent is lost"] += (
+                silent and peer.out and not was.out
+            )
+
+    def _met_weights(self, farm: Farm) -> None:
+        names = farm.committed.names
+        percents = {member.percent for member in farm.committed.members if member.live}
+        counts = self.world.counts
+        counts["rule: a node with weight 0 alone serves"] += percents == {0}
+        first = [chain[0] for _, chain, _ in farm.rules.groups if len(chain) > 1]
+        counts["rule: a chain's next group serves"] += bool(names) and any(
+            not names & set(each) for each in first
+        )
 
     def wake_later(self) -> None:
         due = self.node.deadline() if self.node is not None else None
@@ -196,7 +272,7 @@ class FarmHost:
             return
         self.wake_at = due
         if due is not None:
-            delay_s = max(0.0, due - self.now()) + 1e-9
+            delay_s = max(0.0, due - self.now()) / self.rate + 1e-6
             self.world.much_later(delay_s, self, self._wake, self.life, due)  # type: ignore[arg-type]
 
     def _wake(self, life: int, due: float) -> None:
@@ -205,13 +281,15 @@ class FarmHost:
             self.tell(ev.TimePassed())
 
     def _soon(self, deed: Callable[..., None], *args: Any, most_s: float = 0.02) -> None:
-        delay_s = most_s * self.world.random.random() + 0.0001
+        part = 0.5 if self.cluster.together else self.world.random.random()
+        delay_s = most_s * part + 0.0001
         self.world.after(delay_s, self, deed, *args)  # type: ignore[arg-type]
 
     def _carry_out(self, effect: do.Effect) -> None:
         drawn = self.world.random.random()
         match effect:
             case do.Announce(module, state):
+                self.cluster.stir()
                 if self.heart is not None:
                     self.heart.announce(module, state)
                     self.pump(advance=True)
@@ -220,11 +298,14 @@ class FarmHost:
                     self._soon(self._say, self.life, ev.EffectFailed(self.module, "StoreFarm", "EIO"))
                 else:
                     self.stored = (wanted, percent, draining)
+            case do.KeepShares(_, shares):
+                self.kept = shares
             case do.StartApplication():
                 self.turn += 1
                 self._soon(self._started, self.turn, most_s=0.6)
             case do.StopApplication():
                 self.turn += 1
+                self.stopping = True
                 self.cluster.stopping(self)
                 self._soon(self._stopped, self.turn, most_s=0.6)
             case do.Steer():
@@ -233,14 +314,14 @@ class FarmHost:
             case do.Unsteer():
                 self.steer_turn += 1
                 self.kernel = None
-                self.cluster.closed_at = self.world.now
                 self.cluster.clients.dies_with(self)
+                self.cluster.kernel_changed()
             case do.CountConnections():
                 self._soon(self._say_connections, self.life)
             case do.Answer(request, code, _):
                 self.cluster.answers[request] = code
             case do.Tell(_, code, text):
-                self.world.counts[f"told {code}"] += 1
+                self.world.counts[TOLD.get(code, f"told {code}")] += 1
                 self.world.say(f"{self.name} tells {code} {text}")
             case other:
                 raise AssertionError(f"no hand for {other}")
@@ -258,6 +339,7 @@ class FarmHost:
             self.tell(ev.ApplicationFailed(self.module, "it ended at once"))
             return
         self.running = True
+        self.stopping = False
         self.tell(ev.ApplicationStarted(self.module))
         self._soon(self._gets_ready, turn, most_s=1.0)
 
@@ -268,6 +350,7 @@ class FarmHost:
 
     def _stopped(self, turn: int) -> None:
         if turn == self.turn:
+            self.stopping = False
             self._end_application()
             self.tell(ev.ApplicationStopped(self.module, True))
 
@@ -276,7 +359,9 @@ class FarmHost:
         self.cluster.clients.dies_with(self)
 
     def application_dies(self) -> None:
-        if self.running:
+        if self.stopping:
+            self._end_application()  # the end of the stop is told
+        elif self.running:
             self.turn += 1
             self._end_application()
             self.tell(ev.ApplicationFailed(self.module, "it ended by itself"))
@@ -288,9 +373,8 @@ class FarmHost:
             self._say(life, ev.SteeringFailed(self.module, order.number, "another machine answers"))
             return
         self.cluster.steering(self, order)
-        if self.kernel is None:
-            self.opened_at = self.world.now
         self.kernel = order
+        self.cluster.kernel_changed()
         self._say(life, ev.Steered(self.module, order.number))
 
     def _say_connections(self, life: int) -> None:

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from orchestrator.farm import history, members, serving, sharing
+from orchestrator.farm import buckets, history, members, serving, sharing
+from orchestrator.farm import view as view_room
 from orchestrator.farm.state import Farm, Stage
 from orchestrator.farm.turn import Turn
 from orchestrator.farm.view import View
@@ -76,6 +77,40 @@ def _lost_by_plan(farm: Farm) -> Any:
     )
 
 
+def _nothing_recalled(turn: Turn, shares: Any) -> None:
+    return None
+
+
+def _nobody_forgotten(former: Any, lost: Any) -> Any:
+    return former
+
+
+def _nobody_at_all(rules: Any, view: Any) -> Any:
+    """Where all have the weight 0, nobody owns a bucket, although somebody gets its packets."""
+    zero = {member.name for member in view.members if not member.percent}
+    if zero >= view.names:
+        return (buckets.NOBODY,) * len(rules.groups)
+    return _maps(rules, view)
+
+
+_maps = view_room.maps
+
+
+def _new_order_at_once(turn: Turn) -> bool:
+    done = _commit(turn)
+    turn.set(fading=(), fading_until=None)
+    return done
+
+
+_commit = sharing._commit
+
+
+@contextmanager
+def _maps_as(rule: Any) -> Iterator[None]:
+    with mock.patch.object(view_room, "maps", rule), mock.patch.object(sharing, "maps", rule):
+        yield
+
+
 @contextmanager
 def _serving_as(rule: Any) -> Iterator[None]:
     with mock.patch.object(Farm, "serving", property(rule)):
@@ -94,5 +129,9 @@ RULES_OFF: dict[str, Switch] = {
     "who hears nothing still counts": lambda: mock.patch.object(members, "reached", _silence_of_one_way),
     "a change waits for ever": lambda: mock.patch.object(sharing, "prepare_max_s", _never),
     "a drain waits for nobody": lambda: mock.patch.object(serving, "drain", _gone_at_once),
+    "a restarted agent knows nothing": lambda: mock.patch.object(sharing, "recall", _nothing_recalled),
+    "the lost are asked still": lambda: mock.patch.object(history, "without", _nobody_forgotten),
+    "nobody has what nobody wants": lambda: _maps_as(_nobody_at_all),
+    "the old order ends at once": lambda: mock.patch.object(sharing, "_commit", _new_order_at_once),
     "who drains counts as lost": lambda: _serving_as(_lost_by_plan),
 }
