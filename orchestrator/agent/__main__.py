@@ -86,9 +86,12 @@ def main() -> int:
 
 def _clean() -> int:
     """Of every farm: addresses, packet rules, interfaces; the exit code."""
-    from orchestrator.host.farm_remains import clean_all
+    from orchestrator.host.farm_remains import AgentAtWork, clean_all
+    from orchestrator.host.presence import present
 
     try:
+        if found := present():
+            raise AgentAtWork(found[0])
         asyncio.run(clean_all())
     except (HafarmError, OSError) as fault:
         return _refuse(fault)

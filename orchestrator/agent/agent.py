@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
+import socket
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -14,6 +17,7 @@ from aiohttp import web
 from orchestrator.agent import api, farm_status, status
 from orchestrator.agent.care import Care
 from orchestrator.agent.control import Neighbours
+from orchestrator.agent.farm_flows import UNKNOWN, Flow, Flows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
@@ -26,6 +30,7 @@ from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.strangers import LOOK_S, Strangers
 from orchestrator.cluster.orders import AnyStates, States, Step, order_as_dict
 from orchestrator.host.application import Application
+from orchestrator.host.presence import show
 from orchestrator.host.process import LAUNCHER
 from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import server_context
@@ -71,6 +76,7 @@ class Agent:
         self._lock = os.open(
             os.path.join(settings.run_dir, "agent.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
+        self._presence: socket.socket | None = None
         self._strangers = Strangers()
         self.timings_now = derive(config.timing)
         self.journal = Journal(os.path.join(settings.state_dir, "events.jsonl"), self.me)
@@ -86,6 +92,9 @@ class Agent:
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.farms = {module.name: module for module in config.farms if self.me in module.nodes}
         self.farm_hands = {name: self._make_farm_hands(module) for name, module in self.farms.items()}
+        self.flows = {
+            name: Flows(hands.plane, partial(self._ask_flow, name)) for name, hands in self.farm_hands.items()
+        }
         self.loop.hands = {**self.hands, **self.farm_hands}
         clients = {name: hands.replicator for name, hands in self.hands.items()}
         self.care = Care(self.me, clients, self.nodes_of, self._mirror_states, self.neighbours)
@@ -160,6 +169,7 @@ class Agent:
                 await self._load_farm(name, farm_hands)
             work += [asyncio.create_task(hands.work()) for hands in self.hands.values()]
             work += [asyncio.create_task(hands.work()) for hands in self.farm_hands.values()]
+            work += [asyncio.create_task(flows.run()) for flows in self.flows.values()]
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_around()))
             await self._serve()
@@ -179,8 +189,12 @@ class Agent:
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._presence = show(self.settings.run_dir)
                 return
-            except BlockingIOError:
+            except OSError as fault:
+                # A dead one's files are closed one after another: its sign may outlive its lock a moment.
+                if fault.errno not in (errno.EWOULDBLOCK, errno.EADDRINUSE):
+                    raise
                 if asyncio.get_running_loop().time() > deadline:
                     raise AgentRuns(self.settings.run_dir) from None
                 await asyncio.sleep(0.1)
@@ -248,6 +262,8 @@ class Agent:
         await self.register.close()
         LAUNCHER.close()
         await asyncio.to_thread(self.journal.close)
+        if self._presence is not None:
+            self._presence.close()
 
     async def leave(self) -> None:
         """Stop every module here by plan, then say goodbye: an orderly end of the node."""
@@ -360,7 +376,7 @@ class Agent:
             for name, mirror in self.loop.node.mirrors.items()
         ]
         modules += [
-            await farm_status.module_status(farm, self.farms[name], self.farm_hands[name])
+            await farm_status.module_status(farm, self.farms[name], self.farm_hands[name], self.flows[name])
             for name, farm in self.loop.node.farms.items()
         ]
         told = status.cluster_status(
@@ -369,6 +385,13 @@ class Agent:
         for node in told["nodes"]:
             node["trouble"] = self._strangers.troubles.get(node["name"], "")
         return told
+
+    async def flow_here(self, module: ModuleName) -> Flow:
+        """For another node's screen."""
+        return await self.flows[module].here() if module in self.flows else UNKNOWN
+
+    async def _ask_flow(self, module: ModuleName, node: NodeName) -> Any:
+        return await self.neighbours.call(node, "GET", f"/api/v1/modules/{module}/flow", None)
 
     async def _pulse_status(self) -> Any:
         try:

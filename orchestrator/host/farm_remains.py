@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_interface
-from typing import Final
+from typing import ClassVar, Final
 
 from orchestrator.farm.plane import DEVICE, device_of
 from orchestrator.farm.rules import TABLE, table_of
 from orchestrator.host.netlink import Interface, Netlink
 from orchestrator.host.nft import Nft, open_nft
+from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ModuleName
 
 _TABLE: Final = re.compile(r"^table (\w+) (\S+)", re.M)
 _ELEMENTS: Final = re.compile(r"elements = \{([^}]*)\}")
+
+
+@dataclass(eq=False)
+class AgentAtWork(HafarmError):
+    """What is there belongs to somebody who lives."""
+
+    code: ClassVar[str] = "HF4520"
+    where: str
+
+    def __str__(self) -> str:
+        return (
+            f"an agent runs on this node (with {self.where}), and keeps what would be taken away: "
+            "`hafarm stop MODULE --node NODE` ends one farm here; or stop the agent first"
+        )
 
 
 async def clean_all() -> None:

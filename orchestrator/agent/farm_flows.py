@@ -1,0 +1,110 @@
+"""What each node of a farm serves now, connections and rates: measured here, asked for elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from orchestrator.farm.plane import Traffic
+from orchestrator.farm.rates import Meter
+from orchestrator.host.farm_plane import FarmPlane
+from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import NodeName
+
+SAMPLE_S: Final = 5.0
+"""Between two looks at the counters while nobody asks; each costs a millisecond."""
+FRESH_S: Final = 1.0
+"""What was asked of the others is told for so long: a screen that is refreshed all the time asks once."""
+COUNT_SHARE: Final = 0.1
+"""Of our time at most goes into counting connections: with a million of them one count takes seconds."""
+ASK_S: Final = 0.5
+"""Whoever looks at the screen waits no longer for a node that does not answer."""
+SILENT_S: Final = 5.0
+"""Before a node that gave no answer is asked again."""
+KEYS: Final = ("connections", "connections_per_s", "packets_per_s", "bytes_per_s")
+Flow = Mapping[str, float | None]
+"""These four; None: not known."""
+UNKNOWN: Final[Flow] = dict.fromkeys(KEYS)
+Ask = Callable[[NodeName], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class _Answer:
+    until: float
+    flow: Flow
+
+
+@dataclass
+class Flows:
+    """Of one farm."""
+
+    plane: FarmPlane
+    ask: Ask
+    """One question to another node's agent: its `here`."""
+    _meter: Meter = field(default_factory=Meter)
+    _counted: Mapping[str, Traffic] = field(default_factory=dict)
+    _count_again_at: float = 0.0
+    _told: dict[NodeName, _Answer] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Until cancelled: so that there is something to compare with when somebody asks."""
+        while True:
+            self._sample()
+            await asyncio.sleep(SAMPLE_S)
+
+    def _sample(self) -> None:
+        with suppress(HafarmError, OSError):  # somebody just took the rules away; they come back
+            sample = self.plane.sample()
+            if sample is not None:
+                self._meter = self._meter.learn(sample)
+            else:
+                self._meter, self._counted, self._count_again_at = Meter(), {}, 0.0
+
+    async def counted(self) -> Mapping[str, Traffic]:
+        """By service, what this node had; nothing where no traffic is let in."""
+        now = time.monotonic()
+        if self._meter.samples and now >= self._count_again_at:
+            with suppress(HafarmError, OSError):
+                self._counted = await self.plane.counters()
+            took_s = time.monotonic() - now
+            self._count_again_at = now + max(FRESH_S, took_s / COUNT_SHARE)
+        return self._counted
+
+    def rates(self, services: Iterable[str]) -> Flow:
+        """Of these services together, on this node; without its connections."""
+        rates = self._meter.rates(services)
+        if rates is None:
+            return UNKNOWN
+        found = (rates.connections, rates.packets, rates.bytes)
+        return {"connections": None, **dict(zip(KEYS[1:], (round(each, 2) for each in found), strict=True))}
+
+    async def here(self) -> Flow:
+        """All of this node."""
+        self._sample()  # as fresh as the connections
+        counted = await self.counted()
+        if not counted:
+            return UNKNOWN
+        return {**self.rates(counted), "connections": sum(each.connections for each in counted.values())}
+
+    async def of(self, others: Collection[NodeName]) -> Mapping[NodeName, Flow]:
+        """What these say of themselves."""
+        now = time.monotonic()
+        due = [name for name in others if name not in self._told or self._told[name].until <= now]
+        await asyncio.gather(*map(self._hear, due))
+        return {name: self._told[name].flow for name in others}
+
+    async def _hear(self, name: NodeName) -> None:
+        flow, again_s = UNKNOWN, SILENT_S
+        with suppress(HafarmError, OSError, TimeoutError):
+            async with asyncio.timeout(ASK_S):
+                answer = await self.ask(name)
+            if isinstance(answer, dict) and all(isinstance(answer.get(key), _NUMBER) for key in KEYS):
+                flow, again_s = {key: answer[key] for key in KEYS}, FRESH_S
+        self._told[name] = _Answer(time.monotonic() + again_s, flow)
+
+
+_NUMBER: Final = (int, float, type(None))
