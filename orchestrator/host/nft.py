@@ -66,6 +66,8 @@ class Command:
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
             )
+        except FileNotFoundError as fault:
+            raise RulesRefused("neither libnftables.so.1 nor nft is installed") from fault
         except (OSError, subprocess.TimeoutExpired) as fault:
             raise RulesRefused(str(fault)) from fault
         if done.returncode:
