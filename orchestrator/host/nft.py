@@ -16,6 +16,8 @@ from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Holding, Orders
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
 STATELESS: Final = 1 << 2
 """NFT_CTX_OUTPUT_STATELESS, from nftables/libnftables.h."""
+ABOUT_MAX: Final = 160
+"""Letters of a refused command that are told: a map may have a thousand elements."""
 SHORTEST_S: Final = 0.01
 """One tick of the slowest kernel: before Linux 6.12 an element whose time-out is shorter never leaves."""
 
@@ -47,7 +49,7 @@ class Library:
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._context)
         error: bytes = self._lib.nft_ctx_get_error_buffer(self._context)
         if failed:
-            raise RulesRefused(error.decode(errors="replace").strip())
+            raise RulesRefused(_first(error.decode(errors="replace")))
         return output.decode(errors="replace")
 
 
@@ -66,13 +68,23 @@ class Command:
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
             )
-        except FileNotFoundError as fault:
-            raise RulesRefused("neither libnftables.so.1 nor nft is installed") from fault
+        except (FileNotFoundError, PermissionError) as fault:
+            raise RulesRefused("neither libnftables.so.1 nor the program nft is here") from fault
         except (OSError, subprocess.TimeoutExpired) as fault:
             raise RulesRefused(str(fault)) from fault
         if done.returncode:
-            raise RulesRefused(done.stderr.decode(errors="replace").strip())
+            raise RulesRefused(_first(done.stderr.decode(errors="replace")))
         return done.stdout.decode(errors="replace")
+
+
+def _first(told: str) -> str:
+    """Of all complaints about a transaction the first, and what it is about."""
+    lines = told.strip().splitlines()
+    for number, line in enumerate(lines):
+        if "Error: " in line:
+            about = lines[number + 1].strip()[:ABOUT_MAX] if number + 1 < len(lines) else ""
+            return line.partition("Error: ")[2] + (f", in `{about}`" if about else "")
+    return told.strip()
 
 
 def open_nft(*, stateless: bool = False, dry: bool = False) -> Nft:
