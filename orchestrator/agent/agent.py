@@ -8,8 +8,8 @@ import fcntl
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from aiohttp import web
 from orchestrator.agent import api, farm_status, status
 from orchestrator.agent.care import Care
 from orchestrator.agent.control import Neighbours
-from orchestrator.agent.farm_flows import UNKNOWN, Flow, Flows
+from orchestrator.agent.farm_flows import Flow, Flows, TheirFlows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
@@ -92,9 +92,8 @@ class Agent:
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.farms = {module.name: module for module in config.farms if self.me in module.nodes}
         self.farm_hands = {name: self._make_farm_hands(module) for name, module in self.farms.items()}
-        self.flows = {
-            name: Flows(hands.plane, partial(self._ask_flow, name)) for name, hands in self.farm_hands.items()
-        }
+        self.flows = {name: Flows(hands.plane) for name, hands in self.farm_hands.items()}
+        self._their_flows = TheirFlows(self._ask_flows)
         self.loop.hands = {**self.hands, **self.farm_hands}
         clients = {name: hands.replicator for name, hands in self.hands.items()}
         self.care = Care(self.me, clients, self.nodes_of, self._mirror_states, self.neighbours)
@@ -375,10 +374,7 @@ class Agent:
             status.module_status(mirror, self.modules[name], self.hands[name])
             for name, mirror in self.loop.node.mirrors.items()
         ]
-        modules += [
-            await farm_status.module_status(farm, self.farms[name], self.farm_hands[name], self.flows[name])
-            for name, farm in self.loop.node.farms.items()
-        ]
+        modules += await self._farms_status()
         told = status.cluster_status(
             self.config, self.me, modules, await self._pulse_status(), self._witness()
         )
@@ -386,12 +382,27 @@ class Agent:
             node["trouble"] = self._strangers.troubles.get(node["name"], "")
         return told
 
-    async def flow_here(self, module: ModuleName) -> Flow:
-        """For another node's screen."""
-        return await self.flows[module].here() if module in self.flows else UNKNOWN
+    async def flows_here(self) -> Mapping[str, Flow]:
+        """Of each farm what this node serves, for another node's screen."""
+        return {name: await flows.here() for name, flows in self.flows.items()}
 
-    async def _ask_flow(self, module: ModuleName, node: NodeName) -> Any:
-        return await self.neighbours.call(node, "GET", f"/api/v1/modules/{module}/flow", None)
+    async def _ask_flows(self, node: NodeName) -> Any:
+        return await self.neighbours.call(node, "GET", "/api/v1/flows", None)
+
+    async def _farms_status(self) -> list[dict[str, Any]]:
+        farms = self.loop.node.farms
+        serving = {name for farm in farms.values() for name, peer in farm.peers.items() if peer.serves}
+        told = await self._their_flows.of(serving) if serving else {}
+        return [
+            await farm_status.module_status(
+                farm,
+                self.farms[name],
+                self.farm_hands[name],
+                self.flows[name],
+                {node: flows[name] for node, flows in told.items() if name in flows},
+            )
+            for name, farm in farms.items()
+        ]
 
     async def _pulse_status(self) -> Any:
         try:

@@ -29,26 +29,16 @@ KEYS: Final = ("connections", "connections_per_s", "packets_per_s", "bytes_per_s
 Flow = Mapping[str, float | None]
 """These four; None: not known."""
 UNKNOWN: Final[Flow] = dict.fromkeys(KEYS)
-Ask = Callable[[NodeName], Awaitable[Any]]
-
-
-@dataclass(slots=True)
-class _Answer:
-    until: float
-    flow: Flow
 
 
 @dataclass
 class Flows:
-    """Of one farm."""
+    """Of one farm on this node."""
 
     plane: FarmPlane
-    ask: Ask
-    """One question to another node's agent: its `here`."""
     _meter: Meter = field(default_factory=Meter)
     _counted: Mapping[str, Traffic] = field(default_factory=dict)
     _count_again_at: float = 0.0
-    _told: dict[NodeName, _Answer] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Until cancelled: so that there is something to compare with when somebody asks."""
@@ -90,21 +80,39 @@ class Flows:
             return UNKNOWN
         return {**self.rates(counted), "connections": sum(each.connections for each in counted.values())}
 
-    async def of(self, others: Collection[NodeName]) -> Mapping[NodeName, Flow]:
-        """What these say of themselves."""
+
+@dataclass
+class TheirFlows:
+    """Of all farms on the other nodes, as they say when somebody looks."""
+
+    ask: Callable[[NodeName], Awaitable[Any]]
+    """One question to another node's agent: for each farm there its `here`."""
+    _told: dict[NodeName, tuple[float, Mapping[str, Flow]]] = field(default_factory=dict)
+    """Until when it is told again, and what."""
+
+    async def of(self, others: Collection[NodeName]) -> Mapping[NodeName, Mapping[str, Flow]]:
+        """By node, and by farm there; nothing of a node that gives no answer."""
         now = time.monotonic()
-        due = [name for name in others if name not in self._told or self._told[name].until <= now]
+        due = [name for name in others if name not in self._told or self._told[name][0] <= now]
         await asyncio.gather(*map(self._hear, due))
-        return {name: self._told[name].flow for name in others}
+        return {name: self._told[name][1] for name in others}
 
     async def _hear(self, name: NodeName) -> None:
-        flow, again_s = UNKNOWN, SILENT_S
+        found: Mapping[str, Flow] = {}
+        again_s = SILENT_S
         with suppress(HafarmError, OSError, TimeoutError):
             async with asyncio.timeout(ASK_S):
                 answer = await self.ask(name)
-            if isinstance(answer, dict) and all(isinstance(answer.get(key), _NUMBER) for key in KEYS):
-                flow, again_s = {key: answer[key] for key in KEYS}, FRESH_S
-        self._told[name] = _Answer(time.monotonic() + again_s, flow)
+            flows = answer.get("flows") if isinstance(answer, dict) else None
+            if isinstance(flows, dict):
+                found, again_s = {farm: _flow(said) for farm, said in flows.items()}, FRESH_S
+        self._told[name] = time.monotonic() + again_s, found
+
+
+def _flow(said: Any) -> Flow:
+    """Another release may say it otherwise."""
+    right = isinstance(said, dict) and all(isinstance(said.get(key), _NUMBER) for key in KEYS)
+    return {key: said[key] for key in KEYS} if right else UNKNOWN
 
 
 _NUMBER: Final = (int, float, type(None))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.agent.farm_flows import UNKNOWN, Flows
+from orchestrator.agent.farm_flows import UNKNOWN, Flow, Flows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.farm.buckets import BUCKETS
 from orchestrator.farm.state import Farm, Stage
@@ -25,12 +25,12 @@ def states(farm: Farm) -> dict[NodeName, FarmState | None]:
     return told
 
 
-async def module_status(farm: Farm, config: FarmConfig, hands: FarmHands, flows: Flows) -> dict[str, Any]:
-    """One farm, as this node sees it; what others serve is asked of them."""
+async def module_status(
+    farm: Farm, config: FarmConfig, hands: FarmHands, flows: Flows, others: Mapping[NodeName, Flow]
+) -> dict[str, Any]:
+    """One farm, as this node sees it; what the others serve they say themselves."""
     told = states(farm)
-    flow = dict(await flows.of([name for name, peer in farm.peers.items() if peer.serves]))
-    if farm.open:
-        flow[farm.me] = await flows.here()
+    flow = {**others, farm.me: await flows.here()}
     owners = maps(farm.rules, farm.committed)
     shares = [Counter(name for name in group if name is not None) for group in owners]
     return {

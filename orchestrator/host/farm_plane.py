@@ -150,14 +150,14 @@ class FarmPlane:
         if plane is None:
             return {}
         known = await count_connections(plane.services)
-        counts = read_counters(self._have.nft, self._loaded, plane.services)
+        counts = read_counters(self._loaded, plane.services)
         return {name: replace(counts[name], connections=number) for name, number in known.items()}
 
     def sample(self) -> Sample | None:
         """The counters alone, which costs a millisecond; None where no traffic is let in."""
         if self._plane is None:
             return None
-        counts = read_counters(self._have.nft, self._loaded, self._plane.services)
+        counts = read_counters(self._loaded, self._plane.services)
         return Sample(asyncio.get_running_loop().time(), self._counted_since, counts)
 
     async def found(self) -> bool:

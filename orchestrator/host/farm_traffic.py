@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Final
 
 from orchestrator.farm.plane import Protocol, Service, Traffic
+from orchestrator.farm.ruleset import Ruleset
 from orchestrator.host.conntrack import connections
-from orchestrator.host.nft import Nft
+from orchestrator.host.counters import counters
+from orchestrator.host.nfnetlink import RulesRefused
 
 _NUMBERS: Final = {Protocol.TCP: socket.IPPROTO_TCP, Protocol.UDP: socket.IPPROTO_UDP}
-_COUNTER: Final = re.compile(r"counter (\w+) \{\s*packets (\d+) bytes (\d+)")
 
 
-def read_counters(
-    nft: Nft, tables: Iterable[tuple[str, str]], services: Iterable[Service]
-) -> dict[str, Traffic]:
-    """By service; counted since its rules were loaded. How many connections there are is left out."""
+def read_counters(tables: Ruleset, services: Iterable[Service]) -> dict[str, Traffic]:
+    """By service; counted since its rules were loaded. How many connections there are is left out.
+
+    Raises RulesRefused where rules are missing: somebody took them away, and no count means anything.
+    """
     counts: dict[str, tuple[int, int]] = {}
-    for family, name in tables:
-        text = nft.run(f"list counters table {family} {name}")
-        counts |= {what: (int(packets), int(size)) for what, packets, size in _COUNTER.findall(text)}
+    for (family, name), table in tables.items():
+        if table.counters:
+            found = counters(family, name)
+            if not found.keys() >= set(table.counters):
+                raise RulesRefused(f"counters of table {family} {name} are missing")
+            counts |= found
     return {service.name: _traffic(service, counts) for service in services}
 
 

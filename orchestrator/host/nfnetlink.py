@@ -49,6 +49,7 @@ class Kind(IntEnum):
     NFT_MSG_NEWSETELEM = NFNL_SUBSYS_NFTABLES << 8 | 12
     NFT_MSG_GETSETELEM = NFNL_SUBSYS_NFTABLES << 8 | 13
     NFT_MSG_DELSETELEM = NFNL_SUBSYS_NFTABLES << 8 | 14
+    NFT_MSG_GETOBJ = NFNL_SUBSYS_NFTABLES << 8 | 19
 
 
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, kind, flags, sequence, port
