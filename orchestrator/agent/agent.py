@@ -257,6 +257,7 @@ class Agent:
         for farm_hands in self.farm_hands.values():
             await farm_hands.close()
         await self.pulse.close()
+        self._their_flows.close()
         await self.neighbours.close()
         await self.register.close()
         LAUNCHER.close()
@@ -407,7 +408,7 @@ class Agent:
     async def _pulse_status(self) -> Any:
         try:
             return await self.pulse.status()
-        except HafarmError:
+        except (HafarmError, TimeoutError):
             return {}
 
     def _witness(self) -> dict[str, Any]:

@@ -21,10 +21,12 @@ FRESH_S: Final = 1.0
 """What was asked of the others is told for so long: a screen that is refreshed all the time asks once."""
 COUNT_SHARE: Final = 0.1
 """Of our time at most goes into counting connections: with a million of them one count takes seconds."""
-ASK_S: Final = 0.5
-"""Whoever looks at the screen waits no longer for a node that does not answer."""
-SILENT_S: Final = 5.0
-"""Before a node that gave no answer is asked again."""
+WAIT_S: Final = 0.3
+"""Whoever looks waits no longer for those that do not answer."""
+ASK_S: Final = 5.0
+"""A node that is so busy is asked again by the next one who looks."""
+OLD_S: Final = 15.0
+"""Of a node that answered before, and does not now, so much longer is told what it said."""
 KEYS: Final = ("connections", "connections_per_s", "packets_per_s", "bytes_per_s")
 Flow = Mapping[str, float | None]
 """These four; None: not known."""
@@ -88,25 +90,38 @@ class TheirFlows:
     ask: Callable[[NodeName], Awaitable[Any]]
     """One question to another node's agent: for each farm there its `here`."""
     _told: dict[NodeName, tuple[float, Mapping[str, Flow]]] = field(default_factory=dict)
-    """Until when it is told again, and what."""
+    """When it was heard, and what."""
+    _asked: dict[NodeName, tuple[float, asyncio.Task[None]]] = field(default_factory=dict)
+    """When it was asked last."""
 
     async def of(self, others: Collection[NodeName]) -> Mapping[NodeName, Mapping[str, Flow]]:
         """By node, and by farm there; nothing of a node that gives no answer."""
         now = time.monotonic()
-        due = [name for name in others if name not in self._told or self._told[name][0] <= now]
-        await asyncio.gather(*map(self._hear, due))
-        return {name: self._told[name][1] for name in others}
+        for name in others:
+            at, task = self._asked.get(name, (now - FRESH_S, None))
+            if now - at >= FRESH_S and (task is None or task.done()):
+                self._asked[name] = now, asyncio.get_running_loop().create_task(self._hear(name))
+        if asking := [self._asked[name][1] for name in others if not self._asked[name][1].done()]:
+            # Whoever looks waits no longer; the question goes on, for the next time that somebody looks.
+            await asyncio.wait(asking, timeout=WAIT_S)
+        now = time.monotonic()
+        return {
+            name: self._told[name][1]
+            for name in others
+            if name in self._told and now - self._told[name][0] < OLD_S
+        }
 
     async def _hear(self, name: NodeName) -> None:
-        found: Mapping[str, Flow] = {}
-        again_s = SILENT_S
         with suppress(HafarmError, OSError, TimeoutError):
             async with asyncio.timeout(ASK_S):
                 answer = await self.ask(name)
             flows = answer.get("flows") if isinstance(answer, dict) else None
             if isinstance(flows, dict):
-                found, again_s = {farm: _flow(said) for farm, said in flows.items()}, FRESH_S
-        self._told[name] = time.monotonic() + again_s, found
+                self._told[name] = time.monotonic(), {farm: _flow(said) for farm, said in flows.items()}
+
+    def close(self) -> None:
+        for _, task in self._asked.values():
+            task.cancel()
 
 
 def _flow(said: Any) -> Flow:

@@ -162,6 +162,12 @@ class DeadMan:
             self._holding = addresses, Holding([self._guarded[address] for address in addresses])
         return self._holding[1]
 
+    def restore(self) -> None:
+        """Guard everything anew, where somebody took our rules away; what was held is silent until renewed."""
+        guarded = {address: orders.shared for address, orders in self._guarded.items()}
+        self._guarded, self._held, self._deadlines = {}, set(), {}
+        self._guard(guarded, [_BASE])
+
     def remove(self) -> bool:
         """Take the rules away, unless an address may still be on this machine."""
         if self._held:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_interface
@@ -42,6 +43,9 @@ TCP: Final = {"echo": 7000, "near": 7100, "all": 7200}
 CLIENT: Final = ("198.18.0.30", "2001:2::30")
 FOREIGN: Final = "table inet somebody {\n\tchain in {\n\t\ttcp dport 22 accept\n\t}\n}\n"
 ANSWER_S: Final = 60
+READY_S: Final = 90
+"""On a machine that is full: five nodes come in one after the other, in each of four farms."""
+PACE_S: Final = 0.05
 Client = tuple[str, int]
 
 
@@ -137,14 +141,19 @@ class Farms(Cluster):
 
     def await_ready(self, *names: str) -> None:
         """Each of these says so of itself, and all say that these and nobody else share the traffic."""
-        for node in names:
-            for farm in MODES:
-                eventually(lambda node=node, farm=farm: self._is_ready(node, farm, set(names)), 90)
+        eventually(lambda: all(self._is_ready(node, set(names)) for node in names), READY_S)
 
-    def _is_ready(self, node: str, farm: str, names: set[str]) -> bool:
-        told = {each["node"]: each for each in self.module(node, farm)["nodes"]}
-        sharing = {name for name, each in told.items() if each["serving"]}
-        return bool(told) and told[node]["phase"] == "ready" and sharing == names
+    def _is_ready(self, node: str, names: set[str]) -> bool:
+        # A whole answer costs the node, and those it asks, some milliseconds: not a hundred times a second.
+        time.sleep(PACE_S)
+        status = self.status(node)
+        told = [each for each in status["modules"] if each["kind"] == "farm"] if status else []
+        for farm in told:
+            sharing = {each["node"] for each in farm["nodes"] if each["serving"]}
+            here = next(each for each in farm["nodes"] if each["node"] == node)
+            if sharing != names or here["phase"] != "ready":
+                return False
+        return bool(told)
 
     def director(self, farm: str) -> str:
         """Who answers for its first address, as the last node that is up says."""
@@ -240,9 +249,14 @@ class Farms(Cluster):
         finally:
             end(process)
 
-    def wrk(self, seconds: int, connections: int, url: str, *words: str) -> subprocess.Popen[str]:
-        options = ["-t1", f"-c{connections}", f"-d{seconds}s", *words, url]
-        return self._start(self.network.inside("client", "wrk", *options))
+    @contextmanager
+    def wrk(self, seconds: int, connections: int, *words: str) -> Iterator[subprocess.Popen[str]]:
+        options = ["-t1", f"-c{connections}", f"-d{seconds}s", *words]
+        process = self._start(self.network.inside("client", "wrk", *options))
+        try:
+            yield process
+        finally:
+            end(process)
 
     def _start(self, words: list[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
