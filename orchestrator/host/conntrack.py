@@ -6,7 +6,6 @@ import ipaddress
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final
 
 from orchestrator.host.nfdump import attributes, listed
@@ -50,7 +49,7 @@ def _tcp_state(entry: dict[int, bytes]) -> int:
     return int.from_bytes(attributes(tcp).get(CTA_PROTOINFO_TCP_STATE, b"\0"))
 
 
-def _listed(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: int) -> Iterator[dict[int, bytes]]:
+def _listed(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, protocol: int) -> list[dict[int, bytes]]:
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     question = message(
         Kind.IPCTNL_MSG_CT_GET,

@@ -1,18 +1,17 @@
 """What the named counters of a table say.
 
-In the kernel's own messages: nft reads all tables of the machine with all their elements before it lists
-anything, which takes a tenth of a second where several farms have a map for each group of ports.
+In the kernel's own messages: nft lists nothing before it has read all of a table, which takes tens of
+milliseconds where it has maps, and begins anew whenever something changes, as leases do many times a second.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from orchestrator.host.nfdump import attributes, listed
+from orchestrator.host.nfdump import FAMILIES, attributes, listed
 from orchestrator.host.nfnetlink import NLM_F_DUMP, Kind, message, text, word
 
-# linux/netfilter.h, nf_tables.h
-FAMILIES: Final = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "ip6": 10}
+# linux/netfilter/nf_tables.h
 NFTA_OBJ_TABLE: Final = 1
 NFTA_OBJ_NAME: Final = 2
 NFTA_OBJ_TYPE: Final = 3

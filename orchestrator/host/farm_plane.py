@@ -13,12 +13,13 @@ from orchestrator.farm.rates import Sample
 from orchestrator.farm.rules import rules, table_of
 from orchestrator.farm.ruleset import NOTHING, Ruleset, change, replacement
 from orchestrator.host.announce import BURST_S, Address, Wire, frames, say_again, who_has
-from orchestrator.host.farm_remains import remove_farm, tables_there
+from orchestrator.host.farm_remains import remove_farm
 from orchestrator.host.farm_traffic import count_connections, read_counters
 from orchestrator.host.netlink import Changes, Link, Netlink, Placed
 from orchestrator.host.nfnetlink import Nfnetlink, RulesRefused
 from orchestrator.host.nft import Nft, is_silenced, open_nft
 from orchestrator.host.nft_changes import RuleChanges
+from orchestrator.host.nftables_seen import digest, tables
 from orchestrator.host.plane_words import (
     AddressTaken,
     FarmAddressConflict,
@@ -48,8 +49,8 @@ class FarmPlane:
         self._on_event = on_event
         self._plane: Plane | None = None
         self._loaded: Ruleset = NOTHING
-        self._listing: str | None = None
-        """The rules as the kernel tells them; None: not read since they were loaded."""
+        self._seen: str | None = None
+        """What the rules are in the kernel; None: not read since they were loaded."""
         self._counted_since = 0.0
         """When all counters were zero."""
         self._changed = asyncio.Event()
@@ -162,7 +163,7 @@ class FarmPlane:
 
     async def found(self) -> bool:
         """Whether an earlier life's plane is in the kernel, whole or in part."""
-        return any(name == table_of(self._farm) for _, name in tables_there(self._have.nft))
+        return any(name == table_of(self._farm) for _, name in tables())
 
     # --- taking away ------------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class FarmPlane:
         """Nothing of this farm is in the kernel when it returns, whichever life put it there."""
         async with self._one_at_a_time:
             self._hang_up()
-            self._plane, self._loaded, self._listing = None, NOTHING, None
+            self._plane, self._loaded, self._seen = None, NOTHING, None
             await remove_farm(self._have.net, self._have.nft, self._farm)
             self._have.rule_changes.forget()
 
@@ -186,7 +187,7 @@ class FarmPlane:
         except RulesRefused:
             # Or somebody took ours away, and the difference does not fit: everything, in one transaction too.
             self._replace(after)
-        self._loaded, self._listing = after, None
+        self._loaded, self._seen = after, None
         self._have.rule_changes.forget()
         self._changed.set()
 
@@ -194,23 +195,15 @@ class FarmPlane:
         self._have.nft.run(replacement(after))
         self._counted_since = asyncio.get_running_loop().time()
 
-    def _list(self) -> str | None:
-        """The rules without their counts; None where some are missing."""
-        try:
-            # One by one: nft 1.0.6 looks for all tables of one transaction in the family of the last.
-            return "".join(self._have.still.run(f"list table {' '.join(name)}") for name in self._loaded)
-        except RulesRefused:
-            return None
-
     def _keep_rules(self) -> bool:
         """Put back what somebody took away; whether they had."""
-        listing = self._list()
-        if listing is not None and self._listing in (None, listing):
-            self._listing = listing
+        seen = digest(self._loaded)
+        if seen is not None and self._seen in (None, seen):
+            self._seen = seen
             return False
         self._replace(self._loaded)
         self._have.rule_changes.forget()
-        self._listing = self._list()
+        self._seen = digest(self._loaded)
         self._on_event(RulesPutBack(self._farm))
         return True
 
@@ -349,8 +342,6 @@ class _Hands:
 
     net: Netlink
     nft: Nft
-    still: Nft
-    """Lists rules without their counts."""
     kernel: Nfnetlink
     changes: Changes
     rule_changes: RuleChanges
@@ -362,7 +353,6 @@ class _Hands:
         return cls(
             net,
             open_nft(),
-            open_nft(stateless=True),
             Nfnetlink(),
             Changes(on_change),
             RuleChanges(table, on_change),

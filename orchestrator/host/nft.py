@@ -14,8 +14,6 @@ from orchestrator.host.nfnetlink import Nfnetlink, NotThere, RulesRefused
 from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Holding, Orders, is_in
 
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
-STATELESS: Final = 1 << 2
-"""NFT_CTX_OUTPUT_STATELESS, from nftables/libnftables.h."""
 ABOUT_MAX: Final = 160
 """Letters of a refused command that are told: a map may have a thousand elements."""
 SHORTEST_S: Final = 0.01
@@ -31,8 +29,8 @@ class Nft(Protocol):
 class Library:
     """libnftables.so.1: a transaction in a millisecond, no process started."""
 
-    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
-        """`stateless`: a `list` leaves counts out; `dry`: the kernel judges a transaction and drops it."""
+    def __init__(self, *, dry: bool = False) -> None:
+        """`dry`: the kernel judges a transaction and drops it."""
         self._lib = ctypes.CDLL("libnftables.so.1")
         self._lib.nft_ctx_new.restype = ctypes.c_void_p
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
@@ -40,7 +38,6 @@ class Library:
         self._context = ctypes.c_void_p(self._lib.nft_ctx_new(0))
         self._lib.nft_ctx_buffer_output(self._context)
         self._lib.nft_ctx_buffer_error(self._context)
-        self._lib.nft_ctx_output_set_flags(self._context, STATELESS if stateless else 0)
         self._lib.nft_ctx_set_dry_run(self._context, dry)
 
     def run(self, commands: str) -> str:
@@ -56,8 +53,8 @@ class Library:
 class Command:
     """The nft program, where the library is not installed."""
 
-    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
-        self._words = ["nft", *(["-s"] if stateless else []), *(["-c"] if dry else []), "-f", "-"]
+    def __init__(self, *, dry: bool = False) -> None:
+        self._words = ["nft", *(["-c"] if dry else []), "-f", "-"]
 
     def run(self, commands: str) -> str:
         try:
@@ -87,12 +84,12 @@ def _first(told: str) -> str:
     return told.strip()
 
 
-def open_nft(*, stateless: bool = False, dry: bool = False) -> Nft:
+def open_nft(*, dry: bool = False) -> Nft:
     """Whichever of the two is installed."""
     try:
-        return Library(stateless=stateless, dry=dry)
+        return Library(dry=dry)
     except OSError:
-        return Command(stateless=stateless, dry=dry)
+        return Command(dry=dry)
 
 
 class DeadMan:
@@ -163,7 +160,7 @@ class DeadMan:
         return self._holding[1]
 
     def restore(self) -> None:
-        """Guard everything anew, where somebody took our rules away; what was held is silent until renewed."""
+        """Guard everything anew where somebody took our rules away; all is silent until it is renewed."""
         guarded = {address: orders.shared for address, orders in self._guarded.items()}
         self._guarded, self._held, self._deadlines = {}, set(), {}
         self._guard(guarded, [_BASE])
