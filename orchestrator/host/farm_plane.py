@@ -98,6 +98,10 @@ class FarmPlane:
                 found.append(NoSuchSubnet(str(ip), plane.interface))
         others = await who_has(link.name, link.index, link.mac, _ips(plane))
         known = _macs(plane)
+        if not known >= set(others.values()):
+            # A peer whose hardware address was not learned, or is another one now, is no stranger.
+            own = [ip_address(each) for peer in plane.peers for each in (peer.v4, peer.v6) if each]
+            known |= set((await who_has(link.name, link.index, link.mac, own)).values())
         found += [AddressTaken(str(ip), mac.hex(":")) for ip, mac in others.items() if mac not in known]
         try:
             open_nft(dry=True).run(replacement(rules(plane)))
@@ -418,6 +422,9 @@ def _quieten(device: str) -> None:
     """Before it is up: packets come here whose replies leave elsewhere, and it has no life of its own."""
     for setting, value in (
         ("ipv4/conf/{}/rp_filter", "2"),
+        # Else it would tell the virtual hardware address for each address of this node.
+        ("ipv4/conf/{}/arp_ignore", "1"),
+        ("ipv4/conf/{}/arp_announce", "2"),
         ("ipv6/conf/{}/accept_ra", "0"),
         ("ipv6/conf/{}/addr_gen_mode", "1"),
     ):

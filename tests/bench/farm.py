@@ -17,6 +17,7 @@ from typing import Final
 
 from orchestrator.farm.plane import Member, Mode, Plane, Service
 from orchestrator.model.names import NodeName
+from tests.bench import farm_losses
 from tests.bench.mirror import Bench, Measurement
 from tests.bench.rows import Row, median_row, ratios, worst_row
 from tests.farm.rig import SEED, V4, Farm, begin, dealt, end, enter, shared
@@ -308,6 +309,9 @@ def _all(run: Callable[[Bench], Iterator[Row]]) -> Callable[[Bench, frozenset[st
 
 
 ALL: Final = (
+    Measurement(("farm_gap_lan_median_s", "farm_gap_fast_median_s"), farm_losses.gaps),
+    Measurement(("farm_moved_needless",), _all(farm_losses.moved)),
+    Measurement(("farm_recompute_ms",), _all(farm_losses.recompute)),
     Measurement(
         (
             "farm_cpu_directed_vs_direct",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -17,6 +18,7 @@ from orchestrator.farm.buckets import BUCKETS
 from orchestrator.farm.plane import Mode, Plane
 from orchestrator.farm.rules import HOPS_MAX
 from orchestrator.host import farm_plane
+from orchestrator.host.announce import Wire, probe
 from orchestrator.host.farm_plane import FarmPlane
 from orchestrator.host.nfnetlink import RulesRefused
 from orchestrator.model.errors import HafarmError
@@ -24,7 +26,7 @@ from tests.farm.capture import ACK, captured
 from tests.farm.clients import bound, source
 from tests.farm.rig import TCP, V4, V6, Farm, Node, Order, as_json, begin, end, enter, owner_of, shared
 from tests.support.netns import inside, ip
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 OWNERS = shared("n1", "n2")
 CLIENTS = [(source(4, n), 4000 + n) for n in range(60)]
@@ -162,6 +164,36 @@ def test_an_echo_request_is_answered_once_by_the_director(farm: Farm) -> None:
             assert "3 received" in done.stdout, done.stdout
             assert "duplicates" not in done.stdout
         farm.clean()
+
+
+def test_a_node_tells_its_own_hardware_address_alone_for_its_own_address(farm: Farm) -> None:
+    farm.apply(OWNERS, "n1", mode=Mode.INVISIBLE)
+    node = farm.nodes["n2"].member
+    told: set[bytes] = set()
+
+    async def ask() -> None:
+        link = json.loads(ip("-j", "link", "show", "eth0", within=farm.net["client"]))[0]
+        mac = bytes.fromhex(link["address"].replace(":", ""))
+        wire = Wire("eth0", link["ifindex"], lambda _, address, owner: told.add(owner))
+        wire.send(probe(ip_address(node.v4), mac))
+        # Whoever answers this one has answered the other.
+        wire.send(probe(ip_address(V4), mac))
+        await until(lambda: len(told) > 1)
+        wire.close()
+
+    with inside(farm.net["client"]):
+        asyncio.run(ask())
+    virtual = farm.plane("n2", OWNERS, "n1", mode=Mode.INVISIBLE).virtual_mac
+    assert {mac.hex(":") for mac in told} == {node.mac, virtual}
+    own = farm.nodes["n1"].do("macs", addresses=[node.v4])
+    assert own == {node.v4: node.mac}
+
+
+def test_a_peer_whose_hardware_address_is_not_known_yet_is_no_stranger(farm: Farm) -> None:
+    farm.apply(OWNERS, "n2", ["n2"])
+    value = farm.plane("n1", OWNERS, "n1")
+    blind = replace(value, peers=tuple(replace(peer, mac="") for peer in value.peers))
+    assert farm.nodes["n1"].do("preflight", plane=as_json(blind)) == []
 
 
 def test_fragments_find_the_owner_of_the_whole(farm: Farm) -> None:
