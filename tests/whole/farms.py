@@ -203,7 +203,7 @@ class Farms(Cluster):
         return list(maps(Rules.of(farm), view))
 
     def assert_answered_once(
-        self, farm: str, alive: tuple[str, ...], first: int = 0, count: int = 150
+        self, farm: str, alive: tuple[str, ...], first: int = 0, count: int = 60
     ) -> None:
         """What came out of the network: each client of each address, by TCP and by UDP, was answered by the
         node to which its bucket belongs, by that one alone, and nobody by none."""
