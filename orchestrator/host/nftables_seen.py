@@ -65,7 +65,8 @@ def _parts(family: str, name: str, table: Table) -> Iterator[bytes]:
     for body in bodies(message(Kind.NFT_MSG_GETRULE, number, NLM_F_DUMP, text(NFTA_RULE_TABLE, name))):
         known = attributes(body[_FAMILY_BYTES:])
         if body[0] == number and _text(known[NFTA_RULE_TABLE]) == name:
-            rules.setdefault(_text(known[NFTA_RULE_CHAIN]), []).append(body)
+            # Without its head, in which the kernel counts every change of anybody.
+            rules.setdefault(_text(known[NFTA_RULE_CHAIN]), []).append(body[_FAMILY_BYTES:])
     for chain, wanted in sorted(table.chains.items()):
         if len(there := rules.get(chain, [])) < len(wanted.rules):
             raise NotThere(f"rules of chain {chain}")

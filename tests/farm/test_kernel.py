@@ -16,11 +16,12 @@ import pytest
 
 from orchestrator.farm.buckets import BUCKETS
 from orchestrator.farm.plane import Mode, Plane
-from orchestrator.farm.rules import HOPS_MAX
+from orchestrator.farm.rules import HOPS_MAX, rules
 from orchestrator.host import farm_plane
 from orchestrator.host.announce import Wire, probe
 from orchestrator.host.farm_plane import FarmPlane
 from orchestrator.host.nfnetlink import RulesRefused
+from orchestrator.host.nftables_seen import digest
 from orchestrator.model.errors import HafarmError
 from tests.farm.capture import ACK, captured
 from tests.farm.clients import bound, source
@@ -138,6 +139,26 @@ def test_what_somebody_takes_away_is_put_back_and_told(farm: Farm, gone: list[st
     eventually(lambda: len([line for line in node.do("events") if line.startswith(code)]) == len(told) + 1)
     assert node.nft("-s", "list", "ruleset") == ready
     assert farm.ask(V4, "udp", CLIENTS) == [owner_of(OWNERS, *client) for client in CLIENTS]
+
+
+def test_what_others_change_in_their_own_rules_and_addresses_is_not_taken_for_ours(farm: Farm) -> None:
+    farm.apply(OWNERS, "n1")
+    node = farm.nodes["n2"]
+    eventually(lambda: node.do("settled"))
+    told = node.do("events")
+    node.nft("add", "table", "inet", "somebody")
+    with inside(node.namespace):
+        before = digest(rules(farm.plane("n2", OWNERS, "n1")))
+    # A change of addresses makes it look at its rules too.
+    for verb in ("add", "del"):
+        ip("address", verb, "198.18.0.77/24", "dev", "eth0", within=node.namespace)
+        eventually(lambda: node.do("settled"))
+    node.nft("delete", "table", "inet", "somebody")
+    with inside(node.namespace):
+        assert digest(rules(farm.plane("n2", OWNERS, "n1"))) == before is not None
+    ip("address", "del", V4, "dev", "lo", within=node.namespace)
+    eventually(lambda: len(node.do("events")) > len(told))
+    assert [line[:6] for line in node.do("events")[len(told) :]] == ["HF6108"]
 
 
 def test_what_was_taken_and_passed_on_is_counted(farm: Farm) -> None:

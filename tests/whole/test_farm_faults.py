@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -187,8 +188,7 @@ def test_after_a_kill_a_clean_takes_everything_and_while_an_agent_runs_nothing(f
     refused = farms.machines[node].call(*clean)
     assert (refused.returncode, "HF4520" in refused.stderr) == (6, True), refused.stderr
     assert farms.tables(node) == before
-    for pid in farms.machines[node].pids("orchestrator."):
-        os.kill(pid, signal.SIGKILL)
+    kill(farms, node, "orchestrator.agent", "orchestrator.pulse")
     alive = tuple(name for name in NODES if name != node)
     farms.await_ready(*alive)
     assert farms.left(node) != []
@@ -198,8 +198,7 @@ def test_after_a_kill_a_clean_takes_everything_and_while_an_agent_runs_nothing(f
     assert farms.left(node) == []
     assert farms.foreign(node) == foreign
     # The next life takes its part again.
-    for pid in farms.machines[node].pids("serve.py") + farms.machines[node].pids("nginx"):
-        os.kill(pid, signal.SIGKILL)
+    kill(farms, node, "serve.py", "nginx")
     farms.start_agent(node)
     farms.await_ready(*NODES)
 
@@ -218,6 +217,14 @@ def test_a_stop_leaves_nothing(farms: Farms) -> None:
 
 def shares(farms: Farms, node: str, farm: str) -> dict[str, float]:
     return {each["node"]: each["share"] for each in farms.module(node, farm)["nodes"]}
+
+
+def kill(farms: Farms, node: str, *needles: str) -> None:
+    """Together: an agent would start its pulse again."""
+    found = [pid for needle in needles for pid in farms.machines[node].pids(needle)]
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def connections(farms: Farms) -> dict[str, int]:
