@@ -86,9 +86,12 @@ def main() -> int:
 
 def _clean() -> int:
     """Of every farm: addresses, packet rules, interfaces; the exit code."""
-    from orchestrator.host.farm_remains import clean_all
+    from orchestrator.host.farm_remains import AgentAtWork, clean_all
+    from orchestrator.host.presence import present
 
     try:
+        if found := present():
+            raise AgentAtWork(found[0])
         asyncio.run(clean_all())
     except (HafarmError, OSError) as fault:
         return _refuse(fault)
@@ -136,6 +139,7 @@ def _tell(path: str, writer: int) -> int:
 
         # Not msgspec's own JSON, which refuses the name of a file that is not UTF-8.
         told = json.dumps([dataclasses.asdict(part) for part in read(path)])
+        _check_rules()
         with open(writer, "w", encoding="ascii") as file:
             file.write(told)
     except (HafarmError, OSError) as fault:
@@ -144,6 +148,14 @@ def _tell(path: str, writer: int) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _check_rules() -> None:
+    """RulesRefused without nftables, or without the right to it: nothing of ours could begin."""
+    from orchestrator.host.nft import open_nft
+    from orchestrator.host.nft_lease import TABLE
+
+    open_nft(dry=True).run(f"add table inet {TABLE}\nadd table arp {TABLE}")
 
 
 def _check_addresses(config: ClusterConfig, node: NodeName) -> None:

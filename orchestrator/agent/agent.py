@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,6 +17,7 @@ from aiohttp import web
 from orchestrator.agent import api, farm_status, status
 from orchestrator.agent.care import Care
 from orchestrator.agent.control import Neighbours
+from orchestrator.agent.farm_flows import Flow, Flows, TheirFlows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
@@ -26,6 +30,7 @@ from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.strangers import LOOK_S, Strangers
 from orchestrator.cluster.orders import AnyStates, States, Step, order_as_dict
 from orchestrator.host.application import Application
+from orchestrator.host.presence import show
 from orchestrator.host.process import LAUNCHER
 from orchestrator.host.realtime import keep_what_is_there
 from orchestrator.host.tls import server_context
@@ -71,6 +76,7 @@ class Agent:
         self._lock = os.open(
             os.path.join(settings.run_dir, "agent.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
+        self._presence: socket.socket | None = None
         self._strangers = Strangers()
         self.timings_now = derive(config.timing)
         self.journal = Journal(os.path.join(settings.state_dir, "events.jsonl"), self.me)
@@ -86,6 +92,8 @@ class Agent:
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.farms = {module.name: module for module in config.farms if self.me in module.nodes}
         self.farm_hands = {name: self._make_farm_hands(module) for name, module in self.farms.items()}
+        self.flows = {name: Flows(hands.plane) for name, hands in self.farm_hands.items()}
+        self._their_flows = TheirFlows(self._ask_flows)
         self.loop.hands = {**self.hands, **self.farm_hands}
         clients = {name: hands.replicator for name, hands in self.hands.items()}
         self.care = Care(self.me, clients, self.nodes_of, self._mirror_states, self.neighbours)
@@ -161,6 +169,7 @@ class Agent:
                 await self._load_farm(name, farm_hands)
             work += [asyncio.create_task(hands.work()) for hands in self.hands.values()]
             work += [asyncio.create_task(hands.work()) for hands in self.farm_hands.values()]
+            work += [asyncio.create_task(flows.run()) for flows in self.flows.values()]
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_around()))
             await self._serve()
@@ -180,8 +189,12 @@ class Agent:
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._presence = show(self.settings.run_dir)
                 return
-            except BlockingIOError:
+            except OSError as fault:
+                # A dead one's files are closed one after another: its sign may outlive its lock a moment.
+                if fault.errno not in (errno.EWOULDBLOCK, errno.EADDRINUSE):
+                    raise
                 if asyncio.get_running_loop().time() > deadline:
                     raise AgentRuns(self.settings.run_dir) from None
                 await asyncio.sleep(0.1)
@@ -245,10 +258,13 @@ class Agent:
         for farm_hands in self.farm_hands.values():
             await farm_hands.close()
         await self.pulse.close()
+        self._their_flows.close()
         await self.neighbours.close()
         await self.register.close()
         LAUNCHER.close()
         await asyncio.to_thread(self.journal.close)
+        if self._presence is not None:
+            self._presence.close()
 
     async def leave(self) -> None:
         """Stop every module here by plan, then say goodbye: an orderly end of the node."""
@@ -360,10 +376,7 @@ class Agent:
             status.module_status(mirror, self.modules[name], self.hands[name])
             for name, mirror in self.loop.node.mirrors.items()
         ]
-        modules += [
-            await farm_status.module_status(farm, self.farms[name], self.farm_hands[name])
-            for name, farm in self.loop.node.farms.items()
-        ]
+        modules += await self._farms_status()
         told = status.cluster_status(
             self.config, self.me, modules, await self._pulse_status(), self._witness()
         )
@@ -371,10 +384,32 @@ class Agent:
             node["trouble"] = self._strangers.troubles.get(node["name"], "")
         return told
 
+    async def flows_here(self) -> Mapping[str, Flow]:
+        """Of each farm what this node serves, for another node's screen."""
+        return {name: await flows.here() for name, flows in self.flows.items()}
+
+    async def _ask_flows(self, node: NodeName) -> Any:
+        return await self.neighbours.call(node, "GET", "/api/v1/flows", None)
+
+    async def _farms_status(self) -> list[dict[str, Any]]:
+        farms = self.loop.node.farms
+        serving = {name for farm in farms.values() for name, peer in farm.peers.items() if peer.serves}
+        told = await self._their_flows.of(serving) if serving else {}
+        return [
+            await farm_status.module_status(
+                farm,
+                self.farms[name],
+                self.farm_hands[name],
+                self.flows[name],
+                {node: flows[name] for node, flows in told.items() if name in flows},
+            )
+            for name, farm in farms.items()
+        ]
+
     async def _pulse_status(self) -> Any:
         try:
             return await self.pulse.status()
-        except HafarmError:
+        except (HafarmError, TimeoutError):
             return {}
 
     def _witness(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -36,6 +36,7 @@ class Served(Protocol):
     async def timings(self) -> dict[str, Any]: ...
     def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None: ...
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]: ...
+    async def flows_here(self) -> Mapping[str, Mapping[str, float | None]]: ...
     async def verify(self, module: ModuleName, budget_s: float | None) -> Any: ...
     async def verify_here(self, module: ModuleName, budget_s: float | None) -> Any: ...
 
@@ -71,6 +72,7 @@ def neighbourly(agent: Served, cluster: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[nodes_only])
     app.router.add_post("/api/v1/modules/{module}/orders", api.order)
     app.router.add_post("/api/v1/modules/{module}/verify", api.verify)
+    app.router.add_get("/api/v1/flows", api.flows)
     api.care.add_neighbourly(app)
     return app
 
@@ -150,6 +152,11 @@ class _Api:
             return web.json_response({"result": await self._agent.verify_here(module, budget_s)})
         except HafarmError as fault:
             return _error(409, code_of(fault), str(fault))
+
+    async def flows(self, request: web.Request) -> web.Response:
+        """What this node serves of each farm, for another one's screen."""
+        flows = await self._agent.flows_here()
+        return web.json_response({"flows": {name: dict(flow) for name, flow in flows.items()}})
 
     def _module(self, request: web.Request) -> tuple[ModuleName, tuple[NodeName, ...]]:
         module = ModuleName(request.match_info["module"])

@@ -14,7 +14,6 @@ from orchestrator.agent.farm_place import Place, find, seed_of
 from orchestrator.agent.farm_shares import SharesFile, SharesNotKept
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.pulse import PulseClient
-from orchestrator.farm.plane import Traffic
 from orchestrator.host.application import Application
 from orchestrator.host.farm_plane import FarmPlane
 from orchestrator.host.store import JsonFile
@@ -223,12 +222,6 @@ class FarmHands:
             traffic = await self.plane.counters()
             count = sum(each.connections for each in traffic.values())
             self._post(ev.ConnectionsCounted(self.module.name, count))
-
-    async def traffic(self) -> Mapping[str, Traffic]:
-        """By group of ports, since the rules are there; nothing where none are."""
-        with contextlib.suppress(HafarmError, OSError):
-            return await self.plane.counters()
-        return {}
 
     def _plane_said(self, event: Any) -> None:
         """A link's fate is the machine's; the rest is for people."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Final
 
 from orchestrator.farm.plane import Affinity, Member, Mode, Plane, Protocol, Service
+from orchestrator.host.farm_check import in_the_file, own_pair
 from orchestrator.host.farm_plane import macs
 from orchestrator.host.netlink import Netlink
 from orchestrator.model.config import ClusterConfig, FarmConfig, VipConfig
@@ -84,14 +85,9 @@ async def find(config: ClusterConfig, farm: FarmConfig, me: NodeName, seed: int)
     ours = {ip_interface(vip.address).ip for vip in farm.vip}
     others = [each for each in addresses if each.address.ip not in ours]
     link = place(VipConfig(farm.vip[0].address, farm.interface), links, others, frozenset())
-    pairs = {name: _own(config, farm, name) for name in farm.nodes}
-    return Place(
-        farm,
-        Member(me, link.mac.hex(":"), *pairs.pop(me)),
-        link.name,
-        seed,
-        pairs,
-    )
+    own = own_pair(config, farm, me, link, others)
+    pairs = {name: in_the_file(config, farm, name) for name in farm.nodes if name != me}
+    return Place(farm, Member(me, link.mac.hex(":"), *own), link.name, seed, pairs)
 
 
 def seed_of(bundle: str, farm: FarmConfig) -> int:
@@ -99,17 +95,6 @@ def seed_of(bundle: str, farm: FarmConfig) -> int:
     key = Path(bundle, "heartbeat.key").read_bytes()
     digest = hashlib.blake2b(farm.name.encode(), key=hashlib.sha256(key.strip()).digest())
     return int.from_bytes(digest.digest()[:SEED_BYTES], "big")
-
-
-def _own(config: ClusterConfig, farm: FarmConfig, name: NodeName) -> tuple[str, str]:
-    """What the file says of a node's addresses in the farm's networks."""
-    networks = [ip_interface(vip.address).network for vip in farm.vip]
-    found = {4: "", 6: ""}
-    for text in config.node(name).addresses.values():
-        address = ip_address(text)
-        if not found[address.version] and any(address in network for network in networks):
-            found[address.version] = str(address)
-    return found[4], found[6]
 
 
 def _bare(address: str) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.agent.farm_flows import UNKNOWN, Flow, Flows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.farm.buckets import BUCKETS
 from orchestrator.farm.state import Farm, Stage
@@ -24,18 +25,23 @@ def states(farm: Farm) -> dict[NodeName, FarmState | None]:
     return told
 
 
-async def module_status(farm: Farm, config: FarmConfig, hands: FarmHands) -> dict[str, Any]:
-    """One farm, as this node sees it."""
+async def module_status(
+    farm: Farm, config: FarmConfig, hands: FarmHands, flows: Flows, others: Mapping[NodeName, Flow]
+) -> dict[str, Any]:
+    """One farm, as this node sees it; what the others serve they say themselves."""
     told = states(farm)
+    flow = {**others, farm.me: await flows.here()}
     owners = maps(farm.rules, farm.committed)
     shares = [Counter(name for name in group if name is not None) for group in owners]
     return {
         "name": farm.module,
         "kind": "farm",
         "headline": headline(farm, told),
-        "nodes": [_node(farm, name, state, shares) for name, state in told.items()],
+        "nodes": [
+            {**_node(farm, name, state, shares), **flow.get(name, UNKNOWN)} for name, state in told.items()
+        ],
         "vip": _addresses(farm, config),
-        "groups": await _groups(farm, config, hands, shares),
+        "groups": await _groups(farm, config, flows, shares),
         "application": {
             "running": farm.stage in (Stage.CHECKING, Stage.READY),
             "checks": [
@@ -123,14 +129,15 @@ def _addresses(farm: Farm, config: FarmConfig) -> list[dict[str, Any]]:
 
 
 async def _groups(
-    farm: Farm, config: FarmConfig, hands: FarmHands, shares: list[Counter[NodeName]]
+    farm: Farm, config: FarmConfig, flows: Flows, shares: list[Counter[NodeName]]
 ) -> list[dict[str, Any]]:
     """Of each group of ports the shares, and what went through this node's kernel."""
-    had = await hands.traffic() if farm.role is FarmRole.UP else {}
+    had = await flows.counted() if farm.open else {}
     groups = [(vip, group) for vip in config.vip for group in vip.groups]
     found = []
     for number, ((vip, group), share) in enumerate(zip(groups, shares, strict=True)):
-        traffic = [had[name] for each in group.protocols if (name := f"g{number}_{each}") in had]
+        names = [name for each in group.protocols if (name := f"g{number}_{each}") in had]
+        traffic = [had[name] for name in names]
         found.append(
             {
                 "address": vip.address,
@@ -138,6 +145,7 @@ async def _groups(
                 "protocols": list(group.protocols),
                 "affinity": group.affinity,
                 "shares": {name: round(share[name] / BUCKETS, 4) for name in config.nodes},
+                **(flows.rates(names) if names else UNKNOWN),
                 "connections": sum(each.connections for each in traffic),
                 "taken_bytes": sum(each.taken_bytes for each in traffic),
                 "taken_connections": sum(each.taken_connections for each in traffic),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from orchestrator.cli.machine_farms import networks
+from orchestrator.cli.machine_farms import farm_findings
 from orchestrator.cli.survey import LOOK_S, Survey, survey
 from orchestrator.cli.tell import size
 from orchestrator.model.config import (
@@ -52,7 +52,8 @@ def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) ->
         found += _application(module)
     for farm in config.farms:
         if node in farm.nodes:
-            found += [Finding("pass" if good else "fail", what, text) for good, what, text in networks(farm)]
+            seen = farm_findings(config, farm, node)
+            found += [Finding("pass" if good else "fail", what, text) for good, what, text in seen]
             found += _application(farm)
     return found
 

@@ -23,6 +23,8 @@ SIGNS = {
     "not-ready": ("○", "red"),
 }
 """A state has a sign, a word and a colour: none of them is needed to understand the others."""
+FLOW = ("connections", "connections_per_s", "packets_per_s", "bytes_per_s")
+"""What is known of each node of a farm."""
 Data = dict[str, Any]
 
 
@@ -172,8 +174,26 @@ def _farm_node(node: Data) -> tuple[str, ...]:
         click.style(node["phase"], fg=colour),
         f"{node['share'] * 100:.1f} %",
         weighed,
+        _flow(node),
         node.get("reason") or "",
     )
+
+
+def _flow(node: Data) -> str:
+    """What a node serves now; nothing where that is not known."""
+    words = [] if node.get("connections") is None else [f"{node['connections']} connections"]
+    if node.get("bytes_per_s") is not None:
+        words += [
+            f"{rate(node['connections_per_s'])} new/s",
+            f"{rate(node['packets_per_s'])} packets/s",
+            f"{size(node['bytes_per_s'])}/s in",
+        ]
+    return ", ".join(words)
+
+
+def rate(value: float) -> str:
+    """So many digits as are believed."""
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
 def _group(group: Data) -> str:
@@ -230,8 +250,15 @@ def _application(application: Data) -> Iterator[str]:
 
 
 def _rows(data: Data) -> Iterator[tuple[Any, ...]]:
-    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason", "ack", "share")
+    yield ("module", "node", "role", "phase", "epoch", "in_sync", "serving", "reason", "ack", "share", *FLOW)
     for module in data["modules"]:
         for node in module["nodes"]:
             keys = ("node", "role", "phase", "epoch", "in_sync", "serving", "reason")
-            yield (module["name"], *(node.get(key) for key in keys), module.get("ack"), node.get("share"))
+            flow = (node.get(key) for key in FLOW)
+            yield (
+                module["name"],
+                *(node.get(key) for key in keys),
+                module.get("ack"),
+                node.get("share"),
+                *flow,
+            )

@@ -14,8 +14,8 @@ from orchestrator.host.nfnetlink import Nfnetlink, NotThere, RulesRefused
 from orchestrator.host.nft_lease import FLUSH_LATE, LATE, TABLE, Holding, Orders, is_in
 
 COMMAND_TIMEOUT_S: Final = 5  # measured in milliseconds; a machine that needs more has other troubles
-STATELESS: Final = 1 << 2
-"""NFT_CTX_OUTPUT_STATELESS, from nftables/libnftables.h."""
+ABOUT_MAX: Final = 160
+"""Letters of a refused command that are told: a map may have a thousand elements."""
 SHORTEST_S: Final = 0.01
 """One tick of the slowest kernel: before Linux 6.12 an element whose time-out is shorter never leaves."""
 
@@ -29,8 +29,8 @@ class Nft(Protocol):
 class Library:
     """libnftables.so.1: a transaction in a millisecond, no process started."""
 
-    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
-        """`stateless`: a `list` leaves counts out; `dry`: the kernel judges a transaction and drops it."""
+    def __init__(self, *, dry: bool = False) -> None:
+        """`dry`: the kernel judges a transaction and drops it."""
         self._lib = ctypes.CDLL("libnftables.so.1")
         self._lib.nft_ctx_new.restype = ctypes.c_void_p
         for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
@@ -38,7 +38,6 @@ class Library:
         self._context = ctypes.c_void_p(self._lib.nft_ctx_new(0))
         self._lib.nft_ctx_buffer_output(self._context)
         self._lib.nft_ctx_buffer_error(self._context)
-        self._lib.nft_ctx_output_set_flags(self._context, STATELESS if stateless else 0)
         self._lib.nft_ctx_set_dry_run(self._context, dry)
 
     def run(self, commands: str) -> str:
@@ -47,15 +46,15 @@ class Library:
         output: bytes = self._lib.nft_ctx_get_output_buffer(self._context)
         error: bytes = self._lib.nft_ctx_get_error_buffer(self._context)
         if failed:
-            raise RulesRefused(error.decode(errors="replace").strip())
+            raise RulesRefused(_first(error.decode(errors="replace")))
         return output.decode(errors="replace")
 
 
 class Command:
     """The nft program, where the library is not installed."""
 
-    def __init__(self, *, stateless: bool = False, dry: bool = False) -> None:
-        self._words = ["nft", *(["-s"] if stateless else []), *(["-c"] if dry else []), "-f", "-"]
+    def __init__(self, *, dry: bool = False) -> None:
+        self._words = ["nft", *(["-c"] if dry else []), "-f", "-"]
 
     def run(self, commands: str) -> str:
         try:
@@ -66,19 +65,31 @@ class Command:
                 timeout=COMMAND_TIMEOUT_S,
                 check=False,
             )
+        except (FileNotFoundError, PermissionError) as fault:
+            raise RulesRefused("neither libnftables.so.1 nor the program nft is here") from fault
         except (OSError, subprocess.TimeoutExpired) as fault:
             raise RulesRefused(str(fault)) from fault
         if done.returncode:
-            raise RulesRefused(done.stderr.decode(errors="replace").strip())
+            raise RulesRefused(_first(done.stderr.decode(errors="replace")))
         return done.stdout.decode(errors="replace")
 
 
-def open_nft(*, stateless: bool = False, dry: bool = False) -> Nft:
+def _first(told: str) -> str:
+    """Of all complaints about a transaction the first, and what it is about."""
+    lines = told.strip().splitlines()
+    for number, line in enumerate(lines):
+        if "Error: " in line:
+            about = lines[number + 1].strip()[:ABOUT_MAX] if number + 1 < len(lines) else ""
+            return line.partition("Error: ")[2] + (f", in `{about}`" if about else "")
+    return told.strip()
+
+
+def open_nft(*, dry: bool = False) -> Nft:
     """Whichever of the two is installed."""
     try:
-        return Library(stateless=stateless, dry=dry)
+        return Library(dry=dry)
     except OSError:
-        return Command(stateless=stateless, dry=dry)
+        return Command(dry=dry)
 
 
 class DeadMan:
@@ -147,6 +158,12 @@ class DeadMan:
         if self._holding[0] != addresses:
             self._holding = addresses, Holding([self._guarded[address] for address in addresses])
         return self._holding[1]
+
+    def restore(self) -> None:
+        """Guard everything anew where somebody took our rules away; all is silent until it is renewed."""
+        guarded = {address: orders.shared for address, orders in self._guarded.items()}
+        self._guarded, self._held, self._deadlines = {}, set(), {}
+        self._guard(guarded, [_BASE])
 
     def remove(self) -> bool:
         """Take the rules away, unless an address may still be on this machine."""

@@ -66,6 +66,7 @@ class Orders:
     """What is ordered for one guarded address, encoded once; only a deadline differs each time."""
 
     def __init__(self, address: str, number: int, *, shared: bool = False) -> None:
+        self.shared: Final = shared
         places = _places(address, number)
         self.elements: Final = [
             (family, name, _element(key), _element(key, blob(NFTA_SET_ELEM_TIMEOUT, bytes(_NUMBER.size))))

@@ -335,7 +335,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         "HF3010": Code(
             "packet rules refused",
             "The kernel did not take our nftables rules, without which addresses have no lease.",
-            "A kernel with nf_tables, and the package nftables, are needed.",
+            "A kernel with nf_tables and the package nftables are needed, and the agent runs as root.",
         ),
         **COPIES,
         **FARMS,

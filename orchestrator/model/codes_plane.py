@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from orchestrator.model.code import Code
+from orchestrator.model.code import REFUSED, Code
 
 PLANE: Final[Mapping[str, Code]] = {
+    "HF4520": Code(
+        "an agent runs here",
+        "`hafarm agent --clean` takes away what farms of earlier agents left. An agent that runs would put "
+        "it back, and clients would notice.",
+        "`hafarm stop MODULE --node NODE` ends a farm on this node; or stop the agent, then clean.",
+        REFUSED,
+    ),
     "HF6101": Code(
         "the farm's interface does not fit",
         "The interface that the farm is to use on this node is missing or down. Nothing was changed.",

@@ -17,6 +17,7 @@ from orchestrator.cluster.heart import Heart
 from orchestrator.cluster.leases import Told
 from orchestrator.host import clock, lines, nft, realtime
 from orchestrator.host.datagrams import PathSocket
+from orchestrator.host.nfnetlink import NotThere
 from orchestrator.model.config import TimingConfig
 from orchestrator.model.errors import CorruptState, HafarmError
 from orchestrator.model.events import (
@@ -195,7 +196,13 @@ class Pulse:
         wall, now = time.time(), clock.now()
         if not self._told.is_due(now, granted, self._timings) and not self._was_set(wall, now):
             return
-        self._dead_man.renew(wall, {address: end - now for address, end in granted.items()})
+        remaining = {address: end - now for address, end in granted.items()}
+        try:
+            self._dead_man.renew(wall, remaining)
+        except NotThere:
+            # Somebody flushed all rules of this machine. To end for it would cost the others our beats.
+            self._dead_man.restore()
+            self._dead_man.renew(wall, remaining)
         self._told = Told(granted)
         self._look_at = self._told.next_look(self._timings)
         self._wall_ahead = wall - now

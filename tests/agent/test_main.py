@@ -33,11 +33,11 @@ class Node:
             **{name: str(work / name) for name in ("state_dir", "run_dir", "log_dir")},
         }
 
-    def begin(self) -> subprocess.CompletedProcess[str]:
+    def begin(self, *way: str) -> subprocess.CompletedProcess[str]:
         file = self.work / "agent.yaml"
         if not file.exists():
             file.write_text(json.dumps(self.settings))
-        argv = [sys.executable, "-m", "orchestrator.agent", "--config", str(file)]
+        argv = [*way, sys.executable, "-m", "orchestrator.agent", "--config", str(file)]
         return subprocess.run(argv, capture_output=True, text=True, timeout=60)
 
 
@@ -111,3 +111,33 @@ def test_what_another_process_read_arrives_whole(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, str(tmp_path / "agent.yaml")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+HIDE = """
+mount --make-rprivate /
+for file in $(command -v nft || ls /usr/sbin/nft) $(find /usr/lib -maxdepth 2 -name 'libnftables.so.1'); do
+  mount --bind /dev/null "$file"
+done
+exec "$@"
+"""
+"""Runs the rest where nftables is not installed, as far as anybody can see."""
+POWERLESS = ("unshare", "--user", "--map-root-user")
+"""Runs the rest as somebody who looks like root, and has no right to this machine's network."""
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        (("unshare", "--mount", "sh", "-c", HIDE, "sh"), "neither libnftables.so.1 nor the program nft"),
+        (POWERLESS, "Operation not permitted"),
+    ],
+)
+def test_without_nftables_or_the_right_to_it_an_agent_does_not_begin(
+    tmp_path: Path, way: tuple[str, ...], words: str
+) -> None:
+    node = Node(tmp_path)
+    done = node.begin(*way)
+    assert (done.returncode, words in done.stderr) == (CODES["HF3010"].exit, True), done.stderr
+    assert done.stderr.startswith("error HF3010: nftables refused: "), done.stderr
+    for place in ("state_dir", "run_dir", "log_dir"):
+        assert not (tmp_path / place).exists()

@@ -17,6 +17,7 @@ from typing import Final
 
 from orchestrator.farm.plane import Member, Mode, Plane, Service
 from orchestrator.model.names import NodeName
+from tests.bench import farm_losses
 from tests.bench.mirror import Bench, Measurement
 from tests.bench.rows import Row, median_row, ratios, worst_row
 from tests.farm.rig import SEED, V4, Farm, begin, dealt, end, enter, shared
@@ -203,7 +204,8 @@ def _in_turns(bench: Bench, ways: list[str], ask: Callable[[str], Cost]) -> list
         number = next(numbers)
         return {way: ask(way) for way in [*ways[number % len(ways) :], *ways[: number % len(ways)]]}
 
-    return bench.rounds(bench.much(7, 1), 200, play)
+    # The ratio of one round says little where others use the machine: two runs of seven differed by a sixth.
+    return bench.rounds(bench.much(15, 1), 400, play)
 
 
 @contextmanager
@@ -308,6 +310,9 @@ def _all(run: Callable[[Bench], Iterator[Row]]) -> Callable[[Bench, frozenset[st
 
 
 ALL: Final = (
+    Measurement(("farm_gap_lan_median_s", "farm_gap_fast_median_s"), farm_losses.gaps),
+    Measurement(("farm_moved_needless",), _all(farm_losses.moved)),
+    Measurement(("farm_recompute_ms",), _all(farm_losses.recompute)),
     Measurement(
         (
             "farm_cpu_directed_vs_direct",

@@ -27,6 +27,7 @@ idle_cpu_pct idle_rss_mib replicator_idle_rss_mib
 _FARM = """
 farm_cpu_directed_vs_direct farm_cpu_invisible_vs_direct farm_new_cpu_directed_vs_direct
 farm_new_cpu_invisible_vs_direct farm_requests_directed_vs_direct farm_p50_directed_vs_direct
+farm_gap_lan_median_s farm_gap_fast_median_s farm_moved_needless farm_recompute_ms
 farm_cpu_s_per_gbit farm_planned_broken farm_install_ms farm_max_share_vs_mean
 """
 

@@ -21,7 +21,11 @@ STATUS = {
             "kind": "farm",
             "headline": "lyon, paris share the traffic; if one fails, the others take its part",
             "nodes": [
-                {"node": "paris", "role": "UP", "phase": "ready", "share": 0.6667, "percent": 100},
+                {
+                    "node": "paris", "role": "UP", "phase": "ready", "share": 0.6667, "percent": 100,
+                    "connections": 12, "connections_per_s": 3.21,
+                    "packets_per_s": 456.7, "bytes_per_s": 2048.0,
+                },
                 {"node": "lyon", "role": "UP", "phase": "ready", "share": 0.3333, "percent": 50},
             ],
             "vip": [{"address": "198.18.0.101/24", "director": "paris", "here": True}],
@@ -58,6 +62,7 @@ def test_the_screen_shows_shares_and_what_went_through() -> None:
     text = "\n".join(shown(STATUS))
     assert "66.7 %" in text
     assert "at 50 %" in text
+    assert "12 connections, 3.2 new/s, 457 packets/s, 2.0 KiB/s in" in text
     assert "answered by paris" in text
     assert "7 connections here" in text
     assert "no witness, and nothing that needs one" in text

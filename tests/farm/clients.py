@@ -2,10 +2,12 @@
 
 clients.py ask ADDRESS TCP_PORT UDP_PORT    who answers whom, once: sources on standard input
 clients.py move ADDRESS PORT COUNT PACE_S   COUNT connections say something each PACE_S; ends with its input
+clients.py begin ADDRESS PORT PERIOD_S      a new connection each PERIOD_S from another source; the same
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -171,8 +173,35 @@ def _told(movers: list[Mover]) -> bool | None:
     return True
 
 
+async def begin(address: str, port: int, period_s: float) -> None:
+    """Tells of each when it began (CLOCK_MONOTONIC), how long until it was greeted, and by whom."""
+    over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    tasks: list[asyncio.Task[tuple[float, float, str]]] = []
+    while not over.done():
+        tasks.append(asyncio.create_task(_greeted(address, port, len(tasks))))
+        await asyncio.sleep(period_s)
+    print(json.dumps(await asyncio.gather(*tasks)), flush=True)
+
+
+async def _greeted(address: str, port: int, number: int) -> tuple[float, float, str]:
+    loop, began = asyncio.get_running_loop(), time.monotonic()
+    node = ""
+    with bound(address, socket.SOCK_STREAM, source(6 if ":" in address else 4, number % 4000), 0) as one:
+        one.setblocking(False)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await loop.sock_connect(one, (address, port))
+                node = (await loop.sock_recv(one, 100)).decode().strip()
+        except OSError:
+            pass  # no name says it: refused, reset or too late
+    return began, time.monotonic() - began, node
+
+
 def main() -> None:
     what, address, *words = sys.argv[1:]
+    if what == "begin":
+        asyncio.run(begin(address, int(words[0]), float(words[1])))
+        return
     if what == "move":
         move(address, int(words[0]), int(words[1]), float(words[2]))
         return

@@ -73,7 +73,7 @@ class Driver:
                 return await self.plane.found()
             case "settled":
                 # It looked at the kernel after its last change.
-                return not self.plane._changed.is_set() and self.plane._listing is not None
+                return not self.plane._changed.is_set() and self.plane._seen is not None
             case "events":
                 return self.events
             case "clean":

@@ -10,21 +10,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from orchestrator.farm.buckets import BUCKETS
 from orchestrator.farm.plane import Mode, Plane
-from orchestrator.farm.rules import HOPS_MAX
+from orchestrator.farm.rules import HOPS_MAX, rules
 from orchestrator.host import farm_plane
+from orchestrator.host.announce import Wire, probe
 from orchestrator.host.farm_plane import FarmPlane
 from orchestrator.host.nfnetlink import RulesRefused
+from orchestrator.host.nftables_seen import digest
 from orchestrator.model.errors import HafarmError
 from tests.farm.capture import ACK, captured
 from tests.farm.clients import bound, source
 from tests.farm.rig import TCP, V4, V6, Farm, Node, Order, as_json, begin, end, enter, owner_of, shared
 from tests.support.netns import inside, ip
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 OWNERS = shared("n1", "n2")
 CLIENTS = [(source(4, n), 4000 + n) for n in range(60)]
@@ -138,6 +141,26 @@ def test_what_somebody_takes_away_is_put_back_and_told(farm: Farm, gone: list[st
     assert farm.ask(V4, "udp", CLIENTS) == [owner_of(OWNERS, *client) for client in CLIENTS]
 
 
+def test_what_others_change_in_their_own_rules_and_addresses_is_not_taken_for_ours(farm: Farm) -> None:
+    farm.apply(OWNERS, "n1")
+    node = farm.nodes["n2"]
+    eventually(lambda: node.do("settled"))
+    told = node.do("events")
+    node.nft("add", "table", "inet", "somebody")
+    with inside(node.namespace):
+        before = digest(rules(farm.plane("n2", OWNERS, "n1")))
+    # A change of addresses makes it look at its rules too.
+    for verb in ("add", "del"):
+        ip("address", verb, "198.18.0.77/24", "dev", "eth0", within=node.namespace)
+        eventually(lambda: node.do("settled"))
+    node.nft("delete", "table", "inet", "somebody")
+    with inside(node.namespace):
+        assert digest(rules(farm.plane("n2", OWNERS, "n1"))) == before is not None
+    ip("address", "del", V4, "dev", "lo", within=node.namespace)
+    eventually(lambda: len(node.do("events")) > len(told))
+    assert [line[:6] for line in node.do("events")[len(told) :]] == ["HF6108"]
+
+
 def test_what_was_taken_and_passed_on_is_counted(farm: Farm) -> None:
     farm.apply(OWNERS, "n1")
     before = {name: node.do("counters")["tcp4"] for name, node in farm.nodes.items()}
@@ -162,6 +185,36 @@ def test_an_echo_request_is_answered_once_by_the_director(farm: Farm) -> None:
             assert "3 received" in done.stdout, done.stdout
             assert "duplicates" not in done.stdout
         farm.clean()
+
+
+def test_a_node_tells_its_own_hardware_address_alone_for_its_own_address(farm: Farm) -> None:
+    farm.apply(OWNERS, "n1", mode=Mode.INVISIBLE)
+    node = farm.nodes["n2"].member
+    told: set[bytes] = set()
+
+    async def ask() -> None:
+        link = json.loads(ip("-j", "link", "show", "eth0", within=farm.net["client"]))[0]
+        mac = bytes.fromhex(link["address"].replace(":", ""))
+        wire = Wire("eth0", link["ifindex"], lambda _, address, owner: told.add(owner))
+        wire.send(probe(ip_address(node.v4), mac))
+        # Whoever answers this one has answered the other.
+        wire.send(probe(ip_address(V4), mac))
+        await until(lambda: len(told) > 1)
+        wire.close()
+
+    with inside(farm.net["client"]):
+        asyncio.run(ask())
+    virtual = farm.plane("n2", OWNERS, "n1", mode=Mode.INVISIBLE).virtual_mac
+    assert {mac.hex(":") for mac in told} == {node.mac, virtual}
+    own = farm.nodes["n1"].do("macs", addresses=[node.v4])
+    assert own == {node.v4: node.mac}
+
+
+def test_a_peer_whose_hardware_address_is_not_known_yet_is_no_stranger(farm: Farm) -> None:
+    farm.apply(OWNERS, "n2", ["n2"])
+    value = farm.plane("n1", OWNERS, "n1")
+    blind = replace(value, peers=tuple(replace(peer, mac="") for peer in value.peers))
+    assert farm.nodes["n1"].do("preflight", plane=as_json(blind)) == []
 
 
 def test_fragments_find_the_owner_of_the_whole(farm: Farm) -> None:

@@ -177,6 +177,21 @@ def test_a_holder_that_stops_cleanly_answers_no_more_and_a_kept_lease_never_runs
     assert not subprocess.run(rules, check=True, capture_output=True).stdout
 
 
+def test_a_pulse_whose_rules_somebody_flushes_goes_on_and_guards_again(cluster: Cluster) -> None:
+    cluster.hold("paris", "lyon")
+
+    def nft(*words: str) -> str:
+        command = cluster.net.inside("paris", "nft", *words)
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+
+    nft("flush", "ruleset")
+    eventually(lambda: VIP in nft("list", "set", "inet", "hafarm_lease", "held4"), 10)
+    assert cluster.processes["paris"].poll() is None
+    assert cluster.answers()
+    cluster.processes["paris"].send_signal(signal.SIGSTOP)
+    eventually(lambda: not cluster.answers(), 10)
+
+
 def test_a_clean_stop_is_told_at_once_and_leaves_no_rule(cluster: Cluster) -> None:
     # A loaded machine may have lost and found it before: what counts is what follows the goodbye.
     eventually(lambda: cluster.agents["paris"].verdict("lyon") == "alive", 10)
