@@ -131,7 +131,8 @@ class Blocks:
         # A FRESH entry means the first extent, as its number says.
         about = self._about.get(pair.own["inode"], set())
         extents = sorted({extent for what, extent in about if what in (ops.DATA, ops.FRESH)})
-        if pair.whole or ops.WHOLE in extents or (size != pair.theirs["size"] and not extents):
+        everything = pair.whole or (ops.ALL, 0) in about or ops.WHOLE in extents
+        if everything or (size != pair.theirs["size"] and not extents):
             return _parts_of(size)
         end = -(-size // BLOCK_BYTES)
         starts = [extent * _EXTENT_BLOCKS for extent in extents]

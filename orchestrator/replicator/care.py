@@ -171,6 +171,8 @@ class Care:
             keys = []
         elif keys is None:
             why = "the may-differ log alone does not say enough"
+        else:
+            why = self._primary.logs.of[peer].in_bulk()
         found = estimate(self._primary, keys)
         rate = self._rate or RATE_ASSUMED
         if self._primary.throttle.rate:

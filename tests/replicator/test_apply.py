@@ -51,6 +51,9 @@ class Notes:
         self.keys += keys
         self.places.update({key[1]: place_of(key[0], key[1]) for key in keys})
 
+    def folded(self, volume: int, directory: int) -> bool:
+        return False
+
     def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None:
         self.keys.append((volume, inode, ops.FRESH, 0))
         self.places[inode] = place
