@@ -48,6 +48,7 @@ class ChangeLog:
         self._failed: OSError | None = None
         self._fold_from = folding.FOLD_FROM
         """Entries with which the next fold is tried."""
+        self._began = False
         self._load()
 
     def _load(self) -> None:
@@ -119,7 +120,6 @@ class ChangeLog:
         place_of: PlaceOf,
         knows_names: bool,
     ) -> None:
-        folded = self.log.folds
         with self._lock:
             self._raise_if_failed()
             if self._drops and not knows_names:
@@ -139,8 +139,7 @@ class ChangeLog:
                     self._append(differ.encode_add(missing))
             self._settle(self._queued)
             self._shorten()
-        if self.log.folds and not folded:
-            self.began_to_fold()
+        self._tell_of_fold()
 
     @property
     def _drops(self) -> bool:
@@ -159,10 +158,16 @@ class ChangeLog:
         fold = folding.plan(self.log, disk.inode_of, folding.FOLD_EVERY)
         if fold.instead and not self.log.folds:
             log.warning("%s: %s (%d entries)", self.path, IN_BULK, len(self.log.stamps))
+            self._began = True
         folding.carry_out(self.log, fold)
         for (volume, inode), place in fold.places.items():
             self._place(volume, inode, place)
         self._append(differ.encode_add(fold.instead) + differ.encode_retire(fold.gone))
+
+    def _tell_of_fold(self) -> None:
+        if self._began:
+            self._began = False
+            self.began_to_fold()
 
     def _overflow(self) -> bool:
         what = "more directories changed than are kept: the next meeting with that node compares everything"
@@ -204,6 +209,7 @@ class ChangeLog:
             self._made[key[0]] = key[1]
             self._place(key[0], key[1], place)
             self._settle(self._queued)
+        self._tell_of_fold()
 
     def _run(self, key: Key) -> tuple[Key, int]:
         """The first of the entries that become durable with this one, and how many they are.
