@@ -142,7 +142,7 @@ COPIES: Final[Mapping[str, Code]] = {
     "HF4046": Code(
         "directories compared whole",
         "While another node was away more files changed than are kept one by one. Of the directories in "
-        "which the eldest of these changes were, all that is directly in them is compared when it comes back.",
+        "which the eldest of these changes were, all that is directly in them is compared at its return.",
         "Nothing; the larger these directories, the longer the resync: `hafarm resync MODULE --estimate`.",
     ),
     "HF4019": Code(
