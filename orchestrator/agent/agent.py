@@ -239,6 +239,7 @@ class Agent:
     async def _close(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
+        await self.operations.close()
         for hands in self.hands.values():
             await hands.close()
         for farm_hands in self.farm_hands.values():
