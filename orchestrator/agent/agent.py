@@ -190,9 +190,10 @@ class Agent:
         async with asyncio.TaskGroup() as looks:
             while True:
                 await asyncio.sleep(LOOK_S)
-                for hands in self.hands.values():
+                for name, hands in self.hands.items():
                     # Nobody waits for one that hangs before the others are looked at again.
                     looks.create_task(hands.replicator.look())
+                    looks.create_task(self.care.tell_slow(name))
                 for code, text in self._strangers.look(await self._pulse_status()):
                     self.journal.tell("", code, text)
 
