@@ -124,6 +124,16 @@ class Care:
         finally:
             self._telling.discard(module)
 
+    async def owners_differ(self, module: ModuleName, peer: NodeName) -> list[str]:
+        """In words, which owners of the files are others on that node. Raises Refused, ProcessUnreachable."""
+        found = await self._clients[module].ask_at_leisure("owners", LOOK_TIMEOUT_S)
+        asked = {kind: list(found[kind])[: names.ASKED_MAX] for kind in ("users", "groups")}
+        own = await self.here(module, {"do": "names", **asked})
+        asked |= {f"{kind[:-1]}_names": sorted(set(own[kind].values())) for kind in ("users", "groups")}
+        here = await self.here(module, {"do": "names", **asked})
+        there = await self.at(peer, module, {"do": "names", **asked})
+        return list(names.compared(here, there, peer))
+
     async def divergences(self, module: ModuleName) -> dict[str, Any]:
         """Of every node of the module; who could not be asked is named with the reason."""
         asked = await self.everywhere(module, {"do": "divergences"})

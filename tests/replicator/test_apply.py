@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from orchestrator.mirror.differ import Key, Place, PlaceOf
 from orchestrator.mirror.frames import WireFault
 from orchestrator.replicator import codec, ops
-from orchestrator.replicator.apply import Applier, ApplyFailed, Points
+from orchestrator.replicator.apply import Applier, ApplyFailed
 from orchestrator.replicator.codec import Remove
+from orchestrator.replicator.points import Points
 
 SAMPLES: list[codec.Sent] = [
     ops.Bind(0, 2, 1, b"a"),
