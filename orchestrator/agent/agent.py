@@ -24,6 +24,7 @@ from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.loop import Loop
 from orchestrator.agent.operations import Operations
+from orchestrator.agent.owners import Owners
 from orchestrator.agent.pulse import PulseClient
 from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.agent.settings import AgentSettings
@@ -97,6 +98,7 @@ class Agent:
         self.loop.hands = {**self.hands, **self.farm_hands}
         clients = {name: hands.replicator for name, hands in self.hands.items()}
         self.care = Care(self.me, clients, self.nodes_of, self._mirror_states, self.neighbours)
+        self.owners = Owners(self.care, self.journal)
         self.operations = Operations(self._states, self._give, lambda: self._changed)
         self._changed = asyncio.Event()
         self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}
@@ -117,7 +119,7 @@ class Agent:
             module,
             self.me,
             places,
-            on_event=lambda message: hands.replicator_said(message),
+            on_event=lambda message: self._replicator_said(hands, message),
             on_up=lambda status: hands.replicator_up(status),
             on_lost=lambda why: hands.replicator_lost(why),
         )
@@ -135,6 +137,10 @@ class Agent:
             self.loop.post,
         )
         return hands
+
+    def _replicator_said(self, hands: Hands, message: Mapping[str, Any]) -> None:
+        hands.replicator_said(message)
+        self.owners.heard(hands.module.name, message)
 
     def _make_farm_hands(self, module: FarmConfig) -> FarmHands:
         settings = self.settings
@@ -204,9 +210,10 @@ class Agent:
         async with asyncio.TaskGroup() as looks:
             while True:
                 await asyncio.sleep(LOOK_S)
-                for hands in self.hands.values():
+                for name, hands in self.hands.items():
                     # Nobody waits for one that hangs before the others are looked at again.
                     looks.create_task(hands.replicator.look())
+                    looks.create_task(self.care.tell_slow(name))
                 for code, text in self._strangers.look(await self._pulse_status()):
                     self.journal.tell("", code, text)
 
@@ -253,6 +260,8 @@ class Agent:
     async def _close(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
+        await self.operations.close()
+        await self.owners.close()
         for hands in self.hands.values():
             await hands.close()
         for farm_hands in self.farm_hands.values():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from orchestrator.agent.control import Neighbours
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.replicator import ReplicatorClient
+from orchestrator.agent.slowness import said
 from orchestrator.cluster.orders import SERVING, States
 from orchestrator.host import names
 from orchestrator.model.errors import HafarmError, ProcessUnreachable
@@ -39,6 +41,7 @@ class Care:
         self._nodes_of = nodes_of
         self._states = states
         self._neighbours = neighbours
+        self._telling: set[ModuleName] = set()
 
     @property
     def modules(self) -> list[ModuleName]:
@@ -68,6 +71,9 @@ class Care:
                 return await client.ask_at_leisure("estimate", ESTIMATE_TIMEOUT_S, full=full)
             case "names":
                 return await _names(body)
+            case "slow":
+                client.slowness.hear(body.get("slow"), asyncio.get_running_loop().time())
+                return {}
             case other:
                 raise Refused("HF1223", f"nothing to ask is named {other!r:.40}")
 
@@ -97,11 +103,36 @@ class Care:
         if node == self._me:
             return await self.here(module, body)
         path = f"/api/v1/modules/{module}/care"
-        limit_s = NAMES_TIMEOUT_S if body.get("do") == "names" else ESTIMATE_TIMEOUT_S
+        limit_s = NAMES_TIMEOUT_S if body.get("do") in ("names", "slow") else ESTIMATE_TIMEOUT_S
         answer = await self._neighbours.call(node, "POST", path, dict(body), limit_s + 5)
         if "error" in answer:
             raise Refused(str(answer["error"]["code"]), f"{node}: {answer['error']['message']}")
         return answer["result"]
+
+    async def tell_slow(self, module: ModuleName) -> None:
+        """Say on the other nodes which copies are slow, as long as any is: only this one sees it."""
+        slow = self._clients[module].slow
+        if not slow or module in self._telling:
+            return
+        self._telling.add(module)
+        try:
+            for node in self._nodes_of(module) or ():
+                if node != self._me:
+                    # One that does not hear it is shown as away, or runs an older release.
+                    with contextlib.suppress(Refused, ProcessUnreachable):
+                        await self.at(node, module, {"do": "slow", "slow": said(slow)})
+        finally:
+            self._telling.discard(module)
+
+    async def owners_differ(self, module: ModuleName, peer: NodeName) -> list[str]:
+        """In words, which owners of the files are others on that node. Raises Refused, ProcessUnreachable."""
+        found = await self._clients[module].ask_at_leisure("owners", LOOK_TIMEOUT_S)
+        asked = {kind: list(found[kind])[: names.ASKED_MAX] for kind in ("users", "groups")}
+        own = await self.here(module, {"do": "names", **asked})
+        asked |= {f"{kind[:-1]}_names": sorted(set(own[kind].values())) for kind in ("users", "groups")}
+        here = await self.here(module, {"do": "names", **asked})
+        there = await self.at(peer, module, {"do": "names", **asked})
+        return list(names.compared(here, there, peer))
 
     async def divergences(self, module: ModuleName) -> dict[str, Any]:
         """Of every node of the module; who could not be asked is named with the reason."""

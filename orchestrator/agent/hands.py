@@ -9,7 +9,14 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from orchestrator.agent.heard import of_a_copy, of_a_hung_disk, of_a_slow_peer, of_two_histories, translated
+from orchestrator.agent.heard import (
+    of_a_copy,
+    of_a_hung_disk,
+    of_a_long_log,
+    of_a_slow_peer,
+    of_two_histories,
+    translated,
+)
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.pulse import PulseClient
@@ -320,6 +327,8 @@ class Hands:
             self._journal.tell(self.module.name, "HF4006", of_a_copy(message))
             if message.get("set_aside"):
                 self._journal.tell(self.module.name, "HF4016", of_two_histories(message))
+        elif message.get("event") == "log_folded":
+            self._journal.tell(self.module.name, "HF4046", of_a_long_log(message))
         elif message.get("event") == "peer_slow":
             self._journal.tell(self.module.name, "HF4023", f"{message['peer']} is {of_a_slow_peer(message)}")
         elif message.get("event") == "peer_fast_again":

@@ -28,6 +28,10 @@ def of_a_slow_peer(facts: Mapping[str, Any]) -> str:
     return f"slow: up to {facts['took_s']:.1f} s until a synced write is on its disk{usual}"
 
 
+def of_a_long_log(message: Mapping[str, Any]) -> str:
+    return f"{message['peer']} lacks more changes than are kept one by one: directories are compared whole"
+
+
 def of_a_hung_disk(facts: Mapping[str, Any]) -> str:
     return f"the disk of this node has not answered for {facts['waited_s']:.0f} s"
 

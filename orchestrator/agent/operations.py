@@ -95,6 +95,12 @@ class Operations:
     def get(self, number: str) -> Operation | None:
         return self._all.get(number)
 
+    async def close(self) -> None:
+        """Nothing is carried out any more; who asks gets no answer, and looks at the next agent's status."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _run(self, deed: Any) -> None:
         task = asyncio.get_running_loop().create_task(deed)
         self._tasks.add(task)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator.agent.lines import Lines, Refused
+from orchestrator.agent.slowness import Slowness
 from orchestrator.host.fuse import mount
 from orchestrator.host.process import ours
 from orchestrator.host.store import write_durable
@@ -75,6 +76,8 @@ class ReplicatorClient:
         """How far the copy to each peer is, while one runs."""
         self.slow: dict[str, Mapping[str, Any]] = {}
         """Peers whose disks are slow, as this node sees them while it serves."""
+        self.slowness = Slowness()
+        """Which are, as the node that serves says."""
         self.hangs = False
         """This node's own disk does not answer."""
 

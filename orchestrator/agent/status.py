@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from ipaddress import ip_interface
 from typing import Any
@@ -78,7 +79,8 @@ def node_entry(mirror: Mirror, name: NodeName, state: ModuleState | None, hands:
         "epoch": state.epoch,
         "in_sync": in_sync,
         "serving": state.serving and state.role in SERVING,
-        "reason": _own_reason(mirror, hands) if name == mirror.me else of_a_slow_peer(slow) if slow else "",
+        "reason": (_own_reason(mirror, hands) if name == mirror.me else "")
+        or (of_a_slow_peer(slow) if slow else ""),
         "resync": _resync(hands, name),
         "slow": slow,
     }
@@ -96,8 +98,13 @@ def _resync(hands: Hands, name: NodeName) -> Mapping[str, Any] | None:
 
 
 def _slow(mirror: Mirror, hands: Hands, name: NodeName) -> Mapping[str, Any] | None:
-    """How slow the peer is, as the primary sees it; None: it is not, or this node cannot know."""
-    facts = hands.replicator.slow.get(name) if mirror.held is not None else None
+    """How slow a copy is, as the primary sees it, or says; None: it is not, or this node cannot know."""
+    replicator = hands.replicator
+    facts: Mapping[str, Any] | None
+    if mirror.held is not None:
+        facts = replicator.slow.get(name)
+    else:
+        facts = replicator.slowness.of(name, asyncio.get_running_loop().time())
     return facts and {key: facts[key] for key in ("took_s", "usual_s")}
 
 

@@ -1,14 +1,18 @@
-"""Users and groups of this machine: which number has which name, and the reverse."""
+"""Users and groups: which number has which name on this machine, the reverse, and what is not so there."""
 
 from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 ASKED_MAX: Final = 1000
 """Numbers and names in one question: each may cost a question to a directory server."""
+
+Known = Mapping[str, Mapping[str, Any]]
+"""What one machine says of numbers and names, as `known` does."""
+_KINDS: Final = (("user", "users", "user_names"), ("group", "groups", "group_names"))
 
 
 def known(
@@ -37,3 +41,20 @@ def _found(wanted: Iterable[Any], ask: Callable[[Any], Any]) -> dict[str, Any]:
         except (KeyError, OverflowError, ValueError):
             continue  # nobody has it here
     return found
+
+
+def compared(here: Known, there: Known, node: str) -> Iterator[str]:
+    """In words, where one number has two names or one name two numbers."""
+    for what, numbers, by_name in _KINDS:
+        for number in sorted({*here[numbers], *there[numbers]}, key=int):
+            mine, theirs = here[numbers].get(number), there[numbers].get(number)
+            if mine != theirs:
+                yield f"{what} {number} is {mine or 'nobody'} here and {theirs or 'nobody'} on {node}"
+        for name in sorted({*here[by_name], *there[by_name]}):
+            mine, theirs = here[by_name].get(name), there[by_name].get(name)
+            if mine != theirs:
+                yield f"{what} {name} is {_number(mine)} here and {_number(theirs)} on {node}"
+
+
+def _number(number: int | None) -> str:
+    return "nobody" if number is None else str(number)

@@ -29,16 +29,16 @@ class TlsSocket:
     writes, and a large read of it takes memory that is mapped and unmapped each time.
     """
 
-    def __init__(self, plain: socket.socket, context: ssl.SSLContext, peer: str | None = None) -> None:
-        """`peer`: the name of who is dialled; None: this side was dialled."""
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext, dials: bool = False) -> None:
+        """`dials`: this side began. It names nobody in the clear: who answers is what the certificate says,
+        and Python takes half a megabyte to encode a name.
+        """
         self._plain = plain
         timeout_s = plain.gettimeout()
         plain.settimeout(None)
         self.settimeout(timeout_s)
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.session = context.wrap_bio(
-            self._arrived, self._leaving, server_side=peer is None, server_hostname=peer
-        )
+        self.session = context.wrap_bio(self._arrived, self._leaving, server_side=not dials)
         # Neither takes memory before something so large has come.
         self._raw = memoryview(bytearray(_READ_BYTES))
         self._room = memoryview(bytearray(_READ_BYTES + _RECORD_BYTES))

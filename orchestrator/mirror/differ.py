@@ -13,12 +13,16 @@ from orchestrator.mirror.lineage import Position
 Key = tuple[int, int, int, int]
 """(volume, inode, data | attributes | names, extent)."""
 
+ALL: Final = 4
+"""What an entry in place of many speaks of: of a directory its names, and all of each object in it that is no
+directory; of any other object all of it."""
+
 HOT_MAX: Final = 1024
 """Entries kept although both disks are equal: 4 GiB of hot extents; a steady database pays nothing."""
 
 ENTRIES_MAX: Final = 1 << 20
-"""Entries of one log, some 550 MiB with their places: beyond, everything is compared. Of a node that was away
-while a million files changed that is as quick."""
+"""Entries of one log, some 550 MiB with their places: beyond, everything is compared. With half of them the
+eldest begin to be kept by directory (`folding.py`)."""
 
 NAMES_MAX: Final = 4096
 """Changed names that are known one by one: beyond, a directory is compared as quickly as it is listed."""
@@ -39,6 +43,7 @@ _RECORDS_MAX: Final = 1 << 20
 _BATCH_RECORDS: Final = 1 << 16  # when a log is written anew: a batch is checked as a whole
 _RUN_MAX: Final = 1 << 16  # far above any run of ours: a damaged record must not fill the memory
 _ADD, _RETIRE, _BASELINE, _SEQUENCE, _UNKNOWN, _PLACE, _PLACED, _OVERFLOWED = 1, 2, 3, 4, 5, 6, 7, 8
+_ADD_ALL = 9  # an older release takes a log with one for unreadable: it would look at too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,9 @@ class Place:
     directory: bytes = b""
     """The same of a directory that held it; of a directory itself: nothing, its own handle leads there."""
     name: bytes = b""
+    sure: bool = field(default=True, compare=False)
+    """It was seen in this process's life, and every change of it since was told. Of one from an earlier life,
+    the last change may not have come to the disk."""
 
 
 PlaceOf = Callable[[int, int], Place | None]
@@ -88,6 +96,8 @@ class MayDiffer:
     """Of one that overflowed: a copy has come, and from this position on all entries are kept again."""
     last: int = 0
     """The highest stamp that was given."""
+    folds: bool = False
+    """Some entries are of directories with all that is in them."""
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
         """Those of these keys that must become durable before the change."""
@@ -137,7 +147,7 @@ class MayDiffer:
         self.places.clear()
         self.names.clear()
         self.baseline = None
-        self.overflowed, self.counts_from = True, None
+        self.overflowed, self.counts_from, self.folds = True, None, False
 
     def begin_stream(self) -> None:
         """Stamps of the former stream say nothing of this one."""
@@ -186,14 +196,17 @@ class MayDiffer:
     def retirable(self, flushed: int, hot_max: int = HOT_MAX) -> list[Key]:
         """The coldest entries beyond the hot set that are equal and durable on both sides up to `flushed`.
 
-        In a log of an older version also every such entry without a place.
+        Also every such entry of a directory with all that is in it: too much is looked at for its sake. In a
+        log of an older version also every one without a place.
         """
         surplus = len(self.stamps) - hot_max
         cold = (key for key, stamp in self.stamps.items() if stamp <= flushed)
         gone = [key for key, _ in zip(cold, range(max(surplus, 0)), strict=False)]
-        if not self.placed:
+        if not self.placed or self.folds:
             gone += [
-                key for key, stamp in self.stamps.items() if stamp <= flushed and key[:2] not in self.places
+                key
+                for key, stamp in self.stamps.items()
+                if stamp <= flushed and (key[2] == ALL or (not self.placed and key[:2] not in self.places))
             ]
             gone = list(dict.fromkeys(gone))
         return gone
@@ -205,6 +218,7 @@ class MayDiffer:
         if len(self.places) > 2 * len(self.stamps) + HOT_MAX:
             self.forget_places()
         self.placed = self.placed or all(key[:2] in self.places for key in self.stamps)
+        self.folds = self.folds and any(key[2] == ALL for key in self.stamps)
 
     def forget_places(self) -> None:
         """Drop the places of what has no entry any more."""
@@ -237,7 +251,10 @@ def _encode_place(volume: int, inode: int, place: Place) -> bytes:
 
 
 def encode_add(keys: Iterable[Key]) -> list[bytes]:
-    return [_RECORD.pack(_ADD, what, volume, 0, inode, extent) for volume, inode, what, extent in keys]
+    return [
+        _RECORD.pack(_ADD_ALL if what == ALL else _ADD, what, volume, 0, inode, extent)
+        for volume, inode, what, extent in keys
+    ]
 
 
 def encode_run(key: Key, count: int) -> bytes:
@@ -332,7 +349,8 @@ def _replay(log: MayDiffer, body: bytes) -> bool:
     while at < len(body):
         kind, what, volume, more, inode, extent = _RECORD.unpack_from(body, at)
         at += _RECORD.size
-        if kind == _ADD and not more:
+        if (kind == _ADD and not more) or (kind == _ADD_ALL and what == ALL):
+            log.folds = log.folds or what == ALL
             log.stamps[volume, inode, what, extent] = IN_USE
         elif kind == _ADD and more < _RUN_MAX:
             log.reserve((volume, inode, what, extent), more + 1, IN_USE)
@@ -358,4 +376,5 @@ def _replay(log: MayDiffer, body: bytes) -> bool:
 
 def _decode_place(text: bytes, handle: int, lengths: int) -> Place:
     directory = handle + (lengths >> 16)
-    return Place(text[:handle], text[handle:directory], text[directory : directory + (lengths & 0xFFFF)])
+    name = text[directory : directory + (lengths & 0xFFFF)]
+    return Place(text[:handle], text[handle:directory], name, sure=False)

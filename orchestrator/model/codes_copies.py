@@ -139,6 +139,12 @@ COPIES: Final[Mapping[str, Code]] = {
         "The disk of this node answers again, after it had hung.",
         _NOTHING,
     ),
+    "HF4046": Code(
+        "directories compared whole",
+        "While another node was away more files changed than are kept one by one. Of the directories in "
+        "which the eldest of these changes were, all that is directly in them is compared at its return.",
+        "Nothing; the larger these directories, the longer the resync: `hafarm resync MODULE --estimate`.",
+    ),
     "HF4019": Code(
         "comparison under way",
         "This module's copies are compared already; a second comparison would read every disk twice.",

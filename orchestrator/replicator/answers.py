@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from orchestrator.model.names import NodeName
-from orchestrator.replicator import trees
+from orchestrator.replicator import ops, trees
 from orchestrator.replicator.apply import Applier
-from orchestrator.replicator.logs import ChangeLog, ChangeLogs
+from orchestrator.replicator.change_log import ChangeLog
+from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.places import Finder, by_inode
 from orchestrator.replicator.questions import DIRECTORIES_MAX, LOOKS_MAX
 from orchestrator.replicator.summaries import BUCKETS_MAX, Summary, names_in, summarize
@@ -75,7 +76,7 @@ class Answers:
             case "hashes":
                 return self._hashes(request)
             case "changed":
-                return self._changed(_number(request["first"]))
+                return self._changed(_number(request["first"]), request.get("folded") is True)
             case "passed_over":
                 return {"count": self._applier.passed_over}
             case unknown:
@@ -169,13 +170,20 @@ class Answers:
 
         return {"digests": self._some(fits, len(fits), hashed)}
 
-    def _changed(self, first: int) -> dict[str, Any]:
-        """Where this node may differ from the primary, as its own log says (S5), from this entry on."""
+    def _changed(self, first: int, folded: bool) -> dict[str, Any]:
+        """Where this node may differ from the primary, as its own log says (S5), from this entry on.
+
+        `folded`: the primary knows entries of directories with all that is in them; one of an older release
+        is told of such a directory that anything below it may differ.
+        """
         log = self._log
         if log is None or log.says_too_little:
             return {"unreadable": True}
         if first == 0:
             self._located = list(self._locate(log))
+            if not folded:
+                deep = (ops.NAMES, ops.WHOLE)
+                self._located = [(*one[:2], *deep) if one[2] == ops.ALL else one for one in self._located]
         rest = self._located[first:]
         page = self._some(
             rest, len(rest), lambda one: ([one[0], one[1].hex(), *one[2:]], 2 * len(one[1]) + _ENTRY_BYTES)

@@ -7,8 +7,6 @@ import functools
 import itertools
 import os
 import stat
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -50,6 +48,8 @@ class Log(Protocol):
     """What of the may-differ logs an applier needs; OSError when an entry could not be made durable."""
 
     def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf) -> None: ...
+
+    def folded(self, volume: int, directory: int) -> bool: ...
 
     def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None: ...
 
@@ -341,7 +341,7 @@ class Applier:
             pass  # the name is free
 
     def _put_away(self, volume: int, parent: int, name: bytes) -> None:
-        keys = self._with_other_names(volume, parent, name)
+        keys = self._with_other_names(volume, parent, name, ops.ALL)
         while some := list(itertools.islice(keys, KEYS_AT_A_TIME)):
             self._log.before_change(some, self._sequence, self.objects.place_of)
         if self._aside and self._aside[volume].wants(parent, name):
@@ -372,18 +372,28 @@ class Applier:
                 linked = ops.whole_key(volume, os.fstat(self.objects.get(volume, op.id)))
                 return [self.objects.key(volume, op.parent, ops.NAMES), linked]
             case ops.Unlink() if not self.copying:
-                stays = self._with_other_names(volume, self.objects.get(volume, op.parent), op.name)
+                above = self.objects.inode(volume, op.parent)
+                what = ops.ALL if self._log.folded(volume, above) else ops.ATTRIBUTES
+                stays = self._with_other_names(volume, self.objects.get(volume, op.parent), op.name, what)
                 return [self.objects.key(volume, op.parent, ops.NAMES), *stays]
             case ops.Create() | ops.Mkdir() | ops.Symlink() | ops.Rmdir() | ops.Unlink() | Remove():
                 return [self.objects.key(volume, op.parent, ops.NAMES)]
             case _:
                 return []
 
-    def _with_other_names(self, volume: int, parent: int, name: bytes) -> Iterator[Key]:
-        """What outlives this name, or one below it: without an entry its time of change would be nobody's."""
+    def _with_other_names(self, volume: int, parent: int, name: bytes, what: int) -> Iterator[Key]:
+        """What outlives this name, or one below it: without an entry its time of change would be nobody's.
+
+        And where an entry of the directory may have stood for its own, all of it.
+        """
         disk.check_name(name)
-        inodes = quarantine.with_other_names(parent, name)
-        return ((volume, inode, ops.ATTRIBUTES, 0) for inode in inodes)
+        for inode in quarantine.with_other_names(parent, name):
+            self._loses_a_name(volume, inode)
+            yield (volume, inode, what, 0)
+
+    def _loses_a_name(self, volume: int, inode: int) -> None:
+        self.objects.loses_a_name(volume, inode)
+        self._log.moved(volume, inode, None)
 
     def _place_of(self, op: Sent, volume: int, inode: int) -> Place | None:
         """Where an object is that this operation is about to change."""
@@ -405,6 +415,8 @@ class Applier:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 continue  # the new name is free
+            if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+                self._loses_a_name(op.volume, status.st_ino)
             moved.append(ops.whole_key(op.volume, status))
         return moved
 
@@ -444,37 +456,6 @@ _DO: Final[dict[type[Any], Callable[[Applier, Any], Callable[[], None] | None]]]
     ops.SyncDirectory: Applier._sync_directory,
     Remove: Applier._remove,
 }
-
-
-class Points:
-    """Durable points begun in order and done in any: up to which one all are done."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._begun: OrderedDict[int, bool] = OrderedDict()
-        self.done_to = 0
-
-    def begin(self, sequence: int) -> None:
-        with self._lock:
-            self._begun[sequence] = False
-
-    def done(self, sequence: int) -> int:
-        """This one is on disk; all are, up to the returned one."""
-        with self._lock:
-            self._begun[sequence] = True
-            while self._begun and self._begun[next(iter(self._begun))]:
-                self.done_to = self._begun.popitem(last=False)[0]
-            return self.done_to
-
-    def all_done_before(self, sequence: int) -> bool:
-        """No earlier point is still on its way."""
-        with self._lock:
-            return all(done for begun, done in self._begun.items() if begun < sequence)
-
-    def reached(self, applied: int) -> int:
-        """Up to here every durable point is done: between points there is nothing to wait for."""
-        with self._lock:
-            return min(self._begun, default=applied + 1) - 1
 
 
 def _sync_all(fds: list[int], data_only: bool) -> None:

@@ -62,12 +62,12 @@ class Blocks:
         self._progress = progress
         self._volume = volume
         self._about = about
-        self._compared: set[str] = set()
-        """Handles of files whose data were looked at."""
+        self._compared: dict[str, bool] = {}
+        """Handles of files whose data were looked at, and whether all of it was."""
 
     def forget(self, own: Entry) -> None:
         """It was made anew: its data are to be sent, whatever was done before."""
-        self._compared.discard(own["handle"])
+        self._compared.pop(own["handle"], None)
 
     def compare(self, pairs: list[Pair]) -> set[bytes]:
         """Make data and sizes of files equal; the paths of those that were not."""
@@ -98,9 +98,10 @@ class Blocks:
 
     def _reader(self, pair: Pair, readers: ExitStack) -> int | None:
         """A descriptor to read it; None where nothing is to be read, or was read by another name."""
-        if pair.own["handle"] in self._compared:
+        known = self._compared.get(pair.own["handle"])
+        if known is not None and (known or not pair.whole):
             return None
-        self._compared.add(pair.own["handle"])
+        self._compared[pair.own["handle"]] = pair.whole or pair.theirs is None
         fd = self._open(pair)
         if fd is not None:
             readers.callback(os.close, fd)
@@ -131,7 +132,8 @@ class Blocks:
         # A FRESH entry means the first extent, as its number says.
         about = self._about.get(pair.own["inode"], set())
         extents = sorted({extent for what, extent in about if what in (ops.DATA, ops.FRESH)})
-        if pair.whole or ops.WHOLE in extents or (size != pair.theirs["size"] and not extents):
+        everything = pair.whole or (ops.ALL, 0) in about or ops.WHOLE in extents
+        if everything or (size != pair.theirs["size"] and not extents):
             return _parts_of(size)
         end = -(-size // BLOCK_BYTES)
         starts = [extent * _EXTENT_BLOCKS for extent in extents]
@@ -162,7 +164,7 @@ class Blocks:
             if entry is None:
                 self._sender.missed = True
             elif stat.S_ISREG(entry["mode"]):
-                self._compared.discard(entry["handle"])
+                self._compared.pop(entry["handle"], None)
                 pairs.append(Pair(path, entry, entry, True, tuple(ranges)))
         written = self.compare(pairs)
         yield from (pair for pair in pairs if pair.path in written)

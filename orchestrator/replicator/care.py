@@ -17,6 +17,7 @@ from orchestrator.replicator import divergence
 from orchestrator.replicator.control import Request
 from orchestrator.replicator.estimate import estimate
 from orchestrator.replicator.follower import Follower
+from orchestrator.replicator.owners import owners
 from orchestrator.replicator.settings import Settings
 from orchestrator.replicator.stream import Primary
 from orchestrator.replicator.verify import Memory, Round
@@ -75,6 +76,7 @@ class Care:
             "resync": self._resync,
             "pause_resync": self._pause,
             "estimate": self._beside(self._estimate),
+            "owners": self._beside(lambda request: owners(self._primary)),
         }
 
     def _beside(self, work: Request) -> Request:
@@ -171,6 +173,8 @@ class Care:
             keys = []
         elif keys is None:
             why = "the may-differ log alone does not say enough"
+        else:
+            why = self._primary.logs.of[peer].in_bulk()
         found = estimate(self._primary, keys)
         rate = self._rate or RATE_ASSUMED
         if self._primary.throttle.rate:

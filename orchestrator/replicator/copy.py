@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.mirror.differ import Key, Place
@@ -142,7 +143,9 @@ class Copier:
         if what == ops.NAMES and not stat.S_ISDIR(status.st_mode):
             what, extent = ops.DATA, ops.WHOLE
         if (volume, status.st_ino) not in places:
-            places[volume, status.st_ino] = place_at(root, path)
+            place = place_at(root, path)
+            # It may be renamed before this place is remembered.
+            places[volume, status.st_ino] = place and replace(place, sure=False)
         return (volume, status.st_ino, what, extent)
 
     def _passes(self, touched: Changes) -> None:

@@ -21,7 +21,7 @@ NAMES_AT_ONCE: Final = 200
 """Names that are put right while no other changes: some 20 ms and one way to the peer and back."""
 _BUCKETS_AT_ONCE: Final = 512  # some 50,000 names, whose text is a quarter of what an answer may have
 _NAMES_HELD_MAX: Final = 200_000  # of one directory: what the peer alone has may have no end
-_LISTED: Final = frozenset({(ops.NAMES, 0), (ops.FRESH, 0)})
+_LISTED: Final = frozenset({(ops.NAMES, 0), (ops.FRESH, 0), (ops.ALL, 0)})
 
 
 class Equalizer:
@@ -47,6 +47,8 @@ class Equalizer:
         self._changed = names
         self._full = False
         """All in the directories that are looked at counts, whatever the entries say."""
+        self._deep = False
+        """What is made in them is looked at next by whoever looks at them."""
         self._whole_tree = False
         self._links: dict[int, list[bytes]] | None = None
         """All names of every object that has several; read when they are needed."""
@@ -95,6 +97,7 @@ class Equalizer:
         for path in directories:
             if (ops.NAMES, ops.WHOLE) in targets[path].about and not self._is_made(path):
                 self._below(path)
+        self._in_full(path for path in directories if (ops.ALL, 0) in targets[path].about)
         files = sorted(path for path, target in targets.items() if not target.is_directory)
         for batch in batches(files, len, LOOKS_MAX):
             self._files(batch, targets)
@@ -126,31 +129,43 @@ class Equalizer:
         for path in new:
             self._below(path)
 
-    def _below(self, top: bytes) -> None:
-        """Compare everything in a directory that both sides have."""
+    def _in_full(self, paths: Iterable[bytes]) -> None:
+        """Compare everything that is in these directories, and in none below them."""
         self._full = True
+        for batch in batches((path for path in paths if not self._is_made(path)), len, DIRECTORIES_MAX):
+            self._contents(batch)
+        self._full = False
+        self._fill_new()
+
+    def _below(self, top: bytes) -> None:
+        """Compare everything below a directory that both sides have."""
+        self._full = self._deep = True
         self._directories[top] = None
         pending = [top]
         while pending:
             batch, pending = pending[-DIRECTORIES_MAX:], pending[:-DIRECTORIES_MAX]
-            filled: list[tuple[bytes, int]] = []
-            for path, own, theirs in self._summaries(batch):
-                before = self._progress.files
-                looked_at = self._directory(path, own, theirs)
-                if own is None:
-                    continue
-                # How many files were among the names that were looked at one by one.
-                counted = self._progress.files - before
-                self._progress.files += own.count - len(own.directories) - counted
-                filled += [
-                    (trees.join(path, name), size) for name, size in own.filled if name not in looked_at
-                ]
-                pending += [trees.join(path, name) for name in reversed(own.directories)]
-                if len(filled) >= LOOKS_MAX:
-                    self._equal_files(filled)
-                    filled = []
-            self._equal_files(filled)
-        self._full = False
+            pending += self._contents(batch)
+        self._full = self._deep = False
+
+    def _contents(self, batch: list[bytes]) -> list[bytes]:
+        """Compare what is in these directories; the directories in them."""
+        filled: list[tuple[bytes, int]] = []
+        below: list[bytes] = []
+        for path, own, theirs in self._summaries(batch):
+            before = self._progress.files
+            looked_at = self._directory(path, own, theirs)
+            if own is None:
+                continue
+            # How many files were among the names that were looked at one by one.
+            counted = self._progress.files - before
+            self._progress.files += own.count - len(own.directories) - counted
+            filled += [(trees.join(path, name), size) for name, size in own.filled if name not in looked_at]
+            below += [trees.join(path, name) for name in reversed(own.directories)]
+            if len(filled) >= LOOKS_MAX:
+                self._equal_files(filled)
+                filled = []
+        self._equal_files(filled)
+        return below
 
     def _summaries(self, paths: list[bytes]) -> list[tuple[bytes, Summary | None, Summary | None]]:
         self._sender.take_back()
@@ -271,7 +286,7 @@ class Equalizer:
         self._directories[path] = None
         made = [pair.path for pair in fixed if pair.theirs is None and stat.S_ISDIR(pair.own["mode"])]
         self._made.update(made)
-        if not self._full:
+        if not self._deep:
             self._new += made  # else they are among what is looked at next
         return fixed
 

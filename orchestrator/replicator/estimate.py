@@ -34,8 +34,12 @@ def _add(
     root = source.tree.root(volume)
     seen: set[int] = set()
     moved: set[bytes] = set()
-    if wanted is not None and (volume, os.stat(root).st_ino) in wanted:
+    filled: set[bytes] = set()
+    top = None if wanted is None else wanted.get((volume, os.stat(root).st_ino))
+    if top is not None:
         found["directories"] += 1
+        if (ops.ALL, 0) in top:
+            filled.add(b"")
     for path, inode, is_directory in trees.walk(root, volume, source.excluded):
         about = None if wanted is None else wanted.get((volume, inode), [])
         above = path.rpartition(b"/")[0]
@@ -43,6 +47,10 @@ def _add(
             about = None  # everything below a directory that got another name may be anything there
             if is_directory:
                 moved.add(path)
+        if is_directory and about is not None and (ops.ALL, 0) in about:
+            filled.add(path)
+        if not is_directory and above in filled:
+            about = None
         if about == [] or inode in seen:
             continue
         seen.add(inode)
@@ -62,7 +70,7 @@ def _bytes(entry: trees.Entry, about: list[tuple[int, int]] | None) -> int:
     if about is None or not stat.S_ISREG(entry["mode"]):
         return size
     extents = {extent for what, extent in about if what in (ops.DATA, ops.FRESH)}
-    if ops.WHOLE in extents:
+    if ops.WHOLE in extents or (ops.ALL, 0) in about:
         return size
     starts = (extent * ops.EXTENT_BYTES for extent in extents)
     return sum(max(0, min(ops.EXTENT_BYTES, size - start)) for start in starts)

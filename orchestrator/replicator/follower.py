@@ -25,7 +25,7 @@ from orchestrator.mirror.frames import (
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NEVER, Epoch, Nonce
 from orchestrator.model.record import Record
-from orchestrator.replicator.apply import Applier, Points
+from orchestrator.replicator.apply import Applier
 from orchestrator.replicator.history import History
 from orchestrator.replicator.incoming import HANDSHAKE_S, Session
 from orchestrator.replicator.link import (
@@ -43,6 +43,7 @@ from orchestrator.replicator.link import (
 )
 from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.ops import HIDDEN
+from orchestrator.replicator.points import Points
 from orchestrator.replicator.trees import Excluded, nothing_excluded
 from orchestrator.replicator.workers import Workers
 

@@ -337,16 +337,32 @@ class Table:
             self._note(_RECORD.pack(b"-", node.id, parent, len(name)) + name)
 
     def place_of(self, inode: int) -> Place | None:
-        """Where the node of this inode is, by its own handle or a directory's; needs no lock."""
+        """Where the node of this inode is, by its own handle or a directory's; needs no lock.
+
+        A name from before this node served, or from an earlier process, may lead elsewhere by now.
+        """
         node = self.by_inode.get(inode)
         if node is None:
             return None
+        place = Place(node.key)
         if not node.is_directory:
             for parent, name in list(node.names):
                 above = self.nodes.get(parent)
-                if above is not None:
+                if above is None:
+                    continue
+                if self.leads_to(above, name, node):
                     return Place(node.key, above.key, name)
-        return Place(node.key)
+                place = Place(node.key, above.key, name, sure=False)
+        return place
+
+    @staticmethod
+    def leads_to(parent: Node, name: bytes, node: Node) -> bool:
+        """This name in this directory is this very object's now."""
+        try:
+            with parent as fd:
+                return disk.handle_of(fd, name) == node.key
+        except OSError:
+            return False
 
     def orphaned(self, node: Node, orphan: bool) -> None:
         """It has no name, but a hidden link; or no longer."""

@@ -18,7 +18,7 @@ from orchestrator.model.errors import HafarmError
 from orchestrator.model.record import Record
 from orchestrator.replicator import codec
 from orchestrator.replicator.answers import Answers
-from orchestrator.replicator.apply import Applier, ApplyFailed, Points
+from orchestrator.replicator.apply import Applier, ApplyFailed
 from orchestrator.replicator.history import History
 from orchestrator.replicator.link import (
     ANSWER_S,
@@ -31,6 +31,7 @@ from orchestrator.replicator.link import (
     quoted,
 )
 from orchestrator.replicator.logs import ChangeLogs
+from orchestrator.replicator.points import Points
 from orchestrator.replicator.trees import Excluded
 from orchestrator.replicator.workers import Workers
 

@@ -247,7 +247,7 @@ def _secured(
 ) -> Connection:
     try:
         tune(plain)
-        tls = TlsSocket(plain, settings.client, peer)
+        tls = TlsSocket(plain, settings.client, dials=True)
         tls.handshake(time.monotonic() + timeout_s)
     except ssl.SSLCertVerificationError as fault:
         plain.close()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from orchestrator.host import disk
 from orchestrator.host.reach import processes_inside
-from orchestrator.host.realtime import keep_what_is_there
+from orchestrator.host.realtime import keep_what_is_there, share_one_heap
 from orchestrator.host.tls import client_context, server_context
 from orchestrator.model.config import HungDiskConfig, SlowPeerConfig
 from orchestrator.model.errors import HafarmError
@@ -470,6 +470,7 @@ def link_settings(settings: Settings) -> LinkSettings:
 
 def main() -> int:
     """Started by the keeper, with what it holds."""
+    share_one_heap()
     settings, given = load(sys.argv[1]), json.loads(sys.argv[2])
     disk.die_with_parent()
     if os.getppid() != given["keeper"]:

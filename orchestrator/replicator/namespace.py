@@ -234,6 +234,8 @@ class Namespace(Unnamed):
                 if victim is not None and not victim.is_directory and (not last or victim.opens):
                     # It has other names, or gets one: without an entry its time of change would be nobody's.
                     self.before(self.key(victim, ops.ATTRIBUTES))
+                    if self.outlet.folded(self.number, parent.inode):
+                        self.before((self.number, victim.inode, ops.ALL, 0))
                 self._shelter(victim, last)
                 (os.rmdir if directory else os.unlink)(name, dir_fd=fd)
             except FileNotFoundError:
@@ -245,7 +247,8 @@ class Namespace(Unnamed):
                 raise
             if victim is not None:
                 self.table.unnamed(victim, parent.id, name)
-                self.outlet.moved(self.number, victim.inode)
+                if not last:  # where what is gone was last is as good as any place
+                    self.outlet.moved(self.number, victim.inode)
             if not local:
                 operation = ops.Rmdir if directory else ops.Unlink
                 self.send(operation(self.number, parent.id, name))
@@ -311,7 +314,7 @@ class Namespace(Unnamed):
             except OSError:
                 self.take_refuge_back(victim)
                 raise
-            self._rename_known(moved, victim, parent, old, new_parent, new, flags)
+            self._rename_known(moved, victim, last, parent, old, new_parent, new, flags)
             if not moved.local:
                 place = (parent.id, old, new_parent.id, new)
                 self.send(ops.Rename(self.number, *place, flags))
@@ -375,6 +378,7 @@ class Namespace(Unnamed):
         self,
         moved: Node,
         victim: Node | None,
+        last: bool,
         parent: Node,
         old: bytes,
         new_parent: Node,
@@ -388,7 +392,8 @@ class Namespace(Unnamed):
             self.table.unnamed(victim, new_parent.id, new)
             if flags & disk.RENAME_EXCHANGE:
                 self.table.named(victim, parent.id, old)
-            self.outlet.moved(self.number, victim.inode)
+            if not last:
+                self.outlet.moved(self.number, victim.inode)
         self.table.named(moved, new_parent.id, new)
         self.table.unnamed(moved, parent.id, old)
         self.outlet.moved(self.number, moved.inode)

@@ -7,7 +7,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from orchestrator.host import disk
@@ -123,6 +123,12 @@ class Objects:
         known = self._known.get((volume, self._ids.get((volume, inode), 0)))
         if known is not None:
             known.place = place
+
+    def loses_a_name(self, volume: int, inode: int) -> None:
+        """The object of this number keeps others, and perhaps not the one that is known here."""
+        known = self._known.get((volume, self._ids.get((volume, inode), 0)))
+        if known is not None and known.place is not None:
+            known.place = replace(known.place, sure=False)
 
     def adopt(self, volume: int, id: int, writer: int, parent: int, name: bytes) -> os.stat_result:
         """The id is what was made so as this descriptor, which is open for writing; what it is now."""

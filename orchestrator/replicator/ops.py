@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from orchestrator.mirror.differ import ALL as ALL  # of those below, the one that a log itself knows
 from orchestrator.mirror.differ import Place
 
 ROOT: Final = 1
@@ -56,7 +57,7 @@ WHOLE: Final = -1
 """In place of an extent's number: all data of the object."""
 
 ChangeKey = tuple[int, int, int, int]
-"""(volume, inode number on this node's own disk, DATA | ATTRIBUTES | NAMES | FRESH, extent, WHOLE or 0)."""
+"""(volume, inode number on this node's own disk, what of it (DATA, ...), extent, WHOLE or 0)."""
 
 
 Named = tuple[int, int, bytes]
@@ -291,6 +292,11 @@ class Outlet(Protocol):
 
     def made(self, volume: int, inode: int) -> None:
         """Return when the FRESH entry of this new object is durable; called before anything is done to it."""
+        ...
+
+    def folded(self, volume: int, directory: int) -> bool:
+        """One entry of this directory may stand for those of what is in it: what loses its name there and
+        keeps others needs one for all of it. Asked once an entry of its own is held."""
         ...
 
     def moved(self, volume: int, inode: int) -> None:

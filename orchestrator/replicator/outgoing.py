@@ -6,6 +6,7 @@ import json
 import secrets
 import threading
 import time
+from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -214,7 +215,7 @@ class PeerLink:
         why = why or position_fits(log.log.baseline, standing)
         joiner = Joiner(self.peer, standing, empty, resumes)
         ruling = judge(primary.record, primary.history.standing, joiner, not why, why)
-        return ruling, ruling.verdict is Verdict.IN_SYNC
+        return replace(ruling, why=ruling.why or log.in_bulk()), ruling.verdict is Verdict.IN_SYNC
 
     def _refuse(self, forward: Connection, ruling: Ruling) -> None:
         forward.send(

@@ -21,7 +21,7 @@ from orchestrator.replicator import quarantine, seal, trees
 from orchestrator.replicator.divergence import readable
 from orchestrator.replicator.history import History
 from orchestrator.replicator.logs import ChangeLogs
-from orchestrator.replicator.ops import FRESH, HIDDEN, NAMES, ChangeKey
+from orchestrator.replicator.ops import ALL, FRESH, HIDDEN, NAMES, ChangeKey
 from orchestrator.replicator.quarantine import HERE_CHANGED, Listed, Quarantine
 from orchestrator.replicator.seal import Excluded, Finding
 
@@ -141,11 +141,14 @@ class Outside:
     def _after_a_crash(self, marks: list[int], known: dict[str, Any]) -> Iterator[Finding]:
         entries = [key for each in self._logs.of.values() for key in each.log.stamps]
         logged = {key[:2] for key in entries}
-        names_change = {key[:2] for key in entries if key[2] in (NAMES, FRESH)}
+        folded = {key[:2] for key in entries if key[2] == ALL}
+        names_change = {key[:2] for key in entries if key[2] in (NAMES, FRESH, ALL)}
         end = self._end_of_ours(known)
 
-        def is_ours(volume: int, status: os.stat_result) -> bool:
-            return status.st_ctime_ns <= end and (volume, status.st_ino) in logged
+        def is_ours(volume: int, directory: int, status: os.stat_result) -> bool:
+            own = (volume, status.st_ino) in logged
+            in_all = (volume, directory) in folded and not stat.S_ISDIR(status.st_mode)
+            return status.st_ctime_ns <= end and (own or in_all)
 
         def is_being_made(volume: int, directory: int, path: bytes, status: os.stat_result) -> bool:
             # The entry of a new object needs its number, so it comes a moment after the object. Its name's is

@@ -30,8 +30,9 @@ class Target:
 
 
 _RENAMED: Final = frozenset({(ops.FRESH, 0), (ops.DATA, ops.WHOLE)})
+_ANY_NAME: Final = frozenset({(ops.FRESH, 0), (ops.NAMES, ops.WHOLE), (ops.ALL, 0)})
 _GONE: Final = (errno.ESTALE, errno.ENOENT)
-_LISTED: Final = frozenset({(ops.FRESH, 0), (ops.NAMES, 0), (ops.NAMES, ops.WHOLE)})
+_LISTED: Final = frozenset({(ops.FRESH, 0), (ops.NAMES, 0), (ops.NAMES, ops.WHOLE), (ops.ALL, 0)})
 
 
 def may_be_another(about: About) -> bool:
@@ -40,8 +41,8 @@ def may_be_another(about: About) -> bool:
 
 
 def is_new(about: About) -> bool:
-    """Of a directory: it was made or moved lately, and any name in it may differ from what is there."""
-    return (ops.FRESH, 0) in about or (ops.NAMES, ops.WHOLE) in about
+    """Of a directory: it was made or moved lately, or its entry is one of many; any name in it may differ."""
+    return not about.isdisjoint(_ANY_NAME)
 
 
 def by_inode(keys: Iterable[Key], volume: int) -> dict[int, About]:

@@ -28,7 +28,7 @@ _XATTRS_MAX: Final = 32_768  # their names share 64 KiB
 _XATTR_NAME_MAX: Final = 255
 _HANDLE_TEXT_MAX: Final = 512
 _DIGEST_LETTERS: Final = 32
-_WHATS: Final = frozenset({ops.DATA, ops.ATTRIBUTES, ops.NAMES, ops.FRESH})
+_WHATS: Final = frozenset({ops.DATA, ops.ATTRIBUTES, ops.NAMES, ops.FRESH, ops.ALL})
 _NUMBER_MAX: Final = 1 << 62
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
@@ -66,7 +66,7 @@ class Questions:
         found: list[tuple[int, bytes, int, int]] = []
         whole = False
         while not whole:
-            answer = self._question("changed", first=len(found))
+            answer = self._question("changed", first=len(found), folded=True)
             if answer.get("unreadable"):
                 return None
             with believed("its answer to 'changed'"):

@@ -200,18 +200,18 @@ def later(
     roots: Sequence[int],
     excluded: Excluded,
     marks: Sequence[int],
-    is_ours: Callable[[int, os.stat_result], bool],
+    is_ours: Callable[[int, int, os.stat_result], bool],
     is_being_made: Callable[[int, int, bytes, os.stat_result], bool],
 ) -> Iterator[Finding]:
-    """After a crash: each name younger than its volume's mark, in ns, that is not ours by what
-    `is_ours(volume, status)` and `is_being_made(volume, directory, path, status)` say; also the roots."""
+    """After a crash: each name younger than its volume's mark, in ns, that is not ours; also the roots.
+    Ours by `is_ours(volume, directory, status)`, or `is_being_made(volume, directory, path, status)`."""
     for volume, (root, mark) in enumerate(zip(roots, marks, strict=True)):
         for path, inode, entries in scan(root, volume, excluded):
             own = os.fstat(root)
-            if not path and own.st_ctime_ns > mark and not is_ours(volume, own):
+            if not path and own.st_ctime_ns > mark and not is_ours(volume, inode, own):
                 yield Finding(volume, path, HERE_CHANGED, inode, inode, True)
             for name, status in entries:
-                if status.st_ctime_ns <= mark or is_ours(volume, status):
+                if status.st_ctime_ns <= mark or is_ours(volume, inode, status):
                     continue
                 child = trees.join(path, name)
                 if not is_being_made(volume, inode, child, status):

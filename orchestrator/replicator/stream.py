@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from orchestrator.host import disk
@@ -76,6 +77,8 @@ class Primary:
         self._flushing = threading.Lock()
         self._told_at = _NOT_YET
         """The number at which the last record is in the stream."""
+        for peer, log_of_peer in logs.of.items():
+            log_of_peer.began_to_fold = partial(tell, {"event": "log_folded", "peer": peer})
 
     def serve_tree(self, tree: Tree, volumes: int) -> None:
         """The files whose changes are emitted here; given once, before the first reign."""
@@ -115,6 +118,9 @@ class Primary:
         self.logs.made(volume, inode, self.outbox.last, self.tree.place_of(volume, inode))
         for watcher in self._watchers:
             watcher.note([(volume, inode, FRESH, 0)])
+
+    def folded(self, volume: int, directory: int) -> bool:
+        return self.logs.folded(volume, directory)
 
     def moved(self, volume: int, inode: int) -> None:
         self.logs.moved(volume, inode, self.tree.place_of(volume, inode))

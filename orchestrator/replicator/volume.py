@@ -186,7 +186,7 @@ class Volume:
         """A name that leads to this very object now; a remembered one is never believed unseen."""
         for parent_id, name in list(node.names):
             parent = self.table.nodes.get(parent_id)
-            if parent is not None and self._leads_to(parent, name, node):
+            if parent is not None and self.table.leads_to(parent, name, node):
                 return parent, name
             self.table.unnamed(node, parent_id, name)
         path = self.path_of(node)
@@ -195,17 +195,10 @@ class Volume:
         for name in directories:
             with parent as fd:
                 parent = self.find(parent, fd, name)
-        if not self._leads_to(parent, last, node):
+        if not self.table.leads_to(parent, last, node):
             raise refusal(errno.ESTALE)
         self.table.named(node, parent.id, last)
         return parent, last
-
-    def _leads_to(self, parent: Node, name: bytes, node: Node) -> bool:
-        try:
-            with parent as fd:
-                return disk.handle_of(fd, name) == node.key
-        except OSError:
-            return False
 
     def path_of(self, node: Node) -> str:
         """The path below the root as the kernel knows it; for messages, and to be checked before belief."""

@@ -71,7 +71,7 @@ def send(host: str, port: int, bundle: str, mebibytes: int) -> float:
     connection = socket.create_connection((host, port))
     give: Callable[[bytes], None] = connection.sendall
     if port != PORT:
-        tls = TlsSocket(connection, client_context(bundle), host)
+        tls = TlsSocket(connection, client_context(bundle), dials=True)
         tls.handshake()
         give = tls.send
     data = bytes(BLOCK)

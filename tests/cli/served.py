@@ -259,6 +259,11 @@ class Server:
         self._up.set()
         await self._over.wait()
         await runner.cleanup()
+        await self.played.operations.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:  # a page that nobody reads any more was told to end
+            _, left = await asyncio.wait(left, timeout=10)
+        assert not left, left  # asyncio would tell of each when it is destroyed, in some other test
 
     def do(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something in the server's loop."""

@@ -46,6 +46,9 @@ class Recorder:
     def made(self, volume: int, inode: int) -> None:
         self.keys.add((volume, inode, ops.FRESH, 0))
 
+    def folded(self, volume: int, directory: int) -> bool:
+        return False
+
     def moved(self, volume: int, inode: int) -> None:
         self.moves.append(inode)
 

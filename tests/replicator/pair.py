@@ -127,7 +127,10 @@ class LiveTree:
         inode = os.lstat(self.path / path).st_ino
         fresh = inode in self._fresh
         self.outlet.before_change(
-            [(0, inode, ops.FRESH if fresh and extent == 0 else what, extent) for what, extent in whats],
+            [
+                (0, inode, ops.FRESH if fresh and extent == 0 and what != ops.ALL else what, extent)
+                for what, extent in whats
+            ],
             [(0, inode, name)] if name else [],
         )
 
@@ -197,6 +200,10 @@ class LiveTree:
             self._name_keys(path)
             parent = self._bind(folder)
             inode = os.lstat(self.path / path)
+            if inode.st_nlink > 1:
+                self._keys(path, (ops.ATTRIBUTES, 0))
+                if self.outlet.folded(0, os.lstat(self.path / folder).st_ino):  # type: ignore[union-attr]
+                    self._keys(path, (ops.ALL, 0))
             os.unlink(self.path / path)
             self.outlet.moved(0, inode.st_ino)  # type: ignore[union-attr]
             if inode.st_nlink == 1:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from orchestrator.mirror.differ import Key, Place, PlaceOf
 from orchestrator.mirror.frames import WireFault
 from orchestrator.replicator import codec, ops
-from orchestrator.replicator.apply import Applier, ApplyFailed, Points
+from orchestrator.replicator.apply import Applier, ApplyFailed
 from orchestrator.replicator.codec import Remove
+from orchestrator.replicator.points import Points
 
 SAMPLES: list[codec.Sent] = [
     ops.Bind(0, 2, 1, b"a"),
@@ -50,6 +51,9 @@ class Notes:
     def before_change(self, keys: Iterable[Key], sequence: int, place_of: PlaceOf) -> None:
         self.keys += keys
         self.places.update({key[1]: place_of(key[0], key[1]) for key in keys})
+
+    def folded(self, volume: int, directory: int) -> bool:
+        return False
 
     def made(self, volume: int, inode: int, sequence: int, place: Place | None) -> None:
         self.keys.append((volume, inode, ops.FRESH, 0))

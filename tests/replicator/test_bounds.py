@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.host import disk as host_disk
-from orchestrator.mirror import differ, frames
+from orchestrator.mirror import differ, folding, frames
 from orchestrator.mirror.frames import Kind
 from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import CorruptState, StoreFailed
@@ -52,10 +52,17 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 # --- the may-differ log ------------------------------------------------------------------------------------
 
 
+def holding(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+    """A log has so many entries at most, and half of them before some are kept by directory."""
+    monkeypatch.setattr(differ, "ENTRIES_MAX", entries)
+    monkeypatch.setattr(folding, "FOLD_FROM", entries // 2)
+    monkeypatch.setattr(folding, "FOLD_EVERY", entries // 10)
+
+
 def test_a_log_that_overflows_keeps_what_is_on_its_way_and_says_that_it_is_not_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(differ, "ENTRIES_MAX", 500)
+    holding(monkeypatch, 500)
     logs = ChangeLogs(str(tmp_path), [LYON])
     log = logs.of[LYON]
     log.confirmed(Position(STREAM, 1))
@@ -76,7 +83,7 @@ def test_a_log_that_overflows_keeps_what_is_on_its_way_and_says_that_it_is_not_a
 def test_a_log_that_overflowed_is_believed_again_once_both_disks_have_a_copy_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(differ, "ENTRIES_MAX", 500)
+    holding(monkeypatch, 500)
     logs = ChangeLogs(str(tmp_path), [LYON])
     log = logs.of[LYON]
     for number in range(600):
@@ -102,7 +109,7 @@ def test_a_hot_entry_is_durable_again_after_an_overflow_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread that holds it asks for nothing: it must be in the file all the same."""
-    monkeypatch.setattr(differ, "ENTRIES_MAX", 500)
+    holding(monkeypatch, 500)
     logs = ChangeLogs(str(tmp_path), [LYON])
     log = logs.of[LYON]
     hot = (0, 7, ops.DATA, 3)
@@ -120,7 +127,7 @@ def test_a_hot_entry_is_durable_again_after_an_overflow_has_ended(
 def test_more_changes_than_the_log_holds_while_a_node_is_away_are_brought_back_by_looking_at_all(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(differ, "ENTRIES_MAX", 300)
+    holding(monkeypatch, 300)
     pair.start_follower(record(1, LIFE, {PARIS}))
     primary = pair.start_primary(record(1, LIFE, {PARIS}))
     eventually(lambda: pair.said("member_ready") != [], 20)

@@ -80,7 +80,7 @@ def test_the_control_socket_takes_so_many_agents_lines_of_so_much_and_waits_for_
 def test_the_file_of_a_log_stays_near_to_what_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.replicator.logs._SLACK_BYTES", 1000)
+    monkeypatch.setattr("orchestrator.replicator.change_log._SLACK_BYTES", 1000)
     logs = ChangeLogs(str(tmp_path), [LYON])
     path = tmp_path / f"may-differ.{LYON}"
     for number in range(0, 12_800, 32):

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.mirror.differ import Place
 from orchestrator.replicator import trees
-from orchestrator.replicator.logs import ChangeLog
+from orchestrator.replicator.change_log import ChangeLog
 from orchestrator.replicator.questions import Questions
 from orchestrator.replicator.verify import Verifier
 from tests.replicator.pair import LYON, PARIS, LiveTree, Pair, picture, record

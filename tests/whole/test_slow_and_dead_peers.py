@@ -102,6 +102,7 @@ def test_a_frozen_disk_is_told_as_slow_and_a_dead_node_holds_writes_for_a_moment
             eventually(lambda: seen(found, first, second)["slow"], 4.5)
             shown = found.cluster.hafarm(first, "status").stdout
         assert "until a synced write is on its disk, usually" in shown, shown
+        eventually(lambda: seen(found, second, second)["slow"], 8)  # the primary says so for ten seconds more
         writer.goes_on()
         assert told(found, first, "HF4023", second)
         assert seen(found, first, second)["epoch"] == epoch, "it was taken for dead"

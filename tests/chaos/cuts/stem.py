@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 
 from orchestrator.host import disk
 from orchestrator.mirror import differ
-from orchestrator.replicator import apply, contents, history, keeper, logs, main, outside, stream
+from orchestrator.replicator import apply, change_log, contents, history, keeper, main, outside, stream
 from orchestrator.replicator.settings import load
 from tests.chaos.cuts import steps
 from tests.chaos.cuts.trigger import Trigger
@@ -146,13 +146,13 @@ def _no_sync() -> None:
 
 def _no_log() -> None:
     """What is noted in the may-differ logs stays in memory."""
-    write_queue = logs.ChangeLog._write_queue
+    write_queue = change_log.ChangeLog._write_queue
 
     def forgetful(self: Any) -> None:
         self._queue, self._moved = [differ.encode_placed()], {}
         write_queue(self)
 
-    logs.ChangeLog._write_queue = forgetful  # type: ignore[method-assign]
+    change_log.ChangeLog._write_queue = forgetful  # type: ignore[method-assign]
 
 
 def _no_mark() -> None:
