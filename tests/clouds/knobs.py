@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -15,35 +16,37 @@ class Do(StrEnum):
 
     DELAY = "delay"
     """It is served `seconds` later."""
-    REFUSE = "refuse"
+    THROTTLED = "throttled"
+    """It is answered with 429 and `retry_after_s`, and nothing happens."""
+    BROKEN = "broken"
     """It is answered with `status` and `code`, and nothing happens."""
-    DENY = "deny"
+    DENIED = "denied"
     """The caller lacks the permission."""
-    EXPIRE = "expire"
+    EXPIRED = "expired"
     """The caller's token is told to be too old."""
-    LOSE = "lose"
+    LOST = "lost"
     """It is served whole, and its answer never comes: nothing for `seconds`, then a reset."""
     STALE = "stale"
     """It reads what was true `changes` accepted requests ago, or `seconds` ago."""
     SLOW = "slow"
     """The operation that it starts takes `seconds`."""
-    BREAK = "break"
+    FAILS = "fails"
     """The operation that it starts ends with the error `code`, and changes nothing that packets meet."""
-    OVERTAKE = "overtake"
+    OVERTAKEN = "overtaken"
     """Somebody else changes the thing first: the ETag or fingerprint that the caller read is old."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Knob:
     """Which calls, how many of them, and what befalls each."""
 
-    do: Do
+    effect: Do
     action: str = "*"
     """A pattern for the name of the permission that the call needs, in the cloud's own words."""
-    target: str = "*"
-    """A pattern for the thing that is called, without regard to case."""
-    principal: str = "*"
-    times: int | None = 1
+    about: str = ""
+    """A word of the address of the thing that is called, without regard to case."""
+    who: str = "*"
+    times: int | None = None
     """For so many calls; None means for all until `clear`."""
     skip: int = 0
     """So many fitting calls pass first."""
@@ -54,17 +57,17 @@ class Rule:
     retry_after_s: int | None = None
 
     @classmethod
-    def of(cls, told: Mapping[str, object]) -> Rule:
+    def of(cls, told: Mapping[str, object]) -> Knob:
         """The same from JSON; it refuses what it does not know."""
         unknown = set(told) - {each.name for each in fields(cls)}
         if unknown:
-            raise ValueError(f"a rule has no {', '.join(sorted(unknown))}")
-        return cls(**{**told, "do": Do(str(told["do"]))})  # type: ignore[arg-type]
+            raise ValueError(f"a knob has no {', '.join(sorted(unknown))}")
+        return cls(**{**told, "effect": Do(str(told["effect"]))})  # type: ignore[arg-type]
 
     def fits(self, call: Call) -> bool:
-        if not fnmatchcase(call.target.lower(), self.target.lower()):
+        if self.about and self.about.lower() not in re.split("[/?]", call.target.lower()):
             return False
-        if not fnmatchcase(call.principal, self.principal):
+        if not fnmatchcase(call.who, self.who):
             return False
         return any(matches(self.action, action) for action in call.needs)
 
@@ -82,7 +85,7 @@ class Call:
     """Permissions, the call's own one first, then those of what it refers to."""
     target: str
     mutates: bool
-    principal: str = ""
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,71 +96,81 @@ class Done:
     status: int
 
 
+def refusal(met: Mapping[Do, Knob]) -> Knob | None:
+    """What refuses the call whoever calls, if anything does."""
+    if Do.THROTTLED in met:
+        return replace(met[Do.THROTTLED], status=429)
+    return met.get(Do.BROKEN)
+
+
 @dataclass
 class Knobs:
-    """The rules that are in force, and everything that was asked; for any thread."""
+    """The knobs that are in force, and everything that was asked; for any thread."""
 
-    rules: list[Rule] = field(default_factory=list)
+    knobs: list[Knob] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
     used: Counter[str] = field(default_factory=Counter)
     _allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def turn(self, do: Do, action: str = "*", **how: object) -> Rule:
-        """Put a rule into force behind those that are."""
-        rule = Rule.of({"do": do, "action": action, **how})
-        if do is Do.DENY and "times" not in how:
-            rule = replace(rule, times=None)
+    def turn(self, effect: Do | str, action: str = "*", **words: object) -> Knob:
+        """Put one into force behind those that are."""
+        knob = Knob.of({"effect": effect, "action": action, **words})
         with self._lock:
-            self.rules.append(rule)
-        return rule
+            self.knobs.append(knob)
+        return knob
 
-    def throttle(self, action: str = "*", *, times: int | None = 1, retry_after_s: int | None = 1) -> Rule:
-        return self.turn(Do.REFUSE, action, status=429, times=times, retry_after_s=retry_after_s)
-
-    def allow_only(self, actions: Collection[str], principal: str = "*") -> None:
-        """Such principals may do nothing else from now on."""
+    def allow_only(self, actions: Collection[str], who: str = "*") -> None:
+        """Such callers may do nothing else from now on."""
         with self._lock:
-            self._allowed[principal] = tuple(actions)
+            self._allowed[who] = tuple(actions)
 
     def clear(self) -> None:
-        """No rule is in force; what was asked stays known."""
+        """No knob is in force; what was asked stays known."""
         with self._lock:
-            self.rules.clear()
+            self.knobs.clear()
             self._allowed.clear()
 
     def forget(self) -> None:
-        """What was asked is no longer known; rules stay in force."""
+        """What was asked is no longer known; knobs stay in force."""
         with self._lock:
             self.done.clear()
             self.used.clear()
 
-    def meet(self, call: Call) -> dict[Do, Rule]:
-        """What befalls this call, each kind at most once; a rule that was used up goes."""
-        met: dict[Do, Rule] = {}
+    def meet(self, call: Call) -> dict[Do, Knob]:
+        """What befalls this call, each kind at most once; a knob that was used up goes."""
+        met: dict[Do, Knob] = {}
         with self._lock:
-            for place, rule in enumerate(self.rules):
-                if rule.do in met or not rule.fits(call):
+            for place, knob in enumerate(self.knobs):
+                if knob.effect in met or not knob.fits(call):
                     continue
-                if rule.skip:
-                    self.rules[place] = replace(rule, skip=rule.skip - 1)
+                if knob.skip:
+                    self.knobs[place] = replace(knob, skip=knob.skip - 1)
                     continue
-                met[rule.do] = rule
-                if rule.times is not None:
-                    self.rules[place] = replace(rule, times=rule.times - 1)
-            self.rules[:] = [rule for rule in self.rules if rule.times is None or rule.times > 0]
+                met[knob.effect] = knob
+                if knob.times is not None:
+                    self.knobs[place] = replace(knob, times=knob.times - 1)
+            self.knobs[:] = [knob for knob in self.knobs if knob.times is None or knob.times > 0]
         return met
 
-    def missing(self, call: Call, met: Mapping[Do, Rule]) -> str | None:
-        """The first permission of those that the call needs which its principal has not."""
+    def missing(self, call: Call, met: Mapping[Do, Knob]) -> str | None:
+        """The first permission of those that the call needs which its caller has not."""
         with self._lock:
-            allowed = [actions for who, actions in self._allowed.items() if fnmatchcase(call.principal, who)]
+            allowed = [
+                actions for pattern, actions in self._allowed.items() if fnmatchcase(call.who, pattern)
+            ]
         for action in call.needs:
-            if Do.DENY in met and matches(met[Do.DENY].action, action):
+            if Do.DENIED in met and matches(met[Do.DENIED].action, action):
                 return action
             if allowed and not any(matches(pattern, action) for each in allowed for pattern in each):
                 return action
         return None
+
+    def holds(self, call: Call) -> bool:
+        """Whether the caller has the permission, asked without making use of it or of a knob."""
+        with self._lock:
+            denied = [knob for knob in self.knobs if knob.effect is Do.DENIED and knob.fits(call)]
+        return self.missing(call, {Do.DENIED: denied[0]} if denied else {}) is None
 
     def note_used(self, call: Call) -> None:
         """The caller had these permissions and made use of them."""

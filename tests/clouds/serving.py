@@ -14,7 +14,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from aiohttp import web
 
-from tests.clouds.knobs import Knobs, Rule
+from tests.clouds.knobs import Knob, Knobs
 
 T = TypeVar("T")
 
@@ -117,19 +117,19 @@ class Control:
         self._face = face
 
     def add_to(self, application: web.Application) -> None:
-        application.router.add_post("/simulator/rules", self._turn)
-        application.router.add_delete("/simulator/rules", self._clear)
+        application.router.add_post("/simulator/knobs", self._turn)
+        application.router.add_delete("/simulator/knobs", self._clear)
         application.router.add_post("/simulator/allowed", self._allow)
         application.router.add_get("/simulator/done", self._done)
         application.router.add_delete("/simulator/done", self._forget)
 
     async def _turn(self, request: web.Request) -> web.Response:
         try:
-            rule = Rule.of(await request.json())
+            knob = Knob.of(await request.json())
         except (ValueError, KeyError, TypeError) as fault:
             return web.json_response({"error": str(fault)}, status=400)
-        told = {name: getattr(rule, name) for name in Rule.__slots__ if name not in ("do", "action")}
-        self._face.knobs.turn(rule.do, rule.action, **told)
+        told = {name: getattr(knob, name) for name in Knob.__slots__ if name not in ("effect", "action")}
+        self._face.knobs.turn(knob.effect, knob.action, **told)
         return web.json_response({})
 
     async def _clear(self, request: web.Request) -> web.Response:
@@ -154,8 +154,8 @@ class Control:
         return web.json_response({})
 
 
-async def lose(request: web.Request, rule: Rule) -> None:
-    """Say nothing for the rule's time, and cut the connection."""
-    await asyncio.sleep(rule.seconds)
+async def lose(request: web.Request, knob: Knob) -> None:
+    """Say nothing for the knob's time, and cut the connection."""
+    await asyncio.sleep(knob.seconds)
     if request.transport is not None:
         request.transport.abort()

@@ -19,7 +19,7 @@ from tests.clouds.azure.identity import AUDIENCE, Identities
 from tests.clouds.azure.routing import Asked, understood
 from tests.clouds.azure.shapes import Json, Shapes
 from tests.clouds.azure.store import CHILDREN, Address, ArmError, Operation, Store, list_of
-from tests.clouds.knobs import Call, Do, Knobs, Rule
+from tests.clouds.knobs import Call, Do, Knob, Knobs, refusal
 from tests.clouds.serving import lose
 
 NETWORK: Final = Shapes.of("network-2025-09-01", "network-more-2026-03-01")
@@ -97,10 +97,10 @@ class Arm:
 
     def _principal(self, request: web.Request) -> str:
         """Who asks; or the refusal of a token."""
-        kind, _, text = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not text:
+        authorization = request.headers.get("Authorization", "")
+        if not authorization:
             raise ArmError(401, "AuthenticationFailed", "Authentication failed. No bearer token was given.")
-        token = self.identities.tokens.get(text)
+        token = self.identities.of(authorization)
         if token is None:
             raise ArmError(401, "InvalidAuthenticationToken", "The access token is invalid.")
         if token.audience != AUDIENCE:
@@ -111,7 +111,7 @@ class Arm:
             )
         if token.has_expired():
             raise _expired()
-        return token.principal
+        return token.who
 
     async def _serve(self, request: web.Request, principal: str) -> web.StreamResponse:
         asked = understood(request.method, request.path, request.query)
@@ -124,9 +124,9 @@ class Arm:
             answer = await self._decided(request, asked, body, call, met)
         except ArmError as error:
             answer = _json(error.status, error.body())
-        if Do.LOSE in met:
+        if Do.LOST in met:
             self.knobs.note_done(call, 0)
-            await lose(request, met[Do.LOSE])
+            await lose(request, met[Do.LOST])
             return answer
         self.knobs.note_done(call, answer.status)
         if call.mutates:
@@ -135,14 +135,15 @@ class Arm:
         return answer
 
     async def _decided(
-        self, request: web.Request, asked: Asked, body: Json, call: Call, met: Mapping[Do, Rule]
+        self, request: web.Request, asked: Asked, body: Json, call: Call, met: Mapping[Do, Knob]
     ) -> web.Response:
         if Do.DELAY in met:
             await asyncio.sleep(met[Do.DELAY].seconds)
-        if Do.EXPIRE in met:
+        if Do.EXPIRED in met:
             raise _expired()
-        if Do.REFUSE in met:
-            return _told_to_wait(met[Do.REFUSE])
+        refused = refusal(met)
+        if refused is not None:
+            return _refused(refused)
         lacking = self.knobs.missing(call, met)
         if lacking is not None:
             raise _forbidden(call, lacking)
@@ -150,7 +151,7 @@ class Arm:
         self._require_group(asked)
         if asked.is_list:
             return self._list(asked, met)
-        if Do.OVERTAKE in met:
+        if Do.OVERTAKEN in met:
             self.store.touch(asked.address)
         if request.method == "GET":
             return self._read(asked, request, met)
@@ -172,12 +173,12 @@ class Arm:
 
     # --- reading ---
 
-    def _among(self, met: Mapping[Do, Rule]) -> Mapping[str, Json]:
+    def _among(self, met: Mapping[Do, Knob]) -> Mapping[str, Json]:
         if Do.STALE not in met:
             return self.store.resources
         return self.store.before(met[Do.STALE].changes, met[Do.STALE].seconds)
 
-    def _read(self, asked: Asked, request: web.Request, met: Mapping[Do, Rule]) -> web.Response:
+    def _read(self, asked: Asked, request: web.Request, met: Mapping[Do, Knob]) -> web.Response:
         found = self.store.find(asked.address, self._among(met))
         if found is None:
             raise _not_found(asked.address)
@@ -191,7 +192,7 @@ class Arm:
             answer.headers["ETag"] = shown["etag"]
         return answer
 
-    def _list(self, asked: Asked, met: Mapping[Do, Rule]) -> web.Response:
+    def _list(self, asked: Asked, met: Mapping[Do, Knob]) -> web.Response:
         among = self._among(met)
         prefix = asked.path.lower()
         if asked.operation.name in ("list_all",):
@@ -217,7 +218,7 @@ class Arm:
 
     # --- writing ---
 
-    def _put(self, request: web.Request, asked: Asked, body: Json, met: Mapping[Do, Rule]) -> web.Response:
+    def _put(self, request: web.Request, asked: Asked, body: Json, met: Mapping[Do, Knob]) -> web.Response:
         address = asked.address
         current = self.store.find(address)
         self._require_etag(request, address, current)
@@ -288,7 +289,7 @@ class Arm:
         network.check(self.store, changed)
         self.store.resources[address.top.key] = changed
 
-    def _delete(self, request: web.Request, asked: Asked, met: Mapping[Do, Rule]) -> web.Response:
+    def _delete(self, request: web.Request, asked: Asked, met: Mapping[Do, Knob]) -> web.Response:
         address = asked.address
         current = self.store.find(address)
         if current is None:
@@ -316,7 +317,7 @@ class Arm:
         self._add_progress(request, answer, operation, asked)
         return answer
 
-    def _act(self, request: web.Request, asked: Asked, met: Mapping[Do, Rule]) -> web.Response:
+    def _act(self, request: web.Request, asked: Asked, met: Mapping[Do, Knob]) -> web.Response:
         if asked.verb not in BECOMES:
             self.faults.append(f"{asked.action}: the cloud can do this, and the simulator cannot")
             return _json(501, {"error": {"code": "NotSimulated", "message": asked.action}})
@@ -351,9 +352,9 @@ class Arm:
 
     # --- operations that take their time ---
 
-    def _begin(self, address: Address, met: Mapping[Do, Rule], finish) -> Operation:  # type: ignore[no-untyped-def]
+    def _begin(self, address: Address, met: Mapping[Do, Knob], finish) -> Operation:  # type: ignore[no-untyped-def]
         seconds = met[Do.SLOW].seconds if Do.SLOW in met else 0.0
-        error = (met[Do.BREAK].code or "InternalServerError") if Do.BREAK in met else None
+        error = (met[Do.FAILS].code or "InternalServerError") if Do.FAILS in met else None
         return self.store.begin(address, finish, seconds, error)
 
     def _add_progress(
@@ -382,10 +383,11 @@ class Arm:
         met = self.knobs.meet(call)
         if Do.DELAY in met:
             await asyncio.sleep(met[Do.DELAY].seconds)
-        if Do.EXPIRE in met:
+        if Do.EXPIRED in met:
             raise _expired()
-        if Do.REFUSE in met:
-            return _told_to_wait(met[Do.REFUSE])
+        refused = refusal(met)
+        if refused is not None:
+            return _refused(refused)
         if words[-2] == "operationResults":
             return web.Response(status=200 if operation.ended else 202)
         answer: Json = {"name": operation.id, "status": operation.status}
@@ -424,11 +426,11 @@ def _json(status: int, body: Json) -> web.Response:
     return web.json_response(body, status=status)
 
 
-def _told_to_wait(rule: Rule) -> web.Response:
-    code = rule.code or _CODES.get(rule.status, "Error")
-    answer = _json(rule.status, {"error": {"code": code, "message": "Asked for by the test."}})
-    if rule.retry_after_s is not None:
-        answer.headers["Retry-After"] = str(rule.retry_after_s)
+def _refused(knob: Knob) -> web.Response:
+    code = knob.code or _CODES.get(knob.status, "Error")
+    answer = _json(knob.status, {"error": {"code": code, "message": "Asked for by the test."}})
+    if knob.retry_after_s is not None:
+        answer.headers["Retry-After"] = str(knob.retry_after_s)
     return answer
 
 
@@ -443,7 +445,7 @@ def _forbidden(call: Call, action: str) -> ArmError:
     return ArmError(
         403,
         "LinkedAuthorizationFailed" if linked else "AuthorizationFailed",
-        f"The client '{call.principal}' with object id '{call.principal}' does not have authorization to "
+        f"The client '{call.who}' with object id '{call.who}' does not have authorization to "
         f"perform action '{action}' over scope '{call.target}' or the scope is invalid. If access was "
         "recently granted, please refresh your credentials.",
     )

@@ -4,50 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiohttp import web
 from azure.core.credentials import AccessToken
 
+from tests.clouds.tokens import Tokens
+
 AUDIENCE: Final = "https://management.azure.com"
-LIFETIME_S: Final = 86_399
-"""As the cloud's own tokens for machines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    principal: str
-    audience: str
-    until: float
-    """In the clock of the wall, as the caller is told it."""
-
-    def has_expired(self) -> bool:
-        return time.time() >= self.until
 
 
 @dataclass
-class Identities:
+class Identities(Tokens):
     """Who there is, and which tokens were given."""
 
     secrets: dict[str, str] = field(default_factory=dict)
     """Client to its secret."""
-    tokens: dict[str, Token] = field(default_factory=dict)
-    asked: int = 0
-    """How many tokens were given over HTTP."""
-
-    def give(
-        self, principal: str, audience: str = AUDIENCE, lifetime_s: float = LIFETIME_S
-    ) -> tuple[str, Token]:
-        text = f"eyJ.{uuid.uuid4().hex}"
-        self.tokens[text] = Token(principal, audience.rstrip("/"), time.time() + lifetime_s)
-        return text, self.tokens[text]
-
-    def expire_all(self) -> None:
-        """Every token that was given is too old now; new ones are not."""
-        for text, token in self.tokens.items():
-            self.tokens[text] = Token(token.principal, token.audience, time.time() - 1)
 
     async def answer(self, request: web.Request) -> web.Response:
         """The login service's own addresses."""
@@ -80,7 +53,7 @@ class Identities:
             return _refused(400, "invalid_scope", f"AADSTS1002012: The scope {scope} is not valid.")
         text, token = self.give(client, scope.removesuffix("/.default"))
         self.asked += 1
-        left = int(token.until - time.time())
+        left = token.left_s
         return web.json_response(
             {"token_type": "Bearer", "expires_in": left, "ext_expires_in": left, "access_token": text}
         )
@@ -92,9 +65,9 @@ class Identities:
         told = {
             "access_token": text,
             "client_id": principal,
-            "expires_in": str(int(token.until - time.time())),
+            "expires_in": str(token.left_s),
             "expires_on": str(int(token.until)),
-            "ext_expires_in": str(LIFETIME_S),
+            "ext_expires_in": str(token.left_s),
             "not_before": str(int(time.time())),
             "resource": resource,
             "token_type": "Bearer",
