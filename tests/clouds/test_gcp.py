@@ -337,7 +337,7 @@ def test_a_call_that_is_refused_does_nothing(
 
 def test_an_answer_that_is_lost_has_done_its_work(clients: Clients, gcp: Served[Compute]) -> None:
     gcp.face.knobs.turn(Do.LOST, INSERT, times=1)
-    with pytest.raises(Exception, match="[Cc]onnection"):
+    with pytest.raises(Exception, match=r"[Cc]onnection"):
         clients.insert("n1", 59_999)
     assert clients.best() == ["vip-59999-n1"]
 
@@ -374,7 +374,7 @@ def test_what_the_interface_data_do_not_know_is_refused(
     clients: Clients, gcp: Served[Compute], verb: str, where: str, body: object, status: int
 ) -> None:
     session: AuthorizedSession = clients.routes.transport._session
-    answer = session.request(verb, f"{gcp.url}/compute/v1/{path()}{where}", json=body, timeout=10)
+    answer = session.request(verb, f"{gcp.url}/compute/v1/{path(where)}", json=body, timeout=10)
     assert answer.status_code == status, answer.text
 
 

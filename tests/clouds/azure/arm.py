@@ -58,6 +58,8 @@ class Arm:
     identities: Identities = field(default_factory=Identities)
     store: Store = field(default_factory=Store)
     faults: list[str] = field(default_factory=list)
+    healthy: dict[str, bool] = field(default_factory=dict)
+    """Machine to what a load balancer's probes see; a test, or one who probes, writes it."""
     retry_after_s: int | None = None
     """Told with everything that takes its time; without it a client waits as it likes."""
 

@@ -1,4 +1,4 @@
-"""What requests that change something do: what is refused at once, and what happens when the operation ends."""
+"""What requests that change something do: refused at once, or done when the operation ends."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class Zones:
                 raise GoogleError(
                     404,
                     "notFound",
-                    f"The 'entity.change.deletions[{place}]' resource named '{each['name']} ({each['type']})' "
-                    "does not exist.",
+                    f"The 'entity.change.deletions[{place}]' resource named '{each['name']} "
+                    f"({each['type']})' does not exist.",
                 )
             if (found[0].get("ttl"), found[0]["rrdatas"]) != (each.get("ttl"), each["rrdatas"]):
                 raise GoogleError(
@@ -78,8 +78,8 @@ class Zones:
                 raise GoogleError(
                     409,
                     "alreadyExists",
-                    f"The resource 'entity.change.additions[{place}]' named '{each['name']} ({each['type']})' "
-                    "already exists",
+                    f"The resource 'entity.change.additions[{place}]' named '{each['name']} "
+                    f"({each['type']})' already exists",
                 )
             sets.append({"kind": "dns#resourceRecordSet"} | each)
         self.store.remember()
