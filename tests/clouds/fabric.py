@@ -16,6 +16,8 @@ from tests.clouds.view import View
 from tests.support.netns import ip
 
 _COUNTER = itertools.count()
+MAIN_TABLE: Final = 254
+"""What the router itself sends, as a load balancer's probes, goes by the kernel's main table."""
 FIRST_TABLE: Final = 100
 """Of the router's routing tables, one for each subnet from here on; the kernel's own are above 252."""
 
@@ -109,6 +111,9 @@ class Fabric:
                 for address in machine.addresses:
                     to = machine.name if machine.runs else None
                     wanted[table, f"{address}/32"] = self._way(view, to)
+        for machine in view.machines.values():
+            to = machine.name if machine.runs else None
+            wanted[MAIN_TABLE, f"{machine.addresses[0]}/32"] = self._way(view, to)
         return wanted
 
     def _way(self, view: View, name: str | None) -> str:

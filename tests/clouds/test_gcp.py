@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from google.api_core import exceptions as google
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import compute_v1 as compute
+from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
 
 from tests.clouds.gcp.compute import AUDIENCE, Compute
@@ -364,7 +367,7 @@ def test_a_token_can_be_too_old(clients: Clients, gcp: Served[Compute]) -> None:
         ("GET", "global/routes?sort=name", None, 400),
         ("GET", "global/routes?maxResults=many", None, 400),
         ("GET", "global/routes/none", None, 404),
-        ("POST", "global/routes?requestId=1", {"nme": "x"}, 400),
+        ("POST", "global/routes", {"nme": "x"}, 400),
         ("POST", "global/routes", {"name": "x"}, 400),
         ("PATCH", f"zones/{ZONE}/instances/n1/updateNetworkInterface", {}, 400),
         ("PATCH", f"zones/{ZONE}/instances/n1/updateNetworkInterface?networkInterface=nic0", {}, 400),
@@ -376,6 +379,28 @@ def test_what_the_interface_data_do_not_know_is_refused(
     session: AuthorizedSession = clients.routes.transport._session
     answer = session.request(verb, f"{gcp.url}/compute/v1/{path(where)}", json=body, timeout=10)
     assert answer.status_code == status, answer.text
+
+
+def test_a_request_identifier_is_a_uuid(clients: Clients) -> None:
+    with pytest.raises(google.BadRequest, match="is no UUID"):
+        clients.insert("n1", 59_999, request_id="1")
+
+
+def test_a_service_account_gets_a_token_for_what_it_signed(gcp: Served[Compute]) -> None:
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "client_email": "node@shop-1.test",
+        "private_key": key.decode(),
+        "token_uri": f"{gcp.url}/token",
+    }
+    scoped = service_account.Credentials.from_service_account_info(account, scopes=[AUDIENCE])
+    routes = compute.RoutesClient(credentials=scoped, client_options={"api_endpoint": gcp.url})
+    # A client that signs by itself is sent to the token's endpoint where it is told to.
+    scoped._always_use_jwt_access = False
+    assert list(routes.list(project=PROJECT)) == []
+    assert [each.call.who for each in gcp.face.knobs.done] == ["node@shop-1.test"]
 
 
 def test_names_change_whole_or_not_at_all(clients: Clients, gcp: Served[Compute]) -> None:

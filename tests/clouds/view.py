@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.clouds.azure.arm import Arm
-from tests.clouds.azure.store import Address
+from tests.clouds.azure.store import Address, find_child
 from tests.clouds.gcp import rules
 from tests.clouds.gcp.compute import Compute
 from tests.clouds.gcp.store import path_of
@@ -112,36 +112,43 @@ def _arm_machines(arm: Arm) -> Iterator[Machine]:
 
 def _arm_balanced(arm: Arm, machines: Mapping[str, Machine]) -> Iterator[tuple[str, str | None]]:
     """Rules that leave the destination as it is; where all probes fail no new flow is let through."""
-    interfaces = {
-        attached["id"].lower(): machine["name"]
-        for machine in _of_type(arm.store.effective, "Microsoft.Compute/virtualMachines")
-        for attached in machine["properties"].get("networkProfile", {}).get("networkInterfaces", [])
-    }
-    holders = _by_address(machines)
     for balancer in _of_type(arm.store.effective, "Microsoft.Network/loadBalancers"):
         parts = {
             each["id"].lower(): each["properties"]
-            for name in ("frontendIPConfigurations", "backendAddressPools")
-            for each in balancer["properties"].get(name, [])
+            for each in balancer["properties"].get("frontendIPConfigurations", [])
         }
         for rule in balancer["properties"].get("loadBalancingRules", []):
             own = rule["properties"]
             pool = own["backendAddressPool"]["id"].lower()
-            members = [
-                interfaces[nic["id"].lower()]
-                for nic in _of_type(arm.store.effective, "Microsoft.Network/networkInterfaces")
-                for each in nic["properties"]["ipConfigurations"]
-                for member in each["properties"].get("loadBalancerBackendAddressPools", [])
-                if member["id"].lower() == pool and nic["id"].lower() in interfaces
-            ] + [
-                holders[each["properties"]["ipAddress"]].name
-                for each in parts[pool].get("loadBalancerBackendAddresses", [])
-                if each["properties"].get("ipAddress") in holders
-            ]
+            members = arm_members(arm, machines, pool)
             front = parts[own["frontendIPConfiguration"]["id"].lower()]
             alive = [each for each in members if machines[each].runs and arm.healthy.get(each)]
             if own.get("enableFloatingIP") and "privateIPAddress" in front:
                 yield front["privateIPAddress"], alive[0] if alive else None
+
+
+def arm_members(arm: Arm, machines: Mapping[str, Machine], pool: str) -> list[str]:
+    """The machines of a pool, by their interfaces or by their addresses."""
+    owners = {
+        attached["id"].lower(): machine["name"]
+        for machine in _of_type(arm.store.effective, "Microsoft.Compute/virtualMachines")
+        for attached in machine["properties"].get("networkProfile", {}).get("networkInterfaces", [])
+    }
+    held = [
+        owners[interface["id"].lower()]
+        for interface in _of_type(arm.store.effective, "Microsoft.Network/networkInterfaces")
+        for each in interface["properties"]["ipConfigurations"]
+        for one in each["properties"].get("loadBalancerBackendAddressPools", [])
+        if one["id"].lower() == pool.lower() and interface["id"].lower() in owners
+    ]
+    holders = _by_address(machines)
+    balancer = arm.store.effective[Address.of(pool).top.key]
+    named = find_child(balancer, Address.of(pool)) or {"properties": {}}
+    return held + [
+        holders[each["properties"]["ipAddress"]].name
+        for each in named["properties"].get("loadBalancerBackendAddresses", [])
+        if each["properties"].get("ipAddress") in holders
+    ]
 
 
 # --- GCP ---
@@ -221,16 +228,13 @@ def of_ec2(ec2: Any, vpc: str) -> View:
     routes: dict[str, tuple[Route, ...]] = {}
     tables = ec2.describe_route_tables(Filters=within)["RouteTables"]
     for table in sorted(tables, key=lambda one: not any(a.get("Main") for a in one["Associations"])):
-        told = tuple(
-            Route(
-                each["DestinationCidrBlock"],
-                usable(machines.get(interfaces.get(each["NetworkInterfaceId"], ""))),
-            )
+        found = tuple(
+            Route(each["DestinationCidrBlock"], usable(machines.get(interfaces.get(hop, ""))))
             for each in table["Routes"]
-            if "DestinationCidrBlock" in each and "NetworkInterfaceId" in each
+            if "DestinationCidrBlock" in each and (hop := each.get("NetworkInterfaceId"))
         )
         for association in table["Associations"]:
             # The main table is for every subnet that has none of its own, which comes later.
             for subnet in [association["SubnetId"]] if "SubnetId" in association else subnets:
-                routes[subnet] = told
+                routes[subnet] = found
     return View(machines, subnets, routes, {})

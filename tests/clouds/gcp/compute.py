@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -189,6 +190,8 @@ class Compute:
 
     def _change(self, asked: Asked, resource: str, verb: str, met: Mapping[Do, Knob]) -> Json:
         request = asked.query.get("requestId", "")
+        if request and not _is_uuid(request):
+            raise GoogleError(400, "invalid", f"Invalid value for field 'requestId': '{request}' is no UUID.")
         begun = self.store.requests.get((asked.method.id, request)) if request else None
         if begun is not None:
             # The same request once more: its first one's operation, and no second effect.
@@ -218,6 +221,13 @@ class Asked:
     query: Mapping[str, str]
     body: Json
     who: str
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return uuid.UUID(text).int != 0
+    except ValueError:
+        return False
 
 
 def _page(asked: Asked, resource: str, found: list[Json]) -> Json:
