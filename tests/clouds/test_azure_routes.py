@@ -138,6 +138,32 @@ def test_one_table_does_one_thing_at_a_time(network: NetworkManagementClient, ar
     assert refusal.value.status_code == 429
 
 
+def test_whoever_asks_how_an_operation_stands_can_be_told_to_wait(
+    network: NetworkManagementClient, arm: Served[Arm]
+) -> None:
+    arm.face.knobs.turn(Do.THROTTLED, "*/locations/operations/read", retry_after_s=5)
+    with pytest.raises(HttpResponseError, match="TooManyRequests"):
+        put(network, "198.18.1.10")
+    # What was accepted goes on whether or not anybody asks.
+    assert hop(network) == "198.18.1.10"
+
+
+def test_an_answer_says_how_long_to_wait_where_the_cloud_does(
+    network: NetworkManagementClient, arm: Served[Arm]
+) -> None:
+    arm.face.retry_after_s = 3
+    heard: list[str | None] = []
+    network.routes.begin_create_or_update(
+        GROUP,
+        "rt3",
+        "shop",
+        to("198.18.1.10"),
+        polling=False,
+        raw_response_hook=lambda told: heard.append(told.http_response.headers.get("Retry-After")),
+    )
+    assert heard == ["3"]
+
+
 # --- knobs ---
 
 
@@ -213,6 +239,24 @@ def test_a_policy_is_enough_and_each_action_of_it_needed(
     arm.face.knobs.allow_only([WRITE])
     with pytest.raises(HttpResponseError, match="AuthorizationFailed"):
         put(network, "198.18.1.10")
+
+
+def test_a_token_can_be_told_to_be_too_old(network: NetworkManagementClient, arm: Served[Arm]) -> None:
+    arm.face.knobs.turn(Do.EXPIRED, WRITE, times=1)
+    with pytest.raises(ClientAuthenticationError, match="ExpiredAuthenticationToken"):
+        put(network, "198.18.1.10")
+    with pytest.raises(ResourceNotFoundError):
+        hop(network)
+
+
+def test_a_slow_cloud_lets_a_caller_give_up_before_anything_happens(
+    network: NetworkManagementClient, arm: Served[Arm]
+) -> None:
+    arm.face.knobs.turn(Do.DELAY, WRITE, seconds=30)
+    with pytest.raises(ServiceResponseError, match=r"[Tt]imed? ?out"):
+        network.routes.begin_create_or_update(GROUP, "rt3", "shop", to("198.18.1.10"), read_timeout=0.3)
+    with pytest.raises(ResourceNotFoundError):
+        hop(network)
 
 
 def test_a_token_can_be_too_old(network: NetworkManagementClient, arm: Served[Arm]) -> None:

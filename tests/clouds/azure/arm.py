@@ -118,7 +118,6 @@ class Arm:
     async def _serve(self, request: web.Request, principal: str) -> web.StreamResponse:
         asked = understood(request.method, request.path, request.query)
         body = await _body(request) if request.method in ("PUT", "PATCH") else {}
-        # A list is about everything in its group; only `target` needs a name for it.
         target = request.path if asked.is_list else str(asked.address)
         call = Call((asked.action, *network.joins(body)), target, request.method != "GET", principal)
         met = self.knobs.meet(call)
@@ -229,7 +228,12 @@ class Arm:
         if self.store.busy_elsewhere(address):
             raise _busy(address)
         self.store.remember()
-        self._write(address, asked.kind, body)
+        try:
+            self._write(address, asked.kind, body)
+        except ArmError:
+            # What was refused is no step of the past.
+            self.store.past.pop()
+            raise
         if asked.operation.service == "dns":
             self.store.settle(address)
         else:

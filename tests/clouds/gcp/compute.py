@@ -196,6 +196,7 @@ class Compute:
         if begun is not None:
             # The same request once more: its first one's operation, and no second effect.
             return self.store.operations[begun].told
+        self.store.require_ready(asked.path)
         about, finish = self.changes.prepared(resource, verb, asked.path, asked.query, asked.body)
         self.store.remember()
         told = self._begin(verb, about, asked.who, finish, met)

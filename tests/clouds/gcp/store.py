@@ -85,13 +85,16 @@ class Store:
         then = time.monotonic() - seconds
         return next((state for stamp, state in self.past if stamp > then), self.resources)
 
+    def require_ready(self, about: str) -> None:
+        """What is being changed is not ready for another change."""
+        if any(each.about == about and not each.over.is_set() for each in self.operations.values()):
+            raise GoogleError(400, "resourceNotReady", f"The resource '{about}' is not ready")
+
     def begin(
         self, kind: str, about: str, who: str, finish: Callable[[], None], seconds: float, error: str | None
     ) -> Json:
         """Start an operation where the thing is: of a zone, of a region or of the whole project."""
-        if any(each.about == about and not each.over.is_set() for each in self.operations.values()):
-            # What is being changed is not ready for another change.
-            raise GoogleError(400, "resourceNotReady", f"The resource '{about}' is not ready")
+        self.require_ready(about)
         words = about.split("/")
         place = "/".join(words[:4] if words[2] in ("zones", "regions") else words[:3])
         path = f"{place}/operations/operation-{uuid.uuid4().hex}"
