@@ -36,16 +36,17 @@ class Do(StrEnum):
     """Somebody else changes the thing first: the ETag or fingerprint that the caller read is old."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Knob:
     """Which calls, how many of them, and what befalls each."""
 
     effect: Do
     action: str = "*"
-    """A pattern for the name of the permission that the call needs, in the cloud's own words."""
+    """A pattern for the name of a permission that the call needs; `changes` for all that change something."""
     about: str = ""
     """A word of the address of the thing that is called, without regard to case."""
-    who: str = "*"
+    who: str = ""
+    """Whose calls; anybody's without a name."""
     times: int | None = None
     """For so many calls; None means for all until `clear`."""
     skip: int = 0
@@ -55,6 +56,8 @@ class Knob:
     status: int = 503
     code: str = ""
     retry_after_s: int | None = None
+    hits: int = 0
+    """How many calls it has met."""
 
     @classmethod
     def of(cls, told: Mapping[str, object]) -> Knob:
@@ -67,9 +70,14 @@ class Knob:
     def fits(self, call: Call) -> bool:
         if self.about and self.about.lower() not in re.split("[/?]", call.target.lower()):
             return False
-        if not fnmatchcase(call.who, self.who):
+        if self.who not in ("", call.who) or self.hits == self.times:
             return False
-        return any(matches(self.action, action) for action in call.needs)
+        if self.action == "changes":
+            return call.changes
+        return any(self.names(action) for action in call.needs)
+
+    def names(self, action: str) -> bool:
+        return self.action == "changes" or matches(self.action, action)
 
 
 def matches(pattern: str, action: str) -> bool:
@@ -84,8 +92,12 @@ class Call:
     needs: tuple[str, ...]
     """Permissions, the call's own one first, then those of what it refers to."""
     target: str
-    mutates: bool
+    changes: bool
     who: str = ""
+
+    @property
+    def action(self) -> str:
+        return self.needs[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,61 +120,63 @@ class Knobs:
     """The knobs that are in force, and everything that was asked; for any thread."""
 
     knobs: list[Knob] = field(default_factory=list)
+    rights: dict[str, Collection[str]] = field(default_factory=dict)
+    """Patterns of what a caller may do; who is not named may do everything."""
+    log: list[Call] = field(default_factory=list)
+    """What was let through."""
     done: list[Done] = field(default_factory=list)
+    """What was asked, let through or not."""
     used: Counter[str] = field(default_factory=Counter)
-    _allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Permissions that were made use of."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def turn(self, effect: Do | str, action: str = "*", **words: object) -> Knob:
         """Put one into force behind those that are."""
-        knob = Knob.of({"effect": effect, "action": action, **words})
+        return self.add(Knob.of({"effect": effect, "action": action, **words}))
+
+    def add(self, knob: Knob) -> Knob:
         with self._lock:
             self.knobs.append(knob)
         return knob
 
     def allow_only(self, actions: Collection[str], who: str = "*") -> None:
-        """Such callers may do nothing else from now on."""
-        with self._lock:
-            self._allowed[who] = tuple(actions)
+        """This caller, or everybody, may do nothing else from now on."""
+        self.rights[who] = actions
 
     def clear(self) -> None:
         """No knob is in force; what was asked stays known."""
         with self._lock:
             self.knobs.clear()
-            self._allowed.clear()
+            self.rights.clear()
 
     def forget(self) -> None:
         """What was asked is no longer known; knobs stay in force."""
         with self._lock:
+            self.log.clear()
             self.done.clear()
             self.used.clear()
 
     def meet(self, call: Call) -> dict[Do, Knob]:
-        """What befalls this call, each kind at most once; a knob that was used up goes."""
+        """What befalls this call, each kind at most once."""
         met: dict[Do, Knob] = {}
         with self._lock:
-            for place, knob in enumerate(self.knobs):
+            for knob in self.knobs:
                 if knob.effect in met or not knob.fits(call):
                     continue
                 if knob.skip:
-                    self.knobs[place] = replace(knob, skip=knob.skip - 1)
+                    knob.skip -= 1
                     continue
+                knob.hits += 1
                 met[knob.effect] = knob
-                if knob.times is not None:
-                    self.knobs[place] = replace(knob, times=knob.times - 1)
-            self.knobs[:] = [knob for knob in self.knobs if knob.times is None or knob.times > 0]
         return met
 
     def missing(self, call: Call, met: Mapping[Do, Knob]) -> str | None:
         """The first permission of those that the call needs which its caller has not."""
-        with self._lock:
-            allowed = [
-                actions for pattern, actions in self._allowed.items() if fnmatchcase(call.who, pattern)
-            ]
+        allowed = self.rights.get(call.who, self.rights.get("*", ("*",)))
         for action in call.needs:
-            if Do.DENIED in met and matches(met[Do.DENIED].action, action):
+            if Do.DENIED in met and met[Do.DENIED].names(action):
                 return action
-            if allowed and not any(matches(pattern, action) for each in allowed for pattern in each):
+            if not any(matches(pattern, action) for pattern in allowed):
                 return action
         return None
 
@@ -175,14 +189,20 @@ class Knobs:
     def note_used(self, call: Call) -> None:
         """The caller had these permissions and made use of them."""
         with self._lock:
+            self.log.append(call)
             self.used.update(call.needs)
 
     def note_done(self, call: Call, status: int) -> None:
         with self._lock:
             self.done.append(Done(call, status))
 
+    def changes(self, who: str = "") -> list[Call]:
+        """What was let through that changed something, in order."""
+        with self._lock:
+            return [each for each in self.log if each.changes and who in ("", each.who)]
+
     @property
     def writes(self) -> list[Done]:
         """What was asked that would change something, answered or not."""
         with self._lock:
-            return [each for each in self.done if each.call.mutates]
+            return [each for each in self.done if each.call.changes]

@@ -128,8 +128,7 @@ class Control:
             knob = Knob.of(await request.json())
         except (ValueError, KeyError, TypeError) as fault:
             return web.json_response({"error": str(fault)}, status=400)
-        told = {name: getattr(knob, name) for name in Knob.__slots__ if name not in ("effect", "action")}
-        self._face.knobs.turn(knob.effect, knob.action, **told)
+        self._face.knobs.add(knob)
         return web.json_response({})
 
     async def _clear(self, request: web.Request) -> web.Response:
@@ -144,7 +143,7 @@ class Control:
     async def _done(self, request: web.Request) -> web.Response:
         knobs = self._face.knobs
         calls = [
-            {"action": each.call.needs[0], "target": each.call.target, "status": each.status}
+            {"action": each.call.action, "target": each.call.target, "status": each.status}
             for each in knobs.done
         ]
         return web.json_response({"used": knobs.used, "done": calls, "faults": self._face.faults})

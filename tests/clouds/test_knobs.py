@@ -23,6 +23,7 @@ CALL = Call((WRITE, JOIN), "/x/routeTables/rt1/routes/shop", True, "n1")
         ({"action": WRITE.lower()}, True),
         ({"action": "*/join/action"}, True),
         ({"action": "*/read"}, False),
+        ({"action": "changes"}, True),
         ({"about": "RT1"}, True),
         ({"about": "rt"}, False),
         ({"who": "n1"}, True),
@@ -39,6 +40,7 @@ def test_a_knob_is_used_up_after_those_that_it_lets_pass() -> None:
     knobs = Knobs()
     knobs.turn(Do.BROKEN, skip=1, times=2)
     assert [Do.BROKEN in knobs.meet(CALL) for _ in range(5)] == [False, True, True, False, False]
+    assert [each.hits for each in knobs.knobs] == [2]
 
 
 def test_knobs_of_one_effect_follow_one_another_and_others_go_together() -> None:

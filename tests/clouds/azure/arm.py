@@ -90,14 +90,14 @@ class Arm:
         try:
             if not request.path.lower().startswith("/subscriptions/"):
                 return await self.identities.answer(request)
-            principal = self._principal(request)
+            who = self._who(request)
             if "/locations/" in request.path:
-                return await self._progress(request, principal)
-            return await self._serve(request, principal)
+                return await self._progress(request, who)
+            return await self._serve(request, who)
         except ArmError as error:
             return _json(error.status, error.body())
 
-    def _principal(self, request: web.Request) -> str:
+    def _who(self, request: web.Request) -> str:
         """Who asks; or the refusal of a token."""
         authorization = request.headers.get("Authorization", "")
         if not authorization:
@@ -115,11 +115,11 @@ class Arm:
             raise _expired()
         return token.who
 
-    async def _serve(self, request: web.Request, principal: str) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, who: str) -> web.StreamResponse:
         asked = understood(request.method, request.path, request.query)
         body = await _body(request) if request.method in ("PUT", "PATCH") else {}
         target = request.path if asked.is_list else str(asked.address)
-        call = Call((asked.action, *network.joins(body)), target, request.method != "GET", principal)
+        call = Call((asked.action, *network.joins(body)), target, request.method != "GET", who)
         met = self.knobs.meet(call)
         try:
             answer = await self._decided(request, asked, body, call, met)
@@ -130,7 +130,7 @@ class Arm:
             await lose(request, met[Do.LOST])
             return answer
         self.knobs.note_done(call, answer.status)
-        if call.mutates:
+        if call.changes:
             answer.headers["x-ms-ratelimit-remaining-subscription-writes"] = str(next(self._writes_left))
         answer.headers["x-ms-request-id"] = str(uuid.uuid4())
         return answer
@@ -378,14 +378,14 @@ class Arm:
         if self.retry_after_s is not None:
             answer.headers["Retry-After"] = str(self.retry_after_s)
 
-    async def _progress(self, request: web.Request, principal: str) -> web.StreamResponse:
+    async def _progress(self, request: web.Request, who: str) -> web.StreamResponse:
         """How an operation stands; asked by its own address, which must come back as it was given."""
         words = request.path.strip("/").split("/")
         operation = self.store.operations.get(words[-1])
         told = {name: text for name, text in request.query.items() if name != "api-version"}
         if operation is None or told != operation.signature:
             raise ArmError(404, "OperationNotFound", f"The operation '{words[-1]}' was not found.")
-        call = Call((f"{words[3]}/{POLL}",), str(operation.about), False, principal)
+        call = Call((f"{words[3]}/{POLL}",), str(operation.about), False, who)
         met = self.knobs.meet(call)
         if Do.DELAY in met:
             await asyncio.sleep(met[Do.DELAY].seconds)
