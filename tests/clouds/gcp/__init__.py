@@ -1,0 +1,1 @@
+"""GCP: Compute Engine, Cloud DNS, and the service that gives tokens."""
