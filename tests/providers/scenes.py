@@ -1,4 +1,4 @@
-"""One way of moving an address each: what is built for it, and who really has it, asked beside the product."""
+"""One way of moving an address each: what is built for it, and who really has it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Overlay(Scene):
 class SecondaryIp(Scene):
     mode, change, look = "secondary-ip", "AssignPrivateIpAddresses", "DescribeNetworkInterfaces"
     address = "10.0.1.100"
-    own = {PARIS: "10.0.1.11", LYON: "10.0.1.12"}
+    own: ClassVar[dict[NodeName, str]] = {PARIS: "10.0.1.11", LYON: "10.0.1.12"}
 
     def build(self) -> Vpc:
         return Vpc(self.aws, "10.0.0.0/16", {"a": "10.0.1.0/24"})

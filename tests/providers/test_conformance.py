@@ -166,7 +166,7 @@ def test_a_primary_that_stood_still_ends_without_the_address(stage: Stage) -> No
             await stage.lyon.claim(4)
         finally:
             os.kill(stage.paris.worker.pid, signal.SIGCONT)
-        with pytest.raises(HafarmError, match="held back|given up"):
+        with pytest.raises(HafarmError, match=r"held back|given up"):
             await claim
         assert stage.knobs.changes(PARIS) == []
         assert stage.scene.owners() == {LYON}

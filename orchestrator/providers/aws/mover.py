@@ -93,8 +93,11 @@ class Aws:
         inside = not ground.subnet_range or ":" in vip.address or lies_in(vip.address, ground.subnet_range)
         if {nic.subnet for nic in nics.values()} == {me.subnet} and inside:
             return Secondary.name, f"all nodes are in one subnet ({told})"
+        many = {nic.subnet for nic in nics.values()} != {me.subnet}
         which = (
-            f"{told}; the address is not of that subnet" if inside is False else f"several subnets ({told})"
+            f"the nodes are in several subnets ({told})"
+            if many
+            else f"it is no address of {me.subnet} ({told})"
         )
         if vip.settings.get("target_groups"):
             return Probe.name, f"{which}, and the settings name target groups"
