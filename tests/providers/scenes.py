@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from orchestrator.model.config import VipConfig
 from orchestrator.model.names import NodeName
 from tests.providers.nodes import LYON, OWN, PARIS
-from tests.support.clouds.aws import REGION, Simulated, Vpc
+from tests.support.clouds.aws import REGION, Simulated, Vpc, backend
 
 STRANGER = "stranger"
 
@@ -32,6 +32,17 @@ class Scene(ABC):
             self.vpc.node(name, subnet_of[name], address)
         self.vpc.node(STRANGER, "a", "10.0.1.99")
         self.vip = self.make()
+        self._metadata = dict(aws.metadata.nodes)
+
+    def reset(self) -> None:
+        """Nobody has it, every interface lets it pass, and the metadata service tells of this scene."""
+        self.aws.knobs.clear()
+        self.aws.metadata.dead, self.aws.metadata.nodes = False, dict(self._metadata)
+        self.give()
+        for eni in self.vpc.enis.values():
+            words: Any = {"NetworkInterfaceId": eni, "SourceDestCheck": {"Value": False}}
+            self.vpc.ec2.modify_network_interface_attribute(**words)
+        self.aws.knobs.log.clear()
 
     def build(self) -> Vpc:
         ranges = {"a": "10.0.1.0/24", "b": "10.0.2.0/24"}
@@ -91,10 +102,7 @@ class SecondaryIp(Scene):
 
     def plant(self, name: str) -> None:
         """Without a look at who else has it, as AWS may show it while an address moves."""
-        from moto.backends import get_backend
-
-        backend = get_backend("ec2")["123456789012"][REGION]
-        eni = backend.get_network_interface(self.vpc.enis[name])
+        eni = backend().get_network_interface(self.vpc.enis[name])
         eni.private_ip_addresses.append({"Primary": False, "PrivateIpAddress": self.address})
 
     def owners(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""AWS beside its moves: where an address is moved how, what is refused beforehand, and which rights it takes."""
+"""AWS beside its moves: how an address is moved where, what is refused beforehand, which rights it takes."""
 
 from __future__ import annotations
 
@@ -45,23 +45,26 @@ def aws() -> Iterator[Simulated]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def scenes(aws: Simulated) -> dict[type[Scene], Scene]:
+    """Each kind is built once: a VPC of its own, whose nodes have the same addresses as in the others."""
+    return {}
+
+
 @pytest.fixture
-def overlay(aws: Simulated) -> Iterator[Overlay]:
-    yield from fresh(aws, Overlay)
+def scene_of(aws: Simulated, scenes: dict[type[Scene], Scene]) -> Callable[[type[Scene]], Any]:
+    def made(kind: type[Scene]) -> Scene:
+        if kind not in scenes:
+            scenes[kind] = kind(aws)
+        scenes[kind].reset()
+        return scenes[kind]
+
+    return made
 
 
-def fresh(aws: Simulated, kind: type[Any]) -> Iterator[Any]:
-    """A VPC of its own; what an earlier test left has other addresses' place."""
-    import urllib.request
-
-    reset = urllib.request.Request(f"{aws.url}/moto-api/reset", method="POST")
-    urllib.request.urlopen(reset, timeout=10).read()
-    aws.knobs.clear()
-    aws.metadata.dead = False
-    aws.metadata.nodes.clear()
-    made = kind(aws)
-    aws.knobs.log.clear()
-    yield made
+@pytest.fixture
+def overlay(scene_of: Callable[[type[Scene]], Any]) -> Any:
+    return scene_of(Overlay)
 
 
 def vip_of(config: VipConfig, **changed: Any) -> Vip:
@@ -88,14 +91,14 @@ def chosen(scene: Scene, vip: Vip, **more: Any) -> Choice:
     return found
 
 
-# --- how -------------------------------------------------------------------------------------------------
+# --- how ------------------------------------------------------------------------------------------
 
 
-def test_in_one_subnet_an_address_of_it_is_a_secondary_one(aws: Simulated) -> None:
-    for scene in fresh(aws, SecondaryIp):
-        choice = chosen(scene, vip_of(scene.vip, mode=""))
-        assert (choice.mode, choice.local) == ("secondary-ip", True)
-        assert scene.vpc.subnets["a"] in choice.why
+def test_in_one_subnet_an_address_of_it_is_a_secondary_one(scene_of: Callable[[type[Scene]], Any]) -> None:
+    scene = scene_of(SecondaryIp)
+    choice = chosen(scene, vip_of(scene.vip, mode=""))
+    assert (choice.mode, choice.local) == ("secondary-ip", True)
+    assert scene.vpc.subnets["a"] in choice.why
 
 
 def test_in_several_subnets_it_is_a_route(overlay: Overlay) -> None:
@@ -104,30 +107,30 @@ def test_in_several_subnets_it_is_a_route(overlay: Overlay) -> None:
     assert all(subnet in choice.why for subnet in overlay.vpc.subnets.values())
 
 
-def test_a_load_balancer_that_is_named_comes_before_a_route(aws: Simulated) -> None:
-    for scene in fresh(aws, NlbRegister):
-        choice = chosen(scene, vip_of(scene.vip, mode=""), health_port=9702)
-        assert (choice.mode, choice.local) == ("nlb-probe", False)
+def test_a_load_balancer_that_is_named_comes_before_a_route(scene_of: Callable[[type[Scene]], Any]) -> None:
+    scene = scene_of(NlbRegister)
+    choice = chosen(scene, vip_of(scene.vip, mode=""), health_port=9702)
+    assert (choice.mode, choice.local) == ("nlb-probe", False)
 
 
-def test_an_elastic_ip_that_is_named_is_one(aws: Simulated) -> None:
-    for scene in fresh(aws, ElasticIp):
-        assert chosen(scene, vip_of(scene.vip, mode="")).mode == "elastic-ip"
+def test_an_elastic_ip_that_is_named_is_one(scene_of: Callable[[type[Scene]], Any]) -> None:
+    scene = scene_of(ElasticIp)
+    assert chosen(scene, vip_of(scene.vip, mode="")).mode == "elastic-ip"
 
 
-def test_subnets_are_told_apart_by_name_and_not_by_range(aws: Simulated) -> None:
+def test_subnets_are_told_apart_by_name_and_not_by_range(scene_of: Callable[[type[Scene]], Any]) -> None:
     """Two VPCs with the same ranges: lyon's namesake in the other one is not lyon."""
-    for scene in fresh(aws, SecondaryIp):
-        other = Vpc(aws, "10.0.0.0/16", {"a": "10.0.1.0/24"})
-        other.node("elsewhere", "a", "10.0.1.12")
-        assert chosen(scene, vip_of(scene.vip, mode="")).mode == "secondary-ip"
+    scene = scene_of(SecondaryIp)
+    other = Vpc(scene.aws, "10.0.0.0/16", {"a": "10.0.1.0/24"})
+    other.node("elsewhere", "a", "10.0.1.12")
+    assert chosen(scene, vip_of(scene.vip, mode="")).mode == "secondary-ip"
 
 
-# --- what is refused beforehand ------------------------------------------------------------------------------
+# --- what is refused beforehand -------------------------------------------------------------------
 
 
 def test_without_anything_to_move_it_by_the_reason_is_given(overlay: Overlay) -> None:
-    with pytest.raises(PlaceWrong, match="no way leads it from node to node.*paris in subnet-"):
+    with pytest.raises(PlaceWrong, match=r"no way leads it from node to node.*paris in subnet-"):
         chosen(overlay, vip_of(overlay.vip, mode="", settings={}))
 
 
@@ -143,7 +146,7 @@ def test_a_route_table_of_another_vpc_is_refused(overlay: Overlay) -> None:
 
 
 def test_a_route_table_that_is_not_there_is_named(overlay: Overlay) -> None:
-    with pytest.raises(PlaceWrong, match="rtb-00000000.*region eu-west-1"):
+    with pytest.raises(PlaceWrong, match=r"region eu-west-1 .*rtb-00000000"):
         chosen(overlay, vip_of(overlay.vip, settings={"route_tables": ("rtb-00000000",)}))
 
 
@@ -158,10 +161,10 @@ def test_a_secondary_address_does_not_cross_subnets(overlay: Overlay) -> None:
         chosen(overlay, vip_of(overlay.vip, mode="secondary-ip", address="10.0.1.100", settings={}))
 
 
-def test_another_allocations_address_is_refused(aws: Simulated) -> None:
-    for scene in fresh(aws, ElasticIp):
-        with pytest.raises(PlaceWrong, match="and the virtual IP 198.18.3.3"):
-            chosen(scene, vip_of(scene.vip, address="198.18.3.3"))
+def test_another_allocations_address_is_refused(scene_of: Callable[[type[Scene]], Any]) -> None:
+    scene = scene_of(ElasticIp)
+    with pytest.raises(PlaceWrong, match=r"and the virtual IP 198.18.3.3"):
+        chosen(scene, vip_of(scene.vip, address="198.18.3.3"))
 
 
 def test_an_unknown_mode_of_a_running_worker_is_told(overlay: Overlay) -> None:
@@ -206,24 +209,22 @@ def test_a_claim_lets_the_interface_pass_what_it_is_to_take(overlay: Overlay) ->
     assert overlay.owners() == {PARIS}
 
 
-def test_a_probe_that_asks_elsewhere_is_found(aws: Simulated) -> None:
-    for scene in fresh(aws, NlbRegister):
-        scene.give(PARIS)
-        with environ(aws.environment(PARIS)):
-            found = made(scene, vip_of(scene.vip, mode="nlb-probe"), health_port=9702).preflight(
-                False, Leave()
-            )
-        told = " ".join(one.problem for one in found)
-        assert "health check is not this module's" in told
-        assert "lyon is not registered" in told
-        with environ(aws.environment(PARIS)):
-            probing = made(scene, vip_of(scene.vip, mode="nlb-probe"), health_port=9702)
-            before = len(aws.knobs.log)
-            assert probing.claim("198.18.60.1", BOTH, Leave()).changes == 0
-        assert len(aws.knobs.log) == before, "a move asks nothing of AWS"
+def test_a_probe_that_asks_elsewhere_is_found(scene_of: Callable[[type[Scene]], Any]) -> None:
+    scene = scene_of(NlbRegister)
+    scene.give(PARIS)
+    with environ(scene.aws.environment(PARIS)):
+        found = made(scene, vip_of(scene.vip, mode="nlb-probe"), health_port=9702).preflight(False, Leave())
+    told = " ".join(one.problem for one in found)
+    assert "health check is not this module's" in told
+    assert "lyon is not registered" in told
+    with environ(scene.aws.environment(PARIS)):
+        probing = made(scene, vip_of(scene.vip, mode="nlb-probe"), health_port=9702)
+        before = len(scene.aws.knobs.log)
+        assert probing.claim("198.18.60.1", BOTH, Leave()).changes == 0
+    assert len(scene.aws.knobs.log) == before, "a move asks nothing of AWS"
 
 
-# --- the metadata service ------------------------------------------------------------------------------------
+# --- the metadata service -------------------------------------------------------------------------
 
 
 def test_the_region_comes_from_the_metadata_service(overlay: Overlay) -> None:
@@ -234,10 +235,11 @@ def test_the_region_comes_from_the_metadata_service(overlay: Overlay) -> None:
 def test_a_silent_metadata_service_is_told_where_it_is_needed(overlay: Overlay) -> None:
     overlay.aws.metadata.dead = True
     settings = {"route_tables": tuple(overlay.vpc.tables)}
-    with pytest.raises(HafarmError, match="the metadata service .* does not answer"):
+    with pytest.raises(HafarmError, match=r"the metadata service .* does not answer"):
         chosen(overlay, vip_of(overlay.vip, settings=settings))
     # What hafarm.yaml says need not be asked for.
-    assert chosen(overlay, vip_of(overlay.vip)).mode == "overlay-route"
+    said = {**overlay.vip.settings, "vpc": (overlay.vpc.id,)}
+    assert chosen(overlay, vip_of(overlay.vip, settings=said)).mode == "overlay-route"
 
 
 def test_a_token_is_kept_and_renewed_once_when_it_is_refused(overlay: Overlay) -> None:
@@ -267,7 +269,7 @@ def test_the_hardware_says_where_it_is(tmp_path: Path, dmi: dict[str, str], prov
     assert provider_here({}, tmp_path)[0] == provider
 
 
-# --- rights --------------------------------------------------------------------------------------------------
+# --- rights ---------------------------------------------------------------------------------------
 
 
 def life(scene: Scene) -> list[str]:
@@ -306,20 +308,20 @@ def begin(scene: Scene) -> None:
 def test_the_printed_policy_is_enough_and_every_action_in_it_is_needed(
     aws: Simulated, kind: type[Scene]
 ) -> None:
-    for scene in fresh(aws, kind):
-        whole = policy(place(vip_of(scene.vip), own=scene.own))["this node's role"]
-        aws.knobs.rights[PARIS] = whole
+    scene = scene_of(kind)
+    whole = policy(place(vip_of(scene.vip), own=scene.own))["this node's role"]
+    scene.aws.knobs.rights[PARIS] = whole
+    begin(scene)
+    assert life(scene) == []
+    actions = sorted({action for statement in whole["Statement"] for action in statement["Action"]})
+    for action in actions:
+        less = json.loads(json.dumps(whole))
+        for statement in less["Statement"]:
+            statement["Action"] = [one for one in statement["Action"] if one != action]
+        scene.aws.knobs.rights.clear()
         begin(scene)
-        assert life(scene) == []
-        actions = sorted({action for statement in whole["Statement"] for action in statement["Action"]})
-        for action in actions:
-            less = json.loads(json.dumps(whole))
-            for statement in less["Statement"]:
-                statement["Action"] = [one for one in statement["Action"] if one != action]
-            aws.knobs.rights.clear()
-            begin(scene)
-            aws.knobs.rights[PARIS] = less
-            assert life(scene) != [], f"{action} is not needed"
+        scene.aws.knobs.rights[PARIS] = less
+        assert life(scene) != [], f"{action} is not needed"
 
 
 def test_a_policy_names_the_tables_and_no_others(overlay: Overlay) -> None:
@@ -346,7 +348,7 @@ def test_tables_of_another_account_are_reached_by_the_role_that_is_named(overlay
     assert overlay.aws.knobs.changes(PARIS) == [], "the other account's role moved it"
 
 
-# --- a route that leads nowhere, IPv6 ------------------------------------------------------------------------------
+# --- a route that leads nowhere, IPv6 -------------------------------------------------------------
 
 
 def test_a_route_to_what_was_terminated_is_nobodys() -> None:
@@ -388,7 +390,7 @@ def test_what_belongs_to_an_address_is_judged_together() -> None:
     assert owner(a="e1", b="e9") is Owner.FOREIGN
 
 
-# --- leave -----------------------------------------------------------------------------------------------------
+# --- leave ----------------------------------------------------------------------------------------
 
 
 class Says:
@@ -424,7 +426,7 @@ def test_a_change_without_an_order_is_a_mistake_of_ours(overlay: Overlay) -> Non
             ec2.create_vpc(CidrBlock="10.5.0.0/16")
 
 
-# --- what is installed ---------------------------------------------------------------------------------------------
+# --- what is installed ----------------------------------------------------------------------------
 
 
 def test_the_agent_loads_no_cloud_library() -> None:

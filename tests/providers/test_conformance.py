@@ -61,11 +61,9 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def stage(built: Stage) -> Stage:
     """Nobody has the address, and nothing is remembered."""
-    built.knobs.clear()
-    built.scene.give()
+    built.scene.reset()
     built.paris.forget()
     built.lyon.forget()
-    built.knobs.log.clear()
     return built
 
 

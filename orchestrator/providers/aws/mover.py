@@ -31,6 +31,8 @@ MODES: Final[Mapping[str, type[Mode]]] = {
 LOOK_AGAIN_S: Final = 0.1
 LOOK_AGAIN_MAX_S: Final = 1.0
 """AWS shows a change within some hundred milliseconds, now and then within seconds."""
+SETTLE_S: Final = 3.0
+"""So long this machine may take to be told what AWS says already; then AWS is believed."""
 
 
 class Aws:
@@ -150,11 +152,13 @@ class Aws:
 
     def _await(self, mode: Mode, vip: Vip, leave: Leave, failed: Mapping[str, ProviderFault]) -> bool:
         """Look until it is here, or the order's time is over; what failed is not waited for."""
-        pause_s = LOOK_AGAIN_S
+        pause_s, shown_at = LOOK_AGAIN_S, None
         while not failed:
             try:
-                if _looked(mode, vip).owner is Owner.MINE and mode.settled(vip):
-                    return True
+                if _looked(mode, vip).owner is Owner.MINE:
+                    shown_at = shown_at or time.monotonic()
+                    if mode.settled(vip) or time.monotonic() - shown_at > SETTLE_S:
+                        return True
             except ProviderUnreachable:
                 pass  # it is looked again
             if leave.left_s() < pause_s:

@@ -13,12 +13,12 @@ from urllib.parse import parse_qsl
 
 import boto3
 import moto
-from moto.core.exceptions import JsonRESTError  # noqa: F401  (moto's own order of imports)
+from moto.backends import get_backend
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests.support.clouds.knobs import Answer, Knobs, Request
 
@@ -26,6 +26,8 @@ VERSION: Final = "5.2.5"
 """What is mended below was wrong in this one; look again before another is pinned."""
 REGION: Final = "eu-west-1"
 READS: Final = ("Describe", "Get", "AssumeRole")
+IMAGE: Final = "ami-12c6146b"
+"""One that moto knows."""
 ZONES: Final = (f"{REGION}a", f"{REGION}b", f"{REGION}c")
 assert moto.__version__ == VERSION, "look which of moto's faults are still there"
 
@@ -77,6 +79,10 @@ def mend() -> None:
     EC2Backend.unassign_private_ip_addresses = unassign_rightly  # type: ignore[method-assign,assignment]
     EC2Backend.create_route = create_rightly  # type: ignore[method-assign]
     NetworkInterface.get_filter_value = all_addresses  # type: ignore[method-assign]
+
+
+def backend() -> Any:
+    return get_backend("ec2")["123456789012"][REGION]
 
 
 def _addresses(eni: Any) -> list[str]:
@@ -149,7 +155,7 @@ class Metadata:
 
     def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
         self._inner = inner
-        self.nodes: dict[str, dict[str, str]] = {}
+        self.nodes: dict[str, dict[str, str | Callable[[], str]]] = {}
         self.dead = False
         self.tokens = 0
         self.refuse_tokens = 0
@@ -180,10 +186,19 @@ class Metadata:
             self.refuse_tokens -= 1
             return "401 Unauthorized", ""
         told = self.nodes.get(node, {}).get(path.removeprefix("meta-data/"))
-        return ("404 Not Found", "") if told is None else ("200 OK", told)
+        if told is None:
+            return "404 Not Found", ""
+        return "200 OK", told if isinstance(told, str) else told()
 
 
 # --- the whole ------------------------------------------------------------------------------------------
+
+
+class Quiet(WSGIRequestHandler):
+    """Its log is that of the knobs."""
+
+    def log(self, type: str, message: str, *args: Any) -> None:
+        return
 
 
 class Simulated:
@@ -193,7 +208,7 @@ class Simulated:
         mend()
         self.knobs = Knobs(DomainDispatcherApplication(create_backend_app), Aws())
         self.metadata = Metadata(self.knobs)
-        self._server = make_server(host, port, self.metadata, threaded=True)
+        self._server = make_server(host, port, self.metadata, threaded=True, request_handler=Quiet)
         self.url = f"http://{host}:{self._server.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -254,9 +269,8 @@ class Vpc:
         """An instance with one network interface, and its metadata; the interface's name."""
         made = self.ec2.create_network_interface(SubnetId=self.subnets[subnet], PrivateIpAddress=address)
         eni = str(made["NetworkInterface"]["NetworkInterfaceId"])
-        image = self.ec2.describe_images()["Images"][0]["ImageId"]
         ran = self.ec2.run_instances(
-            ImageId=image,
+            ImageId=IMAGE,
             MinCount=1,
             MaxCount=1,
             NetworkInterfaces=[{"DeviceIndex": 0, "NetworkInterfaceId": eni}],
@@ -276,7 +290,7 @@ class Vpc:
             f"{of_mac}/subnet-id": self.subnets[subnet],
             f"{of_mac}/interface-id": eni,
             f"{of_mac}/subnet-ipv4-cidr-block": self.ranges[subnet],
-            f"{of_mac}/local-ipv4s": address,
+            f"{of_mac}/local-ipv4s": lambda: "\n".join(_addresses(backend().get_network_interface(eni))),
         }
         return eni
 
