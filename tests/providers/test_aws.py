@@ -219,6 +219,7 @@ def test_a_probe_that_asks_elsewhere_is_found(scene_of: Callable[[type[Scene]], 
     assert "lyon is not registered" in told
     with environ(scene.aws.environment(PARIS)):
         probing = made(scene, vip_of(scene.vip, mode="nlb-probe"), health_port=9702)
+        probing.choices()  # the agent asks when it starts
         before = len(scene.aws.knobs.log)
         assert probing.claim("198.18.60.1", BOTH, Leave()).changes == 0
     assert len(scene.aws.knobs.log) == before, "a move asks nothing of AWS"
@@ -306,7 +307,7 @@ def begin(scene: Scene) -> None:
 
 @pytest.mark.parametrize("kind", [Overlay, SecondaryIp, ElasticIp, NlbRegister])
 def test_the_printed_policy_is_enough_and_every_action_in_it_is_needed(
-    aws: Simulated, kind: type[Scene]
+    scene_of: Callable[[type[Scene]], Any], kind: type[Scene]
 ) -> None:
     scene = scene_of(kind)
     whole = policy(place(vip_of(scene.vip), own=scene.own))["this node's role"]

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 import boto3
 import moto
 from moto.backends import get_backend
+from moto.ec2 import utils
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
@@ -41,7 +42,7 @@ def mend() -> None:
         return
     EC2Backend.mended = True  # type: ignore[attr-defined]
     assign, unassign = EC2Backend.assign_private_ip_addresses, EC2Backend.unassign_private_ip_addresses
-    create, value = EC2Backend.create_route, NetworkInterface.get_filter_value
+    create, matches = EC2Backend.create_route, utils.is_filter_matching
 
     def assign_rightly(self: Any, eni_id: str, private_ip_addresses: Any = None, *rest: Any) -> Any:
         me = self.get_network_interface(eni_id)
@@ -62,23 +63,24 @@ def mend() -> None:
     def create_rightly(
         self: Any, route_table_id: str, destination_cidr_block: Any, *rest: Any, **more: Any
     ) -> Any:
-        wanted = destination_cidr_block or more.get("destination_ipv6_cidr_block")
+        wanted = destination_cidr_block or more.get("destination_ipv6_cidr_block") or (rest and rest[0])
         there = self.get_route_table(route_table_id).routes
         if any(wanted in (each.destination_cidr_block, each.destination_ipv6_cidr_block) for each in there):
             raise EC2ClientError("RouteAlreadyExists", f"The route identified by {wanted} already exists")
         return create(self, route_table_id, destination_cidr_block, *rest, **more)
 
-    def all_addresses(self: Any, filter_name: str, method_name: Any = None) -> Any:
-        if filter_name == "addresses.private-ip-address":
-            return _addresses(self)
-        if filter_name == "ipv6-addresses.ipv6-address":
-            return list(self.ipv6_addresses)
-        return value(self, filter_name, method_name)
+    def any_address(one: Any, name: str, wanted: Any) -> Any:
+        """AWS finds secondary addresses too, and an interface that has any of those in the filter."""
+        if isinstance(one, NetworkInterface) and name == "addresses.private-ip-address":
+            return not set(_addresses(one)).isdisjoint(wanted)
+        if isinstance(one, NetworkInterface) and name == "ipv6-addresses.ipv6-address":
+            return not set(one.ipv6_addresses).isdisjoint(wanted)
+        return matches(one, name, wanted)
 
     EC2Backend.assign_private_ip_addresses = assign_rightly  # type: ignore[method-assign]
     EC2Backend.unassign_private_ip_addresses = unassign_rightly  # type: ignore[method-assign,assignment]
     EC2Backend.create_route = create_rightly  # type: ignore[method-assign]
-    NetworkInterface.get_filter_value = all_addresses  # type: ignore[method-assign]
+    utils.is_filter_matching = any_address
 
 
 def backend() -> Any:
