@@ -15,7 +15,7 @@ from orchestrator.model.names import Epoch, ModuleName, NodeName
 from orchestrator.providers.client import WorkerClient
 from orchestrator.providers.detect import provider_here
 from orchestrator.providers.faults import WorkerSaid
-from orchestrator.providers.mover import Choice, Wish, place_of
+from orchestrator.providers.mover import Choice, Vip, Wish, place_of
 from orchestrator.providers.provider import Finding, Owner, Sight
 
 RECONCILE_S: Final = 5.0
@@ -164,12 +164,17 @@ class Clouds:
         except HafarmError as fault:
             of = [vip.address for vip in self._place_vips(name)]
             self.sights |= dict.fromkeys(of, str(fault))
+            # Now, and not on the day when the address is to move.
+            self.told("", fault.told if isinstance(fault, WorkerSaid) else fault.code, str(fault))
         else:
             self.sights |= {address: _sight(told) for address, told in seen.items()}
+            for address, told in seen.items():
+                if "error" in told:
+                    self.told("", str(told["error"]["code"]), f"{address}: {told['error']['text']}")
         for hear in self.on_look:
             hear()
 
-    def _place_vips(self, name: str) -> Any:
+    def _place_vips(self, name: str) -> tuple[Vip, ...]:
         return place_of(self.config, self.me, name, self.taken, 0).vips
 
     async def _look_on(self, name: str) -> None:

@@ -352,12 +352,23 @@ def test_tables_of_another_account_are_reached_by_the_role_that_is_named(overlay
 # --- a route that leads nowhere, IPv6 -------------------------------------------------------------
 
 
+class Nobody:
+    """As far as it is known whose interfaces are."""
+
+    def __init__(self, nodes: Mapping[str, NodeName]) -> None:
+        self.node_of = nodes.get
+
+
 def test_a_route_to_what_was_terminated_is_nobodys() -> None:
     vip = Vip(SHOP, "198.18.50.1", "overlay-route", {"route_tables": ("rtb-1",)}, (PARIS, LYON))
     gone = {"DestinationCidrBlock": "198.18.50.1/32", "State": "blackhole"}
     assert routes._owners({"Routes": [gone]}, vip) == frozenset()
     stopped = {**gone, "NetworkInterfaceId": "eni-1"}
     assert routes._owners({"Routes": [stopped]}, vip) == {"eni-1"}
+    stopped_node = Nobody({"eni-1": LYON})
+    assert routes.Routes(stopped_node)._living(frozenset({"eni-1"}), {"Routes": [stopped]}, vip) == {"eni-1"}  # type: ignore[arg-type]
+    terminated = Nobody({})
+    assert routes.Routes(terminated)._living(frozenset({"eni-1"}), {"Routes": [stopped]}, vip) == frozenset()  # type: ignore[arg-type]
     elsewhere = {**gone, "State": "active", "GatewayId": "igw-1"}
     assert routes._owners({"Routes": [elsewhere]}, vip) == {"igw-1"}
 

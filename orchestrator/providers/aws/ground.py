@@ -118,8 +118,11 @@ class Ground:
         return next((nic.node for nic in self._nics if nic.eni == eni), None)
 
     def node_of_target(self, target: str) -> NodeName | None:
-        """Of a load balancer's target: an instance, or an address."""
-        return next((nic.node for nic in self._nics if target in (nic.instance, nic.address)), None)
+        """Of a load balancer's target: an instance, or an address, also of a node that is gone."""
+        for node, own in self.place.addresses.items():
+            if target in own:
+                return node
+        return next((nic.node for nic in self._nics if target == nic.instance), None)
 
     def sight(self, parts: Mapping[str, frozenset[str]]) -> Sight:
         """Who has an address. `parts`: what belongs to it, with the interfaces that have it now."""

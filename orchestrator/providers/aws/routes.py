@@ -49,11 +49,22 @@ class Routes(Mode):
 
     def _sight(self, vip: Vip, tables: Mapping[str, Table]) -> Sight:
         return self._ground.sight(
-            {name: _owners(tables[name], vip) for name in vip.settings["route_tables"] if name in tables}
+            {
+                name: self._living(_owners(tables[name], vip), tables[name], vip)
+                for name in vip.settings["route_tables"]
+                if name in tables
+            }
         )
 
+    def _living(self, owners: frozenset[str], table: Table, vip: Vip) -> frozenset[str]:
+        """A route into the void may be taken over: what it led to was terminated."""
+        route = _route(table, vip)
+        if route is None or route.get("State") != "blackhole":
+            return owners
+        return frozenset(eni for eni in owners if self._ground.node_of(eni) is not None)
+
     def check(self, vip: Vip) -> None:
-        """Its tables are in this VPC, and it is outside of the VPC's range, which AWS keeps to itself."""
+        """Its tables are in this VPC, and it is outside of the VPC's range, which AWS keeps."""
         me = self._ground.me
         for name, table in self._tables(vip.setting("role"), vip.settings["route_tables"]).items():
             if table["VpcId"] != me.vpc:
