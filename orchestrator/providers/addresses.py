@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.host.netlink import Netlink
 from orchestrator.model.config import MirrorConfig, VipConfig
@@ -189,14 +189,19 @@ class Addresses:
     async def _claim_one(self, address: str, vip: VipConfig, wish: Wish, time_s: float) -> int:
         """How many changes it took. Each attempt looks first, so that a time-out is never taken for a no."""
         loop = asyncio.get_running_loop()
-        ends, pause_s = loop.time() + time_s, FIRST_PAUSE_S
+        ends, pause_s, changes = loop.time() + time_s, FIRST_PAUSE_S, 0
         while True:
+            is_last = loop.time() + pause_s > ends
             try:
-                return await self._attempt(address, vip, wish, max(0.1, ends - loop.time()))
+                answer = await self._attempt(address, vip, wish, max(0.1, ends - loop.time()))
+                changes += int(answer["changes"])
+                if is_last or not answer["again"]:
+                    self._learn(address, answer["missing"])
+                    return changes
             except (WorkerSaid, ProviderUnreachable) as fault:
                 self._faults[address] = str(fault)
                 again = not isinstance(fault, WorkerSaid) or fault.again_helps
-                if not again or loop.time() + pause_s > ends:
+                if is_last or not again:
                     raise
             if self._clouds.wished(self._module.name) != wish:
                 raise Superseded(f"the claim of {address}", "the role was given up meanwhile")
@@ -204,13 +209,12 @@ class Addresses:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, PAUSE_MAX_S)
 
-    async def _attempt(self, address: str, vip: VipConfig, wish: Wish, left_s: float) -> int:
+    async def _attempt(self, address: str, vip: VipConfig, wish: Wish, left_s: float) -> Mapping[str, Any]:
         choice = await self._clouds.choice(vip, address)
         if self._told.get(address) != choice:
             self._told[address] = choice
-            self._tell(
-                "HF7010", f"{address} is moved by {self._clouds.taken(vip)}, {choice.mode}: {choice.why}"
-            )
+            how = f"{self._clouds.taken(vip)}, {choice.mode}"
+            self._tell("HF7010", f"{address} is moved by {how}: {choice.why}")
         answer = await self._clouds.worker(self._clouds.taken(vip)).ask(
             "claim",
             min(ATTEMPT_S, left_s),
@@ -221,8 +225,7 @@ class Addresses:
             expected=sorted(self._expected),
         )
         self._faults.pop(address, None)
-        self._learn(address, answer["missing"])
-        return int(answer["changes"])
+        return answer
 
     def _learn(self, address: str, missing: Mapping[str, str]) -> None:
         before = self._missing.get(address, {})

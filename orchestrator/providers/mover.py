@@ -60,6 +60,8 @@ class Moved:
     missing: Mapping[str, str] = field(default_factory=dict)
     changes: int = 0
     """Requests that were sent to change something."""
+    again: bool = False
+    """Of what is missing something may be there already, or soon: it is looked at again at once."""
 
 
 class Leave(Protocol):

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
+from queue import SimpleQueue
 from typing import Any, Final
 
 from orchestrator.host import clock
@@ -143,7 +144,7 @@ class Worker:
         expected = frozenset(NodeName(name) for name in message["expected"])
         with self._alone(message["address"]):
             moved = self._mover.claim(message["address"], expected, Order(self._agent, message))
-        return {"missing": dict(moved.missing), "changes": moved.changes}
+        return {"missing": dict(moved.missing), "changes": moved.changes, "again": moved.again}
 
     def _release(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         with self._alone(message["address"]):
@@ -197,16 +198,23 @@ def main() -> None:
     name, descriptor = sys.argv[1], int(sys.argv[2])
     connection = socket.socket(fileno=descriptor)
     agent = Agent(connection)
+    inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), name="agent", daemon=True).start()
+    worker = _begin(name, place_from_dict(inbox.get()["place"]), agent)
+    while True:
+        worker.take(inbox.get())
+
+
+def _read(connection: socket.socket, inbox: SimpleQueue[Mapping[str, Any]]) -> None:
+    """A thread of its own: that the agent is gone is known at once, also while a library is being loaded."""
     buffer = LineBuffer()
-    worker: Worker | None = None
-    while data := connection.recv(65536):
-        for message in buffer.receive_data(data):
-            if worker is None:
-                worker = _begin(name, place_from_dict(message["place"]), agent)
-            else:
-                worker.take(message)
-    # At once, whatever is under way: what has left cannot be called back, the next request must not leave.
-    os._exit(0)
+    try:
+        while data := connection.recv(65536):
+            for message in buffer.receive_data(data):
+                inbox.put(message)
+    finally:
+        # Whatever is under way: what has left cannot be called back, the next request must not leave.
+        os._exit(0)
 
 
 def _begin(name: str, place: Place, agent: Agent) -> Worker:

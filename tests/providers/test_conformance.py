@@ -23,6 +23,11 @@ from tests.support.waiting import until
 LATE_S = 6.0
 """Longer than a request is waited for."""
 
+SHARED = [name for name in SCENES if name != "elastic-ip"]
+"""An Elastic IP has one owner at a time, by AWS' own word."""
+SEVERAL = [name for name, scene in SCENES.items() if scene.parts > 1]
+"""The others are moved whole or not."""
+
 
 class Stage:
     """A scene, its two nodes with warm workers, and the loop that they live in."""
@@ -250,10 +255,8 @@ def test_a_late_release_does_not_hit_the_successor(stage: Stage) -> None:
     stage.run(story())
 
 
+@pytest.mark.parametrize("built", SHARED, indirect=True, scope="module")
 def test_two_owners_are_seen_and_one_claim_ends_it(stage: Stage) -> None:
-    if stage.scene.mode == "elastic-ip":
-        pytest.skip("AWS associates an Elastic IP with one interface")
-
     async def story() -> None:
         stage.scene.give(PARIS, LYON)
         seen = await stage.paris.look()
@@ -265,10 +268,8 @@ def test_two_owners_are_seen_and_one_claim_ends_it(stage: Stage) -> None:
     stage.run(story())
 
 
+@pytest.mark.parametrize("built", SEVERAL, indirect=True, scope="module")
 def test_one_part_that_is_denied_keeps_no_other_and_is_named(stage: Stage) -> None:
-    if stage.scene.parts == 1:
-        pytest.skip("it is moved whole or not")
-
     async def story() -> None:
         stage.scene.give(LYON)
         parts = stage.scene.vip.settings.get("route_tables") or stage.scene.vip.settings["target_groups"]

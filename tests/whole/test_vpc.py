@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.clouds.aws import REGION
 from tests.support.waiting import eventually
 from tests.whole.bare import Bare, bare
-from tests.whole.vpc import HEALTH, OVERLAY, InVpc
+from tests.whole.vpc import CLOUD, CLOUD_PORT, HEALTH, OVERLAY, InVpc
 
 ASK = f"""
 import sys, urllib.request
@@ -43,6 +46,60 @@ def health(cluster: InVpc, node: str, page: str) -> int:
     url = f"http://198.18.{cluster.subnets[node]}.10:{HEALTH}{page}"
     done = cluster.machines["client"].call(sys.executable, "-c", HEALTH_OF, url)
     return int(done.stdout or 0)
+
+
+ELSEWHERE = f"""
+import boto3, sys
+ec2 = boto3.client("ec2", endpoint_url="http://{CLOUD}:{CLOUD_PORT}", region_name="{REGION}",
+                   aws_access_key_id="somebody", aws_secret_access_key="secret")
+for table in sys.argv[2:]:
+    found = ec2.describe_network_interfaces(
+        Filters=[{{"Name": "addresses.private-ip-address", "Values": [sys.argv[1]]}}])
+    eni = found["NetworkInterfaces"][0]["NetworkInterfaceId"]
+    ec2.replace_route(RouteTableId=table, DestinationCidrBlock="{OVERLAY}/32", NetworkInterfaceId=eni)
+"""
+
+
+def lead_elsewhere(cluster: InVpc, node: str) -> None:
+    """As somebody does who has the right to, and no reason."""
+    own = f"198.18.{cluster.subnets[node]}.10"
+    done = cluster.machines["client"].call(sys.executable, "-c", ELSEWHERE, own, *cluster.tables)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_somebody_leads_elsewhere_is_led_back(there: Bare) -> None:
+    cluster = there.cluster
+    assert isinstance(cluster, InVpc)
+    first, second = cluster.nodes
+    eventually(lambda: answers(cluster), 60)
+    lead_elsewhere(cluster, second)
+    assert cluster.led_to() == second
+    eventually(lambda: cluster.led_to() == first, 30)
+    eventually(lambda: answers(cluster), 30)
+    eventually(lambda: any("HF7012" in line for line in there.events(first)), 30)
+
+
+def test_neither_a_killed_worker_nor_a_killed_agent_moves_anything(there: Bare) -> None:
+    cluster = there.cluster
+    assert isinstance(cluster, InVpc)
+    first, _ = cluster.nodes
+    machine = cluster.machines[first]
+    eventually(lambda: answers(cluster), 60)
+    (worker,) = machine.pids("orchestrator.providers.worker")
+    os.kill(worker, signal.SIGKILL)
+    eventually(lambda: set(machine.pids("orchestrator.providers.worker")) - {worker}, 30)
+    assert answers(cluster)
+    (worker,) = machine.pids("orchestrator.providers.worker")
+    for pid in machine.pids("orchestrator.agent", "agent.yaml"):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: worker not in machine.pids("orchestrator.providers.worker"), 30)
+    cluster.start_agent(first)
+    eventually(lambda: there.role(first) == ("PRIM", "ready"), 60)
+    assert answers(cluster)
+    assert cluster.led_to() == first
+    # The next agent goes on where the former ended: it knows whose the address is, and takes it back.
+    lead_elsewhere(cluster, cluster.nodes[1])
+    eventually(lambda: cluster.led_to() == first, 60)
 
 
 def test_a_client_in_another_subnet_goes_on_after_the_primary_is_lost(there: Bare) -> None:

@@ -148,7 +148,8 @@ class Aws:
             raise ProviderUnreachable(NAME, f"the move of {address}", "it does not show yet")
         if failed and not sent_well(sent, failed):
             raise next(iter(failed.values()))
-        return Moved({part: str(fault) for part, fault in failed.items()}, len(sent))
+        missing = {part: str(fault) for part, fault in failed.items()}
+        return Moved(missing, len(sent), any(fault.again for fault in failed.values()))
 
     def _await(self, mode: Mode, vip: Vip, leave: Leave, failed: Mapping[str, ProviderFault]) -> bool:
         """Look until it is here, or the order's time is over; what failed is not waited for."""
