@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.providers.aws.ground import lies_in
+from orchestrator.providers.aws.ground import Ground, lies_in
 from orchestrator.providers.aws.mode import POLICY_HINT, Mode, arn, permitted, statement
 from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderRefused
 from orchestrator.providers.mover import Leave, Vip
@@ -19,6 +19,11 @@ class Routes(Mode):
 
     name = "overlay-route"
     settings = ("route_tables",)
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._seen: dict[str, Mapping[str, Table]] = {}
+        """By address, the tables as they were looked at last: a claim looks directly before it moves."""
 
     def look(self, vips: Sequence[Vip]) -> Mapping[str, Sight | Exception]:
         """One request for the tables of all addresses that one role may see."""
@@ -36,6 +41,7 @@ class Routes(Mode):
                 seen |= dict.fromkeys([vip.address for vip in of_role], fault)
             else:
                 seen |= {vip.address: self._sight(vip, tables) for vip in of_role}
+                self._seen |= dict.fromkeys([vip.address for vip in of_role], tables)
         return seen
 
     def look_one_by_one(self, vips: Sequence[Vip]) -> Mapping[str, Sight | Exception]:
@@ -79,7 +85,7 @@ class Routes(Mode):
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
         """All tables side by side; one that refuses does not keep the others."""
         self._let_pass()
-        tables = self._tables(vip.setting("role"), vip.settings["route_tables"])
+        tables = self._seen[vip.address]
         mine = frozenset({self._ground.me.eni})
         ec2 = self._ground.account.client("ec2", vip.setting("role"))
 
@@ -93,7 +99,7 @@ class Routes(Mode):
             {
                 name: lead(name, _route(table, vip) is not None)
                 for name, table in tables.items()
-                if _owners(table, vip) != mine
+                if name in vip.settings["route_tables"] and _owners(table, vip) != mine
             }
         )
 
