@@ -197,6 +197,10 @@ class Addresses:
                 changes += int(answer["changes"])
                 if is_last or not answer["again"]:
                     self._learn(address, answer["missing"])
+                    if changes and not answer["missing"]:
+                        # It was looked at until it was so: nobody need wait for the next look.
+                        mine = Sight(Owner.MINE, frozenset({self._clouds.me}), "as this node has just seen")
+                        self._clouds.sights[address] = mine
                     return changes
             except (WorkerSaid, ProviderUnreachable) as fault:
                 self._faults[address] = str(fault)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,13 @@ def primary(there: Bare) -> str:
 
 def other(cluster: InVpc, node: str) -> str:
     return next(name for name in cluster.names if name != node)
+
+
+def shown(cluster: InVpc, node: str) -> dict[str, Any]:
+    """What a node says of the address."""
+    done = cluster.hafarm(node, "vip", "show", "-o", "json")
+    (found,) = json.loads(done.stdout)
+    return dict(found)
 
 
 def health(cluster: InVpc, node: str, page: str) -> int:
@@ -124,9 +132,10 @@ def test_a_client_in_another_subnet_goes_on_after_the_primary_is_lost(there: Bar
     assert health(cluster, second, "/m/orders/primary") == 503
     assert health(cluster, second, "/live") == 200
 
-    (shown,) = json.loads(cluster.hafarm(first, "vip", "show", "-o", "json").stdout)
-    assert (shown["provider"], shown["mode"], shown["owner"]) == ("aws", "overlay-route", first)
-    assert "subnets" in shown["why"]
+    eventually(lambda: shown(cluster, first)["owner"] == first, 30)
+    told = shown(cluster, first)
+    assert (told["provider"], told["mode"], told["missing"]) == ("aws", "overlay-route", {})
+    assert "subnets" in told["why"]
     explained = cluster.hafarm(first, "explain", OVERLAY)
     assert "overlay-route" in explained.stdout
     tested = cluster.hafarm(second, "provider", "test", "aws", "--dry-run")
