@@ -18,8 +18,9 @@ from orchestrator.model.names import Epoch, ModuleName
 from orchestrator.providers.faults import ProviderUnreachable, WorkerSaid
 from orchestrator.providers.mover import Place, place_as_dict
 
-READY_TIMEOUT_S: Final = 30.0
-"""A loaded machine imports a cloud's library slowly: a second when it is idle."""
+READY_TIMEOUT_S: Final = 120.0
+"""An overloaded machine takes half a minute to load a cloud's library, an idle one a second. Whoever gave up
+sooner would begin again from nothing; what it asks of the cloud meanwhile has time-outs of its own."""
 MARGIN_S: Final = 2.0
 """Beyond an order's own time; a worker that is silent for longer hangs, and is killed."""
 REST_S: Final = 1.0

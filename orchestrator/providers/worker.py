@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from orchestrator.host import clock
 from orchestrator.host.lines import LineBuffer, encode
+from orchestrator.host.realtime import become_prompt
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName
 from orchestrator.providers.faults import NotInstalled, ProviderFault, Superseded
@@ -195,6 +196,7 @@ def _told(seen: Sight | Exception) -> dict[str, Any]:
 
 def main() -> None:
     """Until the agent is gone."""
+    become_prompt()  # a take-over waits for it, and its library takes a second of CPU to load
     name, descriptor = sys.argv[1], int(sys.argv[2])
     connection = socket.socket(fileno=descriptor)
     agent = Agent(connection)

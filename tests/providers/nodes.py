@@ -88,7 +88,7 @@ class Node:
 
         client._spawn = with_own_environment  # type: ignore[method-assign]
         await self.addresses.start(held=False)
-        await until(lambda: self.address in self.clouds.sights, 60)
+        await until(lambda: self.address in self.clouds.sights, 150)
 
     async def claim(self, epoch: int) -> None:
         """Under a reign that is held."""

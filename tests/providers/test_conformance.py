@@ -42,7 +42,7 @@ class Stage:
         )
 
     def run(self, story: Coroutine[Any, Any, None]) -> None:
-        self.loop.run_until_complete(asyncio.wait_for(story, 120))
+        self.loop.run_until_complete(asyncio.wait_for(story, 280))
 
     async def open(self) -> None:
         await self.paris.start()
