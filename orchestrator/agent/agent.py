@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import fcntl
 import os
@@ -20,6 +21,7 @@ from orchestrator.agent.control import Neighbours
 from orchestrator.agent.farm_flows import Flow, Flows, TheirFlows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.agent.hands import Hands
+from orchestrator.agent.health import health
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.loop import Loop
@@ -43,8 +45,9 @@ from orchestrator.model.orders import Order, Start
 from orchestrator.model.report import Role
 from orchestrator.model.timings import derive
 from orchestrator.node import Node
+from orchestrator.providers.addresses import Addresses
+from orchestrator.providers.clouds import Clouds, Standing
 from orchestrator.providers.onprem.register import WitnessRegister
-from orchestrator.providers.onprem.vip import OnPrem
 
 LOCK_TIMEOUT_S = 5.0
 """An agent that was killed lets go of its lock at once; longer means that two agents run."""
@@ -89,6 +92,7 @@ class Agent:
             config, self.me, settings.run_dir, settings.log_dir, settings.bundle, self.loop.post
         )
         self.neighbours = Neighbours(config, settings.bundle)
+        self.clouds = Clouds(config, self.me, settings.log_dir, self._standing, self.journal.tell)
         self.modules = {module.name: module for module in config.mirrors if self.me in module.nodes}
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.farms = {module.name: module for module in config.farms if self.me in module.nodes}
@@ -104,6 +108,7 @@ class Agent:
         self._answers: dict[RequestId, asyncio.Future[tuple[str, str]]] = {}
         self._roles: dict[ModuleName, str] = {}
         self._runners: list[web.AppRunner] = []
+        self._leaving = False
 
     def _make_hands(self, module: MirrorConfig) -> Hands:
         settings = self.settings
@@ -131,7 +136,12 @@ class Agent:
             self.pulse,
             replicator,
             Application(module, self.me, settings.run_dir, settings.log_dir, self.loop.post),
-            OnPrem(module.name, module.vip, lambda event: hands.provider_said(event)),
+            Addresses(
+                module,
+                self.clouds,
+                lambda event: hands.provider_said(event),
+                lambda code, text: self.journal.tell(module.name, code, text),
+            ),
             self.journal,
             self._answered,
             self.loop.post,
@@ -256,6 +266,19 @@ class Agent:
                 distant, address, self.config.control_port, ssl_context=context, reuse_address=True
             )
             await site.start()
+        await self._serve_health()
+
+    async def _serve_health(self) -> None:
+        """Where load balancers ask; only where hafarm.yaml names a port for it."""
+        if not self.config.health_port:
+            return
+        runner = web.AppRunner(
+            health(lambda: self.loop.node, lambda: self._leaving), access_log=None, shutdown_timeout=0.5
+        )
+        await runner.setup()
+        self._runners.append(runner)
+        for address in self.config.node(self.me).addresses.values():
+            await web.TCPSite(runner, address, self.config.health_port, reuse_address=True).start()
 
     async def _close(self) -> None:
         for runner in self._runners:
@@ -266,6 +289,7 @@ class Agent:
             await hands.close()
         for farm_hands in self.farm_hands.values():
             await farm_hands.close()
+        await self.clouds.close()
         await self.pulse.close()
         self._their_flows.close()
         await self.neighbours.close()
@@ -277,6 +301,7 @@ class Agent:
 
     async def leave(self) -> None:
         """Stop every module here by plan, then say goodbye: an orderly end of the node."""
+        self._leaving = True
         for name in (*self.modules, *self.farms):
             from orchestrator.model.orders import Leave
 
@@ -303,6 +328,13 @@ class Agent:
                 mirror = self.loop.node.mirrors.get(name)
                 under = f", epoch {mirror.epoch}" if mirror is not None else ""
                 self.journal.tell(name, "HF1100", f"{before} to {now}{under}")
+
+    async def _standing(self, name: ModuleName) -> Standing:
+        """What the pulse and the machine know now, the pulse's newest words included."""
+        leases = (await self.pulse.status()).get("leases", {})
+        await self.loop.settled()
+        held = self.loop.node.mirrors[name].held
+        return Standing(held.epoch if held is not None else None, float(leases.get(name, 0.0)))
 
     def _role(self, name: ModuleName) -> str:
         node = self.loop.node
@@ -431,6 +463,17 @@ class Agent:
             "rtt_ms": None if rtt is None else round(rtt * 1000, 2),
             "why": self.register.why,
         }
+
+    async def test_provider(self, name: str, repair: bool) -> list[dict[str, str]]:
+        """What of one provider would refuse or disturb a move of an address to this node."""
+        used = {self.clouds.taken(vip) for module in self.modules.values() for vip in module.vip}
+        if name not in used:
+            raise Refused("HF7021", f"provider {name} moves no address of this node")
+        if name == "onprem":
+            found = [one for hands in self.hands.values() for one in await hands.provider.preflight_here()]
+        else:
+            found = await self.clouds.preflight(name, repair)
+        return [dataclasses.asdict(one) for one in found]
 
     async def timings(self) -> dict[str, Any]:
         pulse = await self._pulse_status()

@@ -17,6 +17,7 @@ from orchestrator.host.tls import PeerRefused, check_peer
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.orders import Order
+from orchestrator.providers.faults import WorkerSaid
 
 BODY_BYTES_MAX = 64 * 1024
 WAIT_S_MAX = 60.0
@@ -34,6 +35,7 @@ class Served(Protocol):
 
     async def status(self) -> dict[str, Any]: ...
     async def timings(self) -> dict[str, Any]: ...
+    async def test_provider(self, name: str, repair: bool) -> list[dict[str, str]]: ...
     def nodes_of(self, module: ModuleName) -> tuple[NodeName, ...] | None: ...
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]: ...
     async def flows_here(self) -> Mapping[str, Mapping[str, float | None]]: ...
@@ -50,6 +52,7 @@ def local(agent: Served) -> web.Application:
     app.router.add_get("/api/v1/events", api.events)
     app.router.add_post("/api/v1/modules/{module}/actions", api.act)
     app.router.add_get("/api/v1/operations/{id}", api.operation)
+    app.router.add_post("/api/v1/providers/{name}/test", api.test_provider)
     api.care.add_local(app)
     return app
 
@@ -134,6 +137,17 @@ class _Api:
         if operation.error is not None:
             answer["safety"] = operation.error["code"] in SAFETY
         return web.json_response(answer)
+
+    async def test_provider(self, request: web.Request) -> web.Response:
+        """What of a provider would refuse or disturb a move; with `repair` some of it is mended."""
+        repair = (await _body(request)).get("repair") is True
+        try:
+            found = await self._agent.test_provider(request.match_info["name"], repair)
+        except WorkerSaid as fault:
+            return _error(409, fault.told, str(fault))
+        except HafarmError as fault:
+            return _error(409, code_of(fault), str(fault))
+        return web.json_response({"findings": found})
 
     async def order(self, request: web.Request) -> web.Response:
         """One order for this node alone, from another node's agent."""

@@ -36,10 +36,10 @@ from orchestrator.model.errors import (
     RegisterUnreachable,
     StoreFailed,
 )
-from orchestrator.model.names import NEVER, NodeName, Nonce, RequestId
+from orchestrator.model.names import NEVER, Epoch, NodeName, Nonce, RequestId
 from orchestrator.model.record import Outcome, Record
-from orchestrator.providers.onprem.vip import OnPrem
-from orchestrator.providers.provider import AddressConflict, AddressPutBack, Owner, ProviderEvent
+from orchestrator.providers.addresses import Addresses
+from orchestrator.providers.provider import AddressConflict, AddressPutBack, ProviderEvent
 
 STORE_TIMEOUT_S = 10.0
 """A disk that takes longer to keep a few hundred bytes is as good as dead."""
@@ -65,7 +65,7 @@ class Hands:
         pulse: PulseClient,
         replicator: ReplicatorClient,
         application: Application,
-        provider: OnPrem,
+        provider: Addresses,
         journal: Journal,
         answer: Callable[[RequestId, str, str], None],
         post: Post,
@@ -92,6 +92,8 @@ class Hands:
         self._queue: asyncio.Queue[tuple[do.Effect, ...]] = asyncio.Queue()
         self._leasing = asyncio.Lock()
         """Held while the pulse is told of a lease."""
+        self._reign = NEVER
+        """Under which the addresses were claimed last."""
         self._covered = False
         """A replicator stands between the application and the files."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -422,7 +424,7 @@ class Hands:
 
     async def _has_addresses(self) -> bool:
         with contextlib.suppress(HafarmError, OSError):
-            return await self.provider.observe() is Owner.MINE
+            return await self.provider.is_here()
         return False
 
     # --- addresses and application --------------------------------------------------------------------------
@@ -437,9 +439,10 @@ class Hands:
     def _addresses(self) -> list[str]:
         return [vip.address for vip in self.module.vip]
 
-    async def _claim(self, epoch: Any) -> None:
+    async def _claim(self, epoch: Epoch) -> None:
+        self._reign = epoch
         try:
-            await self.provider.claim(epoch)
+            await self.provider.claim(frozenset(self.module.nodes) - {self.me}, epoch)
         except (HafarmError, OSError) as fault:
             self._post(ev.AddressesRefused(self.module.name, str(fault)))
             return
@@ -453,7 +456,7 @@ class Hands:
         with contextlib.suppress(ProcessUnreachable, TimeoutError):
             await self.pulse.end_lease(self.module.name)
         async with asyncio.timeout(RELEASE_TIMEOUT_S):
-            await self.provider.release()
+            await self.provider.release(self._reign)
 
     def provider_said(self, event: ProviderEvent) -> None:
         """A link's fate is the machine's; the rest is for people."""

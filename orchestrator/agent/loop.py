@@ -38,10 +38,17 @@ class Loop:
         """Something was learned."""
         self._inbox.put_nowait(event)
 
+    async def settled(self) -> None:
+        """Return when everything that was posted before has been decided on."""
+        await self._inbox.join()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            self.step(await self._next())
+            event = await self._next()
+            self.step(event)
+            if not isinstance(event, TimePassed):
+                self._inbox.task_done()
 
     def step(self, event: Event) -> None:
         """Learn one event, and hand on what follows, module by module."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from ipaddress import ip_interface
 from typing import Any
@@ -208,8 +209,9 @@ def vip_status(mirror: Mirror, config: MirrorConfig, hands: Hands) -> list[dict[
             "here": str(address) in held,
             "interface": held.get(str(address), ""),
             "conflict": conflicts.get(str(address.ip), ""),
+            **dataclasses.asdict(hands.provider.told(vip)),
         }
-        for written, address in places
+        for vip, (written, address) in zip(config.vip, places, strict=True)
     ]
 
 

@@ -32,6 +32,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "divergence": ("divergence", "What two histories left behind: list, show, release"),
     "events": ("events", "Show what happened"),
     "timings": ("timings", "Show every time-out and the formula behind it"),
+    "vip": ("vip", "Show where virtual IPs are, who moves them, and why so"),
+    "provider": ("provider", "Test a cloud beforehand, or print the rights it needs"),
     "config": ("config", "Check hafarm.yaml, or print its schema"),
     "witness": ("processes", "Run the register that grants"),
     "demo": ("processes", "Lose a node before your own eyes"),

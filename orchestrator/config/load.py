@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config import farms, shape
+from orchestrator.config import clouds, farms, shape
 from orchestrator.config.marks import ConfigRefused, Marked, Path, Problem, parse
 from orchestrator.config.shape_farm import Farm, FarmVip
 from orchestrator.config.shape_file import File
@@ -25,7 +25,6 @@ from orchestrator.model.config import (
     RunConfig,
     SlowPeerConfig,
     TimingConfig,
-    VipConfig,
     WitnessConfig,
 )
 from orchestrator.model.names import RESERVED_NODES, ClusterName, ModuleName, NodeName, PathName
@@ -137,6 +136,7 @@ def _contradictions(marked: Marked, file: File) -> Iterator[Problem]:
             yield from farms.contradictions(marked, file, index, module)
         else:
             yield from _mirror_contradictions(marked, file, index, module)
+            yield from clouds.contradictions(marked, file, index, module)
     yield from farms.shared_addresses(marked, file)
     yield from _directories(marked, file)
     yield from _ports(marked, file)
@@ -208,13 +208,22 @@ def _directories(marked: Marked, file: File) -> Iterator[Problem]:
 
 def _ports(marked: Marked, file: File) -> Iterator[Problem]:
     seen: dict[int, str] = {file.cluster.ports.control: "the agents"}
+    health = file.cluster.ports.health
+    if health in seen:
+        yield marked.problem(("cluster", "ports", "health"), f"port {health} is the agents'")
+    elif health is not None:
+        seen[health] = "the load balancers'"
     mirrors = [each for each in enumerate(file.modules) if not isinstance(each[1], Farm)]
     for number, (index, module) in enumerate(mirrors):
         assert not isinstance(module, Farm)
         port = module.replication_port or REPLICATION_PORT + number
         if port in seen:
-            yield marked.problem(("modules", index, "replication_port"), f"port {port} is {seen[port]}'s")
+            yield marked.problem(("modules", index, "replication_port"), f"port {port} is {_of(seen[port])}")
         seen[port] = module.name
+
+
+def _of(owner: str) -> str:
+    return owner if owner.endswith("'") else f"{owner}'s"
 
 
 # --- values ------------------------------------------------------------------------------------------------
@@ -247,6 +256,7 @@ def _values(file: File) -> ClusterConfig:
         else WitnessConfig(),
         heartbeat_port=cluster.ports.heartbeat,
         control_port=cluster.ports.control,
+        health_port=cluster.ports.health or 0,
     )
 
 
@@ -259,7 +269,7 @@ def _mirror(module: shape.Module, index: int) -> MirrorConfig:
             for one in module.replicate
         ),
         run=_run(module.run),
-        vip=tuple(VipConfig(one.address, one.interface, one.source, one.provider) for one in module.vip),
+        vip=tuple(clouds.value(one) for one in module.vip),
         checks=tuple(_check(check) for check in module.checks),
         replication=tuple(PathName(path) for path in module.replication),
         replication_port=module.replication_port or REPLICATION_PORT + index,

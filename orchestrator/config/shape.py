@@ -138,6 +138,7 @@ class Witness(Shape):
 class Ports(Shape):
     heartbeat: Port = HEARTBEAT_PORT
     control: Port = CONTROL_PORT
+    health: Port | None = None
 
 
 class Cluster(Shape):
@@ -236,7 +237,9 @@ class Vip(Shape):
     address: str
     interface: Annotated[str, Field(max_length=15)] = ""
     source: bool = False
-    provider: Literal["auto", "onprem"] = "auto"
+    provider: Name = "auto"
+    mode: str = ""
+    settings: dict[str, str | int | list[str | int]] = {}
 
     @field_validator("address")
     @classmethod

@@ -18,6 +18,7 @@ from orchestrator.model.code import (
     USAGE,
     Code,
 )
+from orchestrator.model.codes_clouds import CLOUDS
 from orchestrator.model.codes_copies import COPIES
 from orchestrator.model.codes_farms import FARMS
 from orchestrator.model.codes_plane import PLANE
@@ -340,6 +341,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         **COPIES,
         **FARMS,
         **PLANE,
+        **CLOUDS,
         # HF50: who may talk to whom
         "HF5001": Code(
             "not who it must be",

@@ -114,7 +114,12 @@ class VipConfig:
     """Empty: the interface whose subnet holds the address."""
     source: bool = False
     """Outgoing connections take this address as their source."""
-    provider: Literal["auto", "onprem"] = "auto"
+    provider: str = "auto"
+    """`auto`, `onprem`, a cloud's name, or that of a package with the entry point `hafarm.providers`."""
+    mode: str = ""
+    """How the provider moves it; empty: the provider chooses."""
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the provider has to know for it, such as the route tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +243,8 @@ class ClusterConfig:
     witness: WitnessConfig = WitnessConfig()
     heartbeat_port: int = HEARTBEAT_PORT
     control_port: int = CONTROL_PORT
+    health_port: int = 0
+    """Where load balancers ask; 0: nowhere."""
     revision: int = 0
     farms: tuple[FarmConfig, ...] = ()
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Protocol
 
 from orchestrator.model.events import LinkLost, LinkRestored
-from orchestrator.model.names import Epoch, ModuleName
+from orchestrator.model.names import Epoch, ModuleName, NodeName
 
 
 class Owner(Enum):
@@ -15,7 +15,23 @@ class Owner(Enum):
 
     MINE = "mine"
     NOBODY = "nobody"
+    NODE = "node"
+    """Another node of this cluster."""
     FOREIGN = "foreign"
+    """Something that is no node of this cluster."""
+    AMBIGUOUS = "ambiguous"
+    """Several at once, or only some of what belongs to the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen of who has an address."""
+
+    owner: Owner
+    nodes: frozenset[NodeName] = frozenset()
+    """Which nodes of this cluster have it, or a part of it."""
+    detail: str = ""
+    """For people: what was seen where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +80,20 @@ class Provider(Protocol):
         """Watch. `held`: an earlier agent claimed the addresses; else left-overs are removed."""
         ...
 
-    async def observe(self) -> Owner:
+    async def observe(self) -> Sight:
         """Who has the addresses now, as far as can be seen from here."""
         ...
 
-    async def claim(self, epoch: Epoch) -> None:
-        """Idempotent; the addresses are here when it returns; else AddressRefused. `announce` comes next."""
+    async def claim(self, expected: frozenset[NodeName], epoch: Epoch) -> None:
+        """Idempotent; the addresses are here when it returns; else a HafarmError. `announce` comes next.
+
+        `expected`: the nodes from which they may be taken. A provider that can see who has an address takes
+        it from nobody else.
+        """
         ...
 
-    async def release(self) -> None:
-        """Idempotent; returns when the addresses are gone from here."""
+    async def release(self, epoch: Epoch) -> None:
+        """Idempotent; returns when the addresses are gone from this machine. `epoch`: the reign that ends."""
         ...
 
     async def announce(self) -> None:

@@ -99,8 +99,8 @@ WRONG = [
     ),
     (
         "a cloud provider",
-        ("100/24}", "100/24, provider: aws}"),
-        "modules.0.vip.0.provider: Input should be 'auto' or 'onprem'",
+        ("100/24}", "100/24, provider: azure}"),
+        "modules.0.vip.0.provider: no provider is named azure",
     ),
     ("no prefix", ("198.18.0.100/24", "198.18.0.100"), "an address with its prefix length is needed"),
     (

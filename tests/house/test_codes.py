@@ -17,6 +17,7 @@ from tests.house.rules import ROOT
 CODE = re.compile(r"HF[0-9]{4}")
 OTHERS = {
     "orchestrator/model/codes.py",
+    "orchestrator/model/codes_clouds.py",
     "orchestrator/model/codes_copies.py",
     "orchestrator/model/codes_farms.py",
     "orchestrator/model/codes_plane.py",

@@ -50,7 +50,7 @@ class Node:
         await self.do(lambda: self.provider.start(held))
 
     async def claim(self) -> None:
-        await self.do(lambda: self.provider.claim(Epoch(1)))
+        await self.do(lambda: self.provider.claim(frozenset(), Epoch(1)))
         await self.do(self.provider.announce)
 
     def addresses(self) -> str:
@@ -91,7 +91,7 @@ def test_clients_follow_both_addresses_to_the_other_node(net: Switch) -> None:
             bare = address.partition("/")[0]
             ping(net, bare)
             await until(lambda bare=bare: cached(net, bare) == mac(net["a"]))  # type: ignore[misc]
-        await a.provider.release()
+        await a.provider.release(Epoch(1))
         assert V4 not in a.addresses()
         assert V6 not in a.addresses()
         await b.claim()
@@ -126,8 +126,8 @@ def test_a_released_address_is_not_put_back_and_release_may_be_repeated(net: Swi
         await a.start()
         await a.claim()
         await a.claim()
-        await a.provider.release()
-        await a.provider.release()
+        await a.provider.release(Epoch(1))
+        await a.provider.release(Epoch(1))
         ip("link", "set", "eth0", "alias", "touched", within=net["a"])
         net.unplug("a")
         await until(lambda: a.saw(LinkLost))
@@ -240,10 +240,10 @@ def test_observe_sees_whose_the_address_is(net: Switch, vip: str) -> None:
         a, b = Node(net, "a", (VipConfig(vip),)), Node(net, "b", (VipConfig(vip),))
         await a.start()
         await b.start()
-        assert await b.do(b.provider.observe) is Owner.NOBODY
+        assert (await b.do(b.provider.observe)).owner is Owner.NOBODY
         await a.claim()
-        assert await a.do(a.provider.observe) is Owner.MINE
-        assert await b.do(b.provider.observe) is Owner.FOREIGN
+        assert (await a.do(a.provider.observe)).owner is Owner.MINE
+        assert (await b.do(b.provider.observe)).owner is Owner.FOREIGN
         await a.provider.close()
         await b.provider.close()
 
@@ -267,7 +267,7 @@ def test_outgoing_connections_take_the_address_until_it_is_released(net: Switch,
         assert source() == "198.18.7.100"
         ip("addr", "del", V4, "dev", "eth0", within=net["a"])
         await until(lambda: a.saw(AddressPutBack) and source() == "198.18.7.100")
-        await a.provider.release()
+        await a.provider.release(Epoch(1))
         assert ip("route", "show", within=net["a"]) == before
         await a.provider.close()
 
@@ -287,7 +287,7 @@ def test_a_server_sees_the_virtual_address_as_the_source(net: Switch) -> None:
                 client = socket.create_connection(server.getsockname()[:2], timeout=10)
             with server, client:
                 assert server.accept()[1][0] == vip.partition("/")[0]
-            await a.provider.release()
+            await a.provider.release(Epoch(1))
             await a.provider.close()
 
     asyncio.run(story())

@@ -14,7 +14,7 @@ from orchestrator.host.nft import is_silenced
 from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import AddressRefused, ProcessUnreachable
 from orchestrator.model.events import LinkLost, LinkRestored
-from orchestrator.model.names import Epoch, ModuleName
+from orchestrator.model.names import Epoch, ModuleName, NodeName
 from orchestrator.providers.onprem.links import address_of, place, restored, sourced
 from orchestrator.providers.provider import (
     AddressConflict,
@@ -23,6 +23,7 @@ from orchestrator.providers.provider import (
     HeldAddress,
     Owner,
     ProviderEvent,
+    Sight,
 )
 
 SETTLE_S: Final = 0.05
@@ -77,11 +78,11 @@ class OnPrem:
             self._tasks["announce"] = asyncio.create_task(say_again(self._say, ()))
         self._tasks["watch"] = asyncio.create_task(self._watch())
 
-    async def observe(self) -> Owner:
+    async def observe(self) -> Sight:
         """MINE when all are here; else each network is asked, which takes PROBE_S."""
         links, addresses = await self._net.links(), await self._net.addresses()
         if self._vips.keys() <= {placed.address for placed in addresses}:
-            return Owner.MINE
+            return Sight(Owner.MINE)
         self._claims.clear()
         for address, vip in self._vips.items():
             try:
@@ -90,9 +91,10 @@ class OnPrem:
             except (AddressRefused, OSError):
                 continue  # Without an interface there is nobody to ask; a claim will say why.
         await asyncio.sleep(PROBE_S)
-        return Owner.FOREIGN if self._claims else Owner.NOBODY
+        others = ", ".join(f"{address} is at {mac}" for address, mac in self._claims.items())
+        return Sight(Owner.FOREIGN, detail=others) if others else Sight(Owner.NOBODY)
 
-    async def claim(self, epoch: Epoch) -> None:
+    async def claim(self, expected: frozenset[NodeName], epoch: Epoch) -> None:
         """Here when it returns. Nobody is asked first: the lease guards, and it takes time."""
         assert epoch > 0, "addresses belong to a reign"
         async with self._one_at_a_time:
@@ -126,7 +128,7 @@ class OnPrem:
                 )
         return places
 
-    async def release(self) -> None:
+    async def release(self, epoch: Epoch) -> None:
         """Gone from every interface when it returns."""
         async with self._one_at_a_time:
             await self._take_away()

@@ -1,0 +1,286 @@
+"""What every way of moving an address keeps, whatever the cloud does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.model.errors import HafarmError
+from orchestrator.providers.faults import ForeignOwner, Superseded, WorkerSaid
+from orchestrator.providers.provider import Owner, Sight
+from tests.providers.nodes import LYON, PARIS, Node, cluster
+from tests.providers.scenes import SCENES, STRANGER, Scene
+from tests.support.clouds.aws import simulated
+from tests.support.clouds.knobs import Knobs
+from tests.support.waiting import until
+
+LATE_S = 6.0
+"""Longer than a request is waited for."""
+
+SHARED = [name for name in SCENES if name != "elastic-ip"]
+"""An Elastic IP has one owner at a time, by AWS' own word."""
+SEVERAL = [name for name, scene in SCENES.items() if scene.parts > 1]
+"""The others are moved whole or not."""
+
+
+class Stage:
+    """A scene, its two nodes with warm workers, and the loop that they live in."""
+
+    def __init__(self, scene: Scene, work: Path) -> None:
+        self.scene = scene
+        self.knobs: Knobs = scene.aws.knobs
+        self.loop = asyncio.new_event_loop()
+        config = cluster(scene.vip, scene.own)
+        self.paris, self.lyon = (
+            Node(name, config, scene.aws.environment(name), work) for name in (PARIS, LYON)
+        )
+
+    def run(self, story: Coroutine[Any, Any, None]) -> None:
+        self.loop.run_until_complete(asyncio.wait_for(story, 280))
+
+    async def open(self) -> None:
+        await self.paris.start()
+        await self.lyon.start()
+
+    async def close(self) -> None:
+        await self.paris.close()
+        await self.lyon.close()
+
+
+@pytest.fixture(scope="module", params=SCENES)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with simulated() as aws:
+        stage = Stage(SCENES[request.param](aws), tmp_path_factory.mktemp("log"))
+        stage.run(stage.open())
+        yield stage
+        stage.run(stage.close())
+        stage.loop.close()
+
+
+@pytest.fixture
+def stage(built: Stage) -> Stage:
+    """Nobody has the address, and nothing is remembered."""
+    built.scene.reset()
+    built.paris.forget()
+    built.lyon.forget()
+    return built
+
+
+def test_a_claim_of_what_is_here_already_changes_nothing(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.paris.claim(3)
+        assert stage.scene.owners() == {PARIS}
+        first = len(stage.knobs.changes(PARIS))
+        assert first >= stage.scene.parts
+        await stage.paris.claim(3)
+        assert len(stage.knobs.changes(PARIS)) == first
+        seen = await stage.lyon.look()
+        assert isinstance(seen, Sight)
+        assert (seen.owner, seen.nodes) == (Owner.NODE, {PARIS})
+
+    stage.run(story())
+
+
+def test_a_successor_takes_it_from_the_former_node(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.paris.claim(3)
+        stage.paris.held = None
+        await stage.lyon.claim(4)
+        assert stage.scene.owners() == {LYON}
+
+    stage.run(story())
+
+
+def test_a_foreign_owner_keeps_it(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(STRANGER)
+        stage.knobs.log.clear()
+        with pytest.raises(WorkerSaid) as refused:
+            await stage.paris.claim(3)
+        assert refused.value.told == ForeignOwner.code
+        assert stage.knobs.changes(PARIS) == []
+        assert stage.scene.owners() == {STRANGER}
+
+    stage.run(story())
+
+
+def test_an_answer_that_is_lost_is_looked_for_and_not_asked_again(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(LYON)
+        stage.knobs.log.clear()
+        lost = stage.knobs.turn("lost", action=stage.scene.change, who=PARIS, times=1, seconds=LATE_S)
+        await stage.paris.claim(3)
+        assert lost.hits == 1
+        assert stage.scene.owners() == {PARIS}
+        done = [each for each in stage.knobs.changes(PARIS) if each.action == stage.scene.change]
+        assert len(done) == stage.scene.parts
+
+    stage.run(story())
+
+
+def test_a_cloud_that_throttles_is_asked_more_slowly_and_in_the_end_agrees(stage: Stage) -> None:
+    async def story() -> None:
+        throttled = stage.knobs.turn("throttled", action="changes", who=PARIS, times=3)
+        await stage.paris.claim(3)
+        assert throttled.hits == 3
+        await until(lambda: stage.scene.owners() == {PARIS}, 20)
+
+    stage.run(story())
+
+
+def test_a_cloud_that_shows_changes_late_is_believed_in_the_end(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(LYON)
+        await stage.paris.look()
+        stage.knobs.log.clear()
+        stale = stage.knobs.turn("stale", action=stage.scene.look, who=PARIS, times=2)
+        await stage.paris.claim(3)
+        assert stale.hits == 2
+        assert stage.scene.owners() == {PARIS}
+
+    stage.run(story())
+
+
+def test_credentials_that_end_meanwhile_are_read_again(stage: Stage) -> None:
+    async def story() -> None:
+        expired = stage.knobs.turn("expired", action="changes", who=PARIS, times=1)
+        await stage.paris.claim(3)
+        assert expired.hits == 1
+        await until(lambda: stage.scene.owners() == {PARIS}, 20)
+
+    stage.run(story())
+
+
+def test_a_primary_that_stood_still_ends_without_the_address(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(LYON)
+        held_up = stage.knobs.turn("delay", action=stage.scene.look, who=PARIS, times=1, seconds=0.5)
+        claim = asyncio.create_task(stage.paris.claim(3))
+        await until(lambda: held_up.hits == 1)
+        os.kill(stage.paris.worker.pid, signal.SIGSTOP)
+        try:
+            stage.paris.held = None  # what its agent learns first when it goes on
+            await stage.lyon.claim(4)
+        finally:
+            os.kill(stage.paris.worker.pid, signal.SIGCONT)
+        with pytest.raises(HafarmError, match=r"held back|given up"):
+            await claim
+        assert stage.knobs.changes(PARIS) == []
+        assert stage.scene.owners() == {LYON}
+
+    stage.run(story())
+
+
+def test_nothing_leaves_once_the_lease_has_ended(stage: Stage) -> None:
+    async def story() -> None:
+        stage.paris.lease_s = 0.0
+        with pytest.raises(WorkerSaid) as refused:
+            await stage.paris.claim(3)
+        assert refused.value.told == Superseded.code
+        assert stage.knobs.changes(PARIS) == []
+
+    stage.run(story())
+
+
+def test_a_worker_that_is_killed_between_request_and_answer_is_followed_by_another(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(LYON)
+        lost = stage.knobs.turn("lost", action="changes", who=PARIS, times=1, seconds=LATE_S)
+        claim = asyncio.create_task(stage.paris.claim(3))
+        await until(lambda: lost.hits == 1)
+        os.kill(stage.paris.worker.pid, signal.SIGKILL)
+        await claim
+        assert stage.scene.owners() == {PARIS}
+        assert "HF7014" in stage.paris.codes()
+
+    stage.run(story())
+
+
+def test_a_worker_ends_with_its_agent_and_sends_nothing_more(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(LYON)
+        held_up = stage.knobs.turn("delay", action=stage.scene.look, who=PARIS, times=1, seconds=1.0)
+        claim = asyncio.create_task(stage.paris.claim(3))
+        await until(lambda: held_up.hits == 1)
+        process = stage.paris.worker._process
+        assert process is not None
+        claim.cancel()
+        assert stage.paris.worker._writer is not None
+        stage.paris.worker._writer.transport.abort()  # as the kernel does for a process that was killed
+        await until(lambda: process.poll() is not None)
+        assert stage.knobs.changes(PARIS) == []
+        await stage.paris.look()
+
+    stage.run(story())
+
+
+def test_what_is_led_elsewhere_is_led_back_after_the_next_look(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.paris.claim(3)
+        stage.scene.give(LYON)
+        await stage.paris.look()
+        await until(lambda: stage.scene.owners() == {PARIS}, 20)
+        await until(lambda: "HF7012" in stage.paris.codes(), 20)
+
+    stage.run(story())
+
+
+def test_a_standby_takes_nothing(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.paris.claim(3)
+        await stage.paris.release(3)
+        stage.scene.give(LYON)
+        stage.knobs.log.clear()
+        await stage.paris.look()
+        await stage.paris.look()
+        assert stage.knobs.changes(PARIS) == []
+
+    stage.run(story())
+
+
+def test_a_late_release_does_not_hit_the_successor(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.paris.claim(3)
+        stage.paris.held = None
+        await stage.lyon.claim(4)
+        await stage.paris.release(3)
+        assert stage.scene.owners() == {LYON}
+
+    stage.run(story())
+
+
+@pytest.mark.parametrize("built", SHARED, indirect=True, scope="module")
+def test_two_owners_are_seen_and_one_claim_ends_it(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(PARIS, LYON)
+        seen = await stage.paris.look()
+        assert isinstance(seen, Sight)
+        assert (seen.owner, seen.nodes) == (Owner.AMBIGUOUS, {PARIS, LYON})
+        await stage.paris.claim(5)
+        assert stage.scene.owners() == {PARIS}
+
+    stage.run(story())
+
+
+@pytest.mark.parametrize("built", SEVERAL, indirect=True, scope="module")
+def test_one_part_that_is_denied_keeps_no_other_and_is_named(stage: Stage) -> None:
+    async def story() -> None:
+        stage.scene.give(LYON)
+        parts = stage.scene.vip.settings.get("route_tables") or stage.scene.vip.settings["target_groups"]
+        denied = stage.knobs.turn("denied", action="changes", about=parts[1], who=PARIS)
+        await stage.paris.claim(3)
+        assert stage.scene.owners() == {PARIS, LYON}
+        (text,) = [text for code, text in stage.paris.told if code == "HF7011"]
+        assert parts[1].rpartition("targetgroup/")[2].partition("/")[0] in text
+        stage.knobs.knobs.remove(denied)
+        await stage.paris.look()
+        await until(lambda: stage.scene.owners() == {PARIS}, 20)
+        await until(lambda: "HF7013" in stage.paris.codes(), 20)
+
+    stage.run(story())
