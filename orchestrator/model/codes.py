@@ -21,6 +21,7 @@ from orchestrator.model.code import (
 from orchestrator.model.codes_copies import COPIES
 from orchestrator.model.codes_farms import FARMS
 from orchestrator.model.codes_plane import PLANE
+from orchestrator.model.codes_registers import REGISTERS
 
 __all__ = [
     "CODES",
@@ -340,6 +341,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         **COPIES,
         **FARMS,
         **PLANE,
+        **REGISTERS,
         # HF50: who may talk to whom
         "HF5001": Code(
             "not who it must be",

@@ -57,11 +57,27 @@ PRESETS: Mapping[str, TimingConfig] = {
 
 
 @dataclass(frozen=True, slots=True)
+class EtcdConfig:
+    """An ensemble, and how one comes in; the files are on each node."""
+
+    endpoints: tuple[str, ...]
+    prefix: str = "hafarm/"
+    ca: str = ""
+    """Empty: the authorities that this system trusts."""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WitnessConfig:
     """Where the register is. Kind `none`: no automatic take-over, an operator promotes."""
 
-    kind: Literal["witness", "none"] = "none"
+    kind: Literal["witness", "etcd", "none"] = "none"
     url: str = ""
+    """Of a witness process."""
+    etcd: EtcdConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
