@@ -75,7 +75,12 @@ class Agent:
         self.timings_now = derive(config.timing)
         self.journal = Journal(os.path.join(settings.state_dir, "events.jsonl"), self.me)
         self.register = choose(
-            config.witness, config.name, self.me, settings.bundle, self.timings_now.register_timeout_s
+            config.witness,
+            config.name,
+            self.me,
+            settings.bundle,
+            self.timings_now.register_timeout_s,
+            os.path.join(settings.log_dir, "register.log"),
         )
         self.loop = Loop(Node.create(self.me, config, self.timings_now), self._stepped)
         self.pulse = PulseClient(

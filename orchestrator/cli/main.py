@@ -33,7 +33,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "events": ("events", "Show what happened"),
     "timings": ("timings", "Show every time-out and the formula behind it"),
     "config": ("config", "Check hafarm.yaml, or print its schema"),
-    "witness": ("processes", "Run the register that grants"),
+    "witness": ("processes", "Run the register that grants, or test it"),
     "demo": ("processes", "Lose a node before your own eyes"),
     "explain": ("explain", "Say what a code means and what to do"),
     "version": ("explain", "Print the version"),

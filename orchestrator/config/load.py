@@ -16,6 +16,7 @@ from orchestrator.config.shape_file import File
 from orchestrator.model.config import (
     PRESETS,
     REPLICATION_PORT,
+    BucketConfig,
     CheckConfig,
     ClusterConfig,
     DirectoryConfig,
@@ -263,6 +264,11 @@ def _witness(witness: shape_witness.Witness) -> WitnessConfig:
         case shape_witness.Etcd():
             given = witness.model_dump(exclude={"kind", "endpoints"})
             return WitnessConfig("etcd", etcd=EtcdConfig(tuple(witness.endpoints), **given))
+        case shape_witness.S3() | shape_witness.Gcs():
+            return WitnessConfig(witness.kind, bucket=BucketConfig(**witness.model_dump()))
+        case shape_witness.Blob():
+            given = witness.model_dump(exclude={"container"})
+            return WitnessConfig("blob", bucket=BucketConfig(bucket=witness.container, **given))
 
 
 def _mirror(module: shape.Module, index: int) -> MirrorConfig:

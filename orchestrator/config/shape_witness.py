@@ -22,8 +22,10 @@ def _prefix(value: object) -> str:
     return value
 
 
-def _base_url(value: str, loopback_only: bool = True) -> str:
-    """https://HOST:PORT, or http where nobody is between."""
+def _base_url(value: str) -> str:
+    """https://HOST:PORT, or http where nobody is between; empty: none."""
+    if not value:
+        return value
     parts = urlsplit(value)
     try:
         _ = parts.port
@@ -91,12 +93,43 @@ class Etcd(Shape):
         return self
 
 
+class _Bucket(Shape):
+    """What all clouds' stores have in common."""
+
+    prefix: Prefix = "hafarm/"
+    endpoint: str = ""
+    ca: Directory = ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        return _base_url(value)
+
+
+class S3(_Bucket):
+    kind: Literal["s3"]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{2,32}$")]
+
+
+class Gcs(_Bucket):
+    kind: Literal["gcs"]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$")]
+
+
+class Blob(_Bucket):
+    kind: Literal["blob"]
+    account: Annotated[str, Field(pattern=r"^[a-z0-9]{3,24}$")]
+    container: Annotated[str, Field(pattern=r"^[a-z0-9](-?[a-z0-9]){2,62}$")]
+
+
 def _with_kind(value: Any) -> Any:
     """A witness process needs not say what it is."""
     return {"kind": "witness", **value} if isinstance(value, dict) else value
 
 
-KINDS: dict[str, type[Shape]] = {"witness": WitnessProcess, "etcd": Etcd}
+KINDS: dict[str, type[Shape]] = {"witness": WitnessProcess, "etcd": Etcd, "s3": S3, "gcs": Gcs, "blob": Blob}
 Witness = Annotated[
-    Annotated[WitnessProcess | Etcd, Field(discriminator="kind")], BeforeValidator(_with_kind)
+    Annotated[WitnessProcess | Etcd | S3 | Gcs | Blob, Field(discriminator="kind")],
+    BeforeValidator(_with_kind),
 ]

@@ -28,4 +28,10 @@ REGISTERS: Final[Mapping[str, Code]] = {
         "it is there.",
         USAGE,
     ),
+    "HF7103": Code(
+        "no register to test",
+        "The file has no `witness`, and nothing in it needs one.",
+        "Mirrors need one: docs/registers.md says which there are.",
+        USAGE,
+    ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from orchestrator.model.names import Nonce
 from orchestrator.model.record import Outcome
 from orchestrator.providers.registers.etcd import EtcdStore
 from orchestrator.providers.registers.store import Held
-from orchestrator.providers.registers.stored import StoredRegister
-from tests.mirror.words import CLUSTER, SHOP, A, B, record
+from tests.mirror.words import SHOP, A, B, record
+from tests.registers import clients
+from tests.registers.clients import BOTH, Clients, both_in_sync
 from tests.registers.etcd import Etcd, free_port
 from tests.support.certificates import Certificates
 from tests.witness import conformance
@@ -27,7 +28,6 @@ TIMEOUT_S = 5.0
 """Far above what a loaded machine needs for an answer."""
 IMPATIENT_S = 0.5
 """The agent's own, at the preset `lan`."""
-BOTH = frozenset({A, B})
 
 
 @contextmanager
@@ -59,32 +59,8 @@ def place(alone: Etcd, request: pytest.FixtureRequest) -> EtcdConfig:
     return alone.config(prefix=f"{request.node.name}/")
 
 
-class Clients:
-    """One register per node, closed together."""
-
-    def __init__(self, stack: AsyncExitStack, config: EtcdConfig, timeout_s: float) -> None:
-        self.by_node = {
-            node: StoredRegister(EtcdStore(config, timeout_s), CLUSTER, node, timeout_s) for node in BOTH
-        }
-        for register in self.by_node.values():
-            stack.push_async_callback(register.close)
-
-    def __call__(self, node):
-        return self.by_node[node]
-
-
-@asynccontextmanager
-async def connected(config: EtcdConfig, timeout_s: float = TIMEOUT_S):
-    async with AsyncExitStack() as stack:
-        yield Clients(stack, config, timeout_s)
-
-
-async def both_in_sync(connect: Clients):
-    """The record at epoch 2."""
-    assert (await connect(A).swap(None, record(1, A, A))).outcome is Outcome.WON, connect(A).why
-    both = record(1, A, A).following(primary=A, in_sync=BOTH, nonce=Nonce("1" * 32))
-    assert (await connect(A).swap(record(1, A, A), both)).outcome is Outcome.WON
-    return both
+def connected(config: EtcdConfig, timeout_s: float = TIMEOUT_S):
+    return clients.connected(lambda: EtcdStore(config, timeout_s), timeout_s)
 
 
 def test_etcd_is_a_register(place: EtcdConfig) -> None:

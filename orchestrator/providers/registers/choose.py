@@ -9,6 +9,7 @@ from orchestrator.cluster.register import Register
 from orchestrator.model.config import WitnessConfig
 from orchestrator.model.names import ClusterName
 from orchestrator.providers.onprem.register import WitnessRegister
+from orchestrator.providers.registers.client import WorkerStore
 from orchestrator.providers.registers.etcd import EtcdStore
 from orchestrator.providers.registers.store import Store
 from orchestrator.providers.registers.stored import StoredRegister
@@ -35,15 +36,22 @@ class Asked(Register, Protocol):
     async def close(self) -> None: ...
 
 
-def choose(witness: WitnessConfig, cluster: ClusterName, me: str, bundle: str, timeout_s: float) -> Asked:
-    """Of one node. Nothing is connected yet; BundleRefused where a witness's bundle cannot be used."""
-    store = _store(witness, timeout_s)
+def choose(
+    witness: WitnessConfig, cluster: ClusterName, me: str, bundle: str, timeout_s: float, log: str = ""
+) -> Asked:
+    """Of one node. Nothing is connected yet; BundleRefused where a witness's bundle cannot be used.
+
+    `log`: where a process that speaks to a cloud complains; empty: at our own standard error.
+    """
+    store = _store(witness, timeout_s, log)
     if store is None:
         return WitnessRegister(witness.url, cluster, bundle, timeout_s)
     return StoredRegister(store, cluster, me, timeout_s)
 
 
-def _store(witness: WitnessConfig, timeout_s: float) -> Store | None:
+def _store(witness: WitnessConfig, timeout_s: float, log: str) -> Store | None:
     if witness.etcd is not None:
         return EtcdStore(witness.etcd, timeout_s)
+    if witness.bucket is not None:
+        return WorkerStore(witness.bucket, timeout_s, log)
     return None
