@@ -31,6 +31,12 @@ class Relay:
         """Set: what is held goes on."""
         self._session: aiohttp.ClientSession | None = None
 
+    def clear(self) -> None:
+        """Nothing is in the way."""
+        self.next.clear()
+        self.all, self.blind, self.writes = None, False, 0
+        self.released = asyncio.Event()
+
     def app(self) -> web.Application:
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/{path:.*}", self._pass)
@@ -83,5 +89,7 @@ HOP = frozenset(
 
 def _answer(status: int, text: str) -> web.Response:
     kind = "application/xml" if text.startswith("<") else "application/json"
-    headers = {"x-ms-error-code": text.partition("<Code>")[2].partition("<")[0]} if "<Code>" in text else {}
+    # Amazon says with each refusal where the bucket is, Azure what the matter is.
+    code = text.partition("<Code>")[2].partition("<")[0]
+    headers = {"x-amz-bucket-region": "eu-west-1", "x-ms-error-code": code} if code else {}
     return web.Response(status=status, text=text, content_type=kind, headers=headers)
