@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from orchestrator.demo.cluster import WITNESS, Cluster
 from orchestrator.demo.story import MODULE
@@ -15,6 +18,7 @@ from tests.whole.bare import Bare, bare
 from tests.whole.test_bad_input import PLAIN, read, told, write
 
 PORT = 2379
+S3_PORT = 5000
 
 
 class EtcdCluster(Cluster):
@@ -63,6 +67,41 @@ class EtcdCluster(Cluster):
     def end_etcd(self) -> None:
         self.signal_etcd(signal.SIGKILL)
         eventually(lambda: not self.etcds())
+
+
+class BucketCluster(Cluster):
+    """moto's S3 runs on the witness's machine, and no witness."""
+
+    def _make_config(self, preset: str, module: dict[str, Any]) -> dict[str, Any]:
+        config = super()._make_config(preset, module)
+        config["cluster"]["witness"] = {
+            "kind": "s3",
+            "bucket": "records",
+            "region": "us-east-1",
+            "endpoint": f"https://{WITNESS}:{S3_PORT}",
+            "ca": str(self.work / "s3-keys" / "ca.crt"),
+        }
+        return config
+
+    def start_witness(self) -> None:
+        keys = self.work / "s3-keys"
+        if not keys.exists():
+            Certificates(keys, WITNESS)
+        machine = self.machines["witness"]
+        files = [f"--ssl-cert={keys / 'server.crt'}", f"--ssl-key={keys / 'server.key'}"]
+        machine.start(
+            sys.executable, "-m", "moto.server", f"--host={WITNESS}", f"--port={S3_PORT}", *files, log="s3"
+        )
+        code = (
+            "import boto3\n"
+            f"place = dict(endpoint_url='https://{WITNESS}:{S3_PORT}', verify={str(keys / 'ca.crt')!r})\n"
+            "s3 = boto3.client('s3', region_name='us-east-1', **place)\n"
+            "s3.create_bucket(Bucket='records')"
+        )
+        eventually(lambda: machine.call(sys.executable, "-c", code).returncode == 0, 60)
+
+    def workers(self, node: str) -> list[int]:
+        return self.machines[node].pids("orchestrator.providers.registers.worker")
 
 
 def witness_line(found: Bare, node: str) -> str:
@@ -115,3 +154,32 @@ def test_a_mirror_over_etcd_fails_over_and_outlives_it_and_knows_an_old_copy() -
         assert done.returncode == 0, done.stderr
         eventually(lambda: found.role(first) == ("SECOND", "ready"), 90)
         assert read(found, first, "three") == "acknowledged"
+
+
+def test_a_mirror_over_a_bucket_fails_over_and_its_workers_may_die(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    with bare(BucketCluster, module=PLAIN, preset="cloud") as found:
+        cluster = found.cluster
+        assert isinstance(cluster, BucketCluster)
+        found.begin()
+        first, second = cluster.nodes
+        assert "s3 answers in" in witness_line(found, first)
+        assert write(found, first, "one", "acknowledged")
+        # A worker is killed, and so is an agent with its worker; each is there again, and nobody has noticed.
+        (worker,) = cluster.workers(second)
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: cluster.workers(second) not in ([], [worker]), 60)
+        (worker,) = cluster.workers(first)
+        for pid in cluster.machines[first].pids("orchestrator.agent"):
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: worker not in cluster.workers(first), 60)
+        cluster.start_agent(first)
+        eventually(lambda: found.role(first) == ("PRIM", "ready"), 60)
+        assert write(found, first, "two", "acknowledged")
+        cluster.lose(first)
+        eventually(lambda: found.role(second) == ("ALONE", "degraded"), 90)
+        assert (read(found, second, "one"), read(found, second, "two")) == ("acknowledged",) * 2
+        assert write(found, second, "three", "acknowledged")
+        cluster.bring_back(first)
+        eventually(lambda: found.role(first) == ("SECOND", "ready"), 90)
