@@ -88,6 +88,22 @@ def test_a_bid_on_what_was_read_last_is_one_question() -> None:
     asyncio.run(story())
 
 
+def test_a_bid_that_was_won_is_asked_for_again_and_not_remembered() -> None:
+    """The store may have been lost since."""
+
+    async def story() -> None:
+        store = Played()
+        async with connected(lambda: store, 10.0) as connect:
+            both = await both_in_sync(connect)
+            wish = both.following(primary=A, in_sync=frozenset({A}), nonce=Nonce("2" * 32))
+            assert (await connect(A).swap(both, wish)).outcome is Outcome.WON
+            store.held.clear()
+            answer = await connect(A).swap(both, wish)
+            assert (answer.outcome, answer.current) == (Outcome.LOST, None)
+
+    asyncio.run(story())
+
+
 def test_a_write_refused_for_another_that_changed_nothing_proves_nothing() -> None:
     async def story() -> None:
         store = Played()
