@@ -47,7 +47,7 @@ from orchestrator.model.timings import derive
 from orchestrator.node import Node
 from orchestrator.providers.addresses import Addresses
 from orchestrator.providers.clouds import Clouds, Standing
-from orchestrator.providers.onprem.register import WitnessRegister
+from orchestrator.providers.registers.choose import choose
 
 LOCK_TIMEOUT_S = 5.0
 """An agent that was killed lets go of its lock at once; longer means that two agents run."""
@@ -84,8 +84,13 @@ class Agent:
         self._strangers = Strangers()
         self.timings_now = derive(config.timing)
         self.journal = Journal(os.path.join(settings.state_dir, "events.jsonl"), self.me)
-        self.register = WitnessRegister(
-            config.witness.url, config.name, settings.bundle, self.timings_now.register_timeout_s
+        self.register = choose(
+            config.witness,
+            config.name,
+            self.me,
+            settings.bundle,
+            self.timings_now.register_timeout_s,
+            os.path.join(settings.log_dir, "register.log"),
         )
         self.loop = Loop(Node.create(self.me, config, self.timings_now), self._stepped)
         self.pulse = PulseClient(
@@ -174,6 +179,7 @@ class Agent:
         """Take back what runs and serve until `over` is set; then let go of everything."""
         await self._be_the_only_one()
         work: list[asyncio.Task[None]] = []
+        proving: asyncio.Task[None] | None = None
         try:
             LAUNCHER.start()
             await self.pulse.start()
@@ -188,6 +194,7 @@ class Agent:
             work += [asyncio.create_task(flows.run()) for flows in self.flows.values()]
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_around()))
+            proving = asyncio.create_task(self._prove_register())
             await self._serve()
             keep_what_is_there()
             ending = asyncio.create_task(over.wait())
@@ -195,7 +202,7 @@ class Agent:
             for task in done:
                 task.result()  # a loop that ended by a fault ends the agent: the next one takes over
         finally:
-            for task in work:
+            for task in (*work, *([proving] if proving is not None else [])):
                 task.cancel()
             await self._close()
 
@@ -226,6 +233,11 @@ class Agent:
                     looks.create_task(self.care.tell_slow(name))
                 for code, text in self._strangers.look(await self._pulse_status()):
                     self.journal.tell("", code, text)
+
+    async def _prove_register(self) -> None:
+        """In time: a bid would have to wait for it."""
+        if self.modules:
+            await self.register.keep_proving(lambda code, text: self.journal.tell("", code, text))
 
     def _load(self, name: ModuleName, hands: Hands) -> None:
         try:
@@ -458,7 +470,7 @@ class Agent:
         rtt = self.register.rtt_s
         return {
             "kind": self.config.witness.kind,
-            "url": self.config.witness.url,
+            "where": self.register.where,
             "ok": None if rtt is None and not silent else not silent,
             "rtt_ms": None if rtt is None else round(rtt * 1000, 2),
             "why": self.register.why,

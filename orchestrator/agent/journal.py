@@ -16,6 +16,7 @@ from typing import Any
 REPEATED = frozenset(
     {"HF1002", "HF1114", "HF2001", "HF4002", "HF4004", "HF4012", "HF5003", "HF5004", "HF5005"}
     | {"HF7000", "HF7001", "HF7002", "HF7004", "HF7005", "HF7006", "HF7014"}
+    | {"HF7100", "HF7101", "HF7102"}
 )
 """What is tried several times a second and fails the same way each time."""
 REPEAT_S = 60.0

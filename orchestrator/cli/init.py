@@ -7,6 +7,7 @@ import os
 import click
 
 from orchestrator.cli.options import Wish, with_common
+from orchestrator.cli.register import BUNDLE, STRANGER, told, tried
 from orchestrator.cli.tell import Failure, say
 from orchestrator.model.codes import OK
 
@@ -15,9 +16,13 @@ from orchestrator.model.codes import OK
 @click.argument("file", default="hafarm.yaml")
 @click.option("--out", metavar="DIR", help="Made for the bundles; CLUSTER-bundles beside FILE.")
 @click.option("--example", is_flag=True, help="Write an example FILE to begin with, and no keys.")
+@click.option("--untested", is_flag=True, help="Do not ask the register, which only the nodes may reach.")
 @with_common
-def init_(file: str, out: str | None, example: bool, wish: Wish) -> int:
-    """Check FILE (hafarm.yaml) and make the keys of its cluster. Nothing is ever overwritten."""
+def init_(file: str, out: str | None, example: bool, untested: bool, wish: Wish) -> int:
+    """Check FILE (hafarm.yaml) and make the keys of its cluster. Nothing is ever overwritten.
+
+    A register that is no witness process is tested first: that it refuses a write with a stale tag.
+    """
     if example:
         return _example(file, wish)
     from orchestrator.config.load import load
@@ -25,6 +30,8 @@ def init_(file: str, out: str | None, example: bool, wish: Wish) -> int:
 
     config = load(file)
     nodes = [node.name for node in config.nodes]
+    stored = config.witness.kind not in ("witness", "none")
+    seen = [] if untested or not stored else told(config, tried(config, STRANGER, BUNDLE))
     folder = out or os.path.join(os.path.dirname(os.path.abspath(file)), f"{config.name}-bundles")
     init(config.name, nodes, folder)
     data = {"cluster": config.name, "bundles": folder, "nodes": nodes}
@@ -33,8 +40,12 @@ def init_(file: str, out: str | None, example: bool, wish: Wish) -> int:
         f"  {node}: copy {folder}/{node} to /etc/hafarm/bundle and {file} to /etc/hafarm/hafarm.yaml"
         for node in nodes
     ]
-    lines += [f"  witness: copy {folder}/witness to it, then hafarm witness serve --bundle DIR"]
-    lines += [f"  {folder}/ca makes further keys: keep it offline", "", "next: hafarm agent on each node"]
+    if not stored:
+        lines += [f"  witness: copy {folder}/witness to it, then hafarm witness serve --bundle DIR"]
+    lines += [f"  {folder}/ca makes further keys: keep it offline", *seen, ""]
+    if stored:
+        lines += ["next: hafarm witness test on each node, with that node's credentials"]
+    lines += ["next: hafarm agent on each node"]
     say(
         wish.form,
         data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -20,6 +21,7 @@ from orchestrator.model.config import (
     DirectoryConfig,
     FarmConfig,
     MirrorConfig,
+    WitnessConfig,
 )
 from orchestrator.model.tested import FILES_TESTED, first_copy_s
 
@@ -28,6 +30,14 @@ FILE_SYSTEMS: Final = ("ext4", "xfs")
 SERVED: Final = "fuse.hafarm"
 PROGRAMS: Final = {"nft": "nftables", "ip": "iproute2"}
 """Program: the Debian package that has it."""
+
+
+LIBRARIES: Final = {
+    "s3": ("boto3", "aws"),
+    "gcs": ("google.auth", "gcp"),
+    "blob": ("azure.identity", "azure"),
+}
+"""Kind of register: the library, and the extra that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ class Finding:
 
 def findings(config: ClusterConfig, node: str, surveys: Mapping[str, Survey]) -> list[Finding]:
     """Everything that was looked at, in the file's order. `surveys`: by path, as `surveyed` made them."""
-    found = [*_programs(), *([_fuse()] if config.mirrors else []), _right()]
+    found = [*_programs(), *([_fuse()] if config.mirrors else []), _right(), *_register(config.witness)]
     for module in config.mirrors:
         if node not in module.nodes:
             continue
@@ -104,6 +114,24 @@ def _right() -> Finding:
     if os.geteuid() == 0:
         return Finding("pass", "root", "is what the agent needs")
     return Finding("warn", "root", "you are not: the agent must be")
+
+
+def _register(witness: WitnessConfig) -> Iterator[Finding]:
+    """What this machine needs to ask it; `hafarm witness test` asks."""
+    if witness.etcd is not None:
+        for file in (witness.etcd.ca, witness.etcd.cert, witness.etcd.key, witness.etcd.password_file):
+            if file and not os.access(file, os.R_OK):
+                yield Finding("fail", file, "cannot be read, and the register (etcd) needs it")
+            elif file:
+                yield Finding("pass", file, "can be read")
+    if witness.bucket is not None:
+        library, extra = LIBRARIES[witness.bucket.kind]
+        with contextlib.suppress(ImportError):
+            if importlib.util.find_spec(library) is not None:
+                yield Finding("pass", library, f"is installed, for {witness.bucket.where}")
+                return
+        text = f"is not installed, and {witness.bucket.where} needs it: pip install 'hafarm[{extra}]'"
+        yield Finding("fail", library, text)
 
 
 def _directory(directory: DirectoryConfig) -> Iterator[Finding]:

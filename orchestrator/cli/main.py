@@ -35,7 +35,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "vip": ("vip", "Show where virtual IPs are, who moves them, and why so"),
     "provider": ("provider", "Test a cloud beforehand, or print the rights it needs"),
     "config": ("config", "Check hafarm.yaml, or print its schema"),
-    "witness": ("processes", "Run the register that grants"),
+    "witness": ("processes", "Run the register that grants, or test it"),
     "demo": ("processes", "Lose a node before your own eyes"),
     "explain": ("explain", "Say what a code means and what to do"),
     "version": ("explain", "Print the version"),

@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from orchestrator.cli.options import Wish, with_common
+from orchestrator.cli.register import test
 
 AGENT_FILE = "/etc/hafarm/agent.yaml"
 
@@ -38,7 +39,7 @@ def agent_(config: str, on_term: str, clean: bool, wish: Wish) -> None:
 
 @click.group()
 def witness_() -> None:
-    """The register that grants; it runs on a machine that is no node of the cluster."""
+    """The register that grants: run the witness, or test whichever register hafarm.yaml names."""
 
 
 @witness_.command()
@@ -54,6 +55,9 @@ def serve(listen: str | None, bundle: tuple[str, ...], state: str | None, wish: 
     words += ["--listen", listen] if listen else []
     words += ["--state", state] if state else []
     become("orchestrator.witness", *words)
+
+
+witness_.add_command(test)
 
 
 @click.command()

@@ -89,18 +89,19 @@ def shown(data: Data) -> Iterator[str]:
 
 def _witness(data: Data) -> str:
     witness = data.get("witness") or {}
-    if witness.get("kind") == "none":
+    kind = witness.get("kind", "witness")
+    if kind == "none":
         # Only mirrors ask one, and a file with mirrors names it.
         return "no witness, and nothing that needs one"
     match witness.get("ok"):
         case True:
             rtt = witness.get("rtt_ms")
-            return "witness answers" + (f" in {rtt:.1f} ms" if rtt is not None else "")
+            return f"{kind} answers" + (f" in {rtt:.1f} ms" if rtt is not None else "")
         case False:
             why = f" ({witness['why']})" if witness.get("why") else ""
-            return click.style(f"witness does not answer{why}: no role can change", fg="red")
+            return click.style(f"{kind} does not answer{why}: no role can change", fg="red")
         case _:
-            return "witness not asked yet"
+            return f"{kind} not asked yet"
 
 
 def _alive(node: Data) -> str:

@@ -9,16 +9,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config import clouds, farms, shape
+from orchestrator.config import clouds, farms, shape, shape_witness
 from orchestrator.config.marks import ConfigRefused, Marked, Path, Problem, parse
 from orchestrator.config.shape_farm import Farm, FarmVip
 from orchestrator.config.shape_file import File
 from orchestrator.model.config import (
     PRESETS,
     REPLICATION_PORT,
+    BucketConfig,
     CheckConfig,
     ClusterConfig,
     DirectoryConfig,
+    EtcdConfig,
     HungDiskConfig,
     MirrorConfig,
     NodeConfig,
@@ -30,6 +32,7 @@ from orchestrator.model.config import (
 from orchestrator.model.names import RESERVED_NODES, ClusterName, ModuleName, NodeName, PathName
 from orchestrator.model.timings import derive
 
+WITNESS = ("cluster", "witness")
 FILE_BYTES_MAX = 1 << 20  # a cluster of a hundred modules is below 100 KiB
 
 
@@ -73,6 +76,9 @@ def _told(marked: Marked, fault: ValidationError) -> Iterator[Problem]:
         match error["type"]:
             case "extra_forbidden":
                 yield marked.problem(path, "unknown field" + _meant(error["loc"]))
+            case "union_tag_invalid" if path == WITNESS:
+                kinds = ", ".join(shape_witness.KINDS)
+                yield marked.problem((*path, "kind"), f"no kind of register; these are: {kinds}")
             case "union_tag_invalid":
                 yield marked.problem((*path, "kind"), "a module is a mirror or a farm")
             case "union_tag_not_found":
@@ -84,8 +90,9 @@ def _told(marked: Marked, fault: ValidationError) -> Iterator[Problem]:
 
 
 def _without_kind(path: Path) -> Path:
-    """pydantic names the kind of a module behind its number; the file has no such level."""
-    return (*path[:2], *path[3:]) if path[:1] == ("modules",) and len(path) > 2 else path
+    """pydantic names the kind of a module, or of a register, where the file has no such level."""
+    kinds = path[:1] == ("modules",) or path[:2] == WITNESS
+    return (*path[:2], *path[3:]) if kinds and len(path) > 2 else path
 
 
 def _meant(path: tuple[str | int, ...]) -> str:
@@ -100,6 +107,8 @@ def _fields_at(path: tuple[str | int, ...]) -> list[str]:
     for part in path:
         if part == "farm" and model is shape.Module:
             model = Farm
+        elif part in shape_witness.KINDS and issubclass(model, tuple(shape_witness.KINDS.values())):
+            model = shape_witness.KINDS[part]
         elif isinstance(part, str) and part in model.model_fields:
             inner = _model_in(model.model_fields[part].annotation)
             if inner is not None:
@@ -251,13 +260,25 @@ def _values(file: File) -> ClusterConfig:
         ),
         timing=_timing(file),
         preset=cluster.preset,
-        witness=WitnessConfig(cluster.witness.kind, cluster.witness.url)
-        if cluster.witness
-        else WitnessConfig(),
+        witness=_witness(cluster.witness) if cluster.witness else WitnessConfig(),
         heartbeat_port=cluster.ports.heartbeat,
         control_port=cluster.ports.control,
         health_port=cluster.ports.health or 0,
     )
+
+
+def _witness(witness: shape_witness.Witness) -> WitnessConfig:
+    match witness:
+        case shape_witness.WitnessProcess():
+            return WitnessConfig("witness", witness.url)
+        case shape_witness.Etcd():
+            given = witness.model_dump(exclude={"kind", "endpoints"})
+            return WitnessConfig("etcd", etcd=EtcdConfig(tuple(witness.endpoints), **given))
+        case shape_witness.S3() | shape_witness.Gcs():
+            return WitnessConfig(witness.kind, bucket=BucketConfig(**witness.model_dump()))
+        case shape_witness.Blob():
+            given = witness.model_dump(exclude={"container"})
+            return WitnessConfig("blob", bucket=BucketConfig(bucket=witness.container, **given))
 
 
 def _mirror(module: shape.Module, index: int) -> MirrorConfig:

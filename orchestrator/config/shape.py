@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     field_validator,
@@ -20,6 +18,8 @@ from pydantic import (
 )
 
 from orchestrator.config import units
+from orchestrator.config.shape_base import TEXT, Directory, Shape
+from orchestrator.config.shape_witness import Witness
 from orchestrator.model.choice import Choice
 from orchestrator.model.config import CONTROL_PORT, HANGS_S, HEARTBEAT_PORT, PRESETS
 from orchestrator.model.names import NAME_PATTERN
@@ -38,17 +38,6 @@ def _command(value: object) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(word, str | int) for word in value):
         raise ValueError("a command is a list of words, or one line that is split as a shell would")
     return [str(word) for word in value]
-
-
-def _path(value: object) -> str:
-    if (
-        not isinstance(value, str)
-        or not value.startswith("/")
-        or value.startswith("//")
-        or os.path.normpath(value) != value.rstrip("/")
-    ):
-        raise ValueError("an absolute path without . or .. is needed")
-    return value.rstrip("/")
 
 
 def _below(value: object) -> str:
@@ -88,51 +77,30 @@ def _variable(value: object) -> str:
     return value
 
 
-_TEXT = {"type": "string"}
 Variable = Annotated[
-    str, BeforeValidator(_variable), WithJsonSchema({**_TEXT, "pattern": f"^{_VARIABLE.pattern}$"})
+    str, BeforeValidator(_variable), WithJsonSchema({**TEXT, "pattern": f"^{_VARIABLE.pattern}$"})
 ]
 Name = Annotated[
-    str, BeforeValidator(_name), WithJsonSchema({**_TEXT, "pattern": f"^{NAME_PATTERN.pattern}$"})
+    str, BeforeValidator(_name), WithJsonSchema({**TEXT, "pattern": f"^{NAME_PATTERN.pattern}$"})
 ]
 Seconds = Annotated[
-    float, BeforeValidator(units.seconds), WithJsonSchema({**_TEXT, "examples": ["200ms", "5s"]})
+    float, BeforeValidator(units.seconds), WithJsonSchema({**TEXT, "examples": ["200ms", "5s"]})
 ]
 Rate = Annotated[
-    int, BeforeValidator(units.bytes_per_second), WithJsonSchema({**_TEXT, "examples": ["100MiB/s"]})
+    int, BeforeValidator(units.bytes_per_second), WithJsonSchema({**TEXT, "examples": ["100MiB/s"]})
 ]
 Command = Annotated[
     list[str],
     BeforeValidator(_command),
-    WithJsonSchema({"anyOf": [{"type": "array", "items": _TEXT}, _TEXT]}),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": TEXT}, TEXT]}),
 ]
-Directory = Annotated[str, BeforeValidator(_path), WithJsonSchema({**_TEXT, "pattern": "^/"})]
-Below = Annotated[str, BeforeValidator(_below), WithJsonSchema({**_TEXT, "pattern": "^[^/]"})]
+Below = Annotated[str, BeforeValidator(_below), WithJsonSchema({**TEXT, "pattern": "^[^/]"})]
 Pattern = Annotated[
     str,
     AfterValidator(_pattern),
-    WithJsonSchema({**_TEXT, "maxLength": PATTERN_MAX, "examples": ["*.tmp", "logs/**", "re:cache/[0-9]+"]}),
+    WithJsonSchema({**TEXT, "maxLength": PATTERN_MAX, "examples": ["*.tmp", "logs/**", "re:cache/[0-9]+"]}),
 ]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-
-
-class Shape(BaseModel):
-    """Nothing is guessed and nothing is ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Witness(Shape):
-    kind: Literal["witness"] = "witness"
-    url: str
-
-    @field_validator("url")
-    @classmethod
-    def _https(cls, value: str) -> str:
-        host, colon, port = value.removeprefix("https://").rstrip("/").rpartition(":")
-        if not value.startswith("https://") or not colon or not host or not port.isdecimal():
-            raise ValueError("the witness is reached as https://HOST:PORT")
-        return value
 
 
 class Ports(Shape):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from orchestrator.config.shape import Check, Name, Restarts, Run, Seconds, Shape, address_with_prefix
+from orchestrator.config.shape import Check, Name, Restarts, Run, Seconds, address_with_prefix
+from orchestrator.config.shape_base import Shape
 from orchestrator.model.names import NODES_MAX
 
 WEIGHT_MAX = 1000  # of two nodes one may do a thousand times as much: more is a mistake

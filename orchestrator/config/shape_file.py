@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.config.shape import Cluster, Module, Node, Shape
+from orchestrator.config.shape import Cluster, Module, Node
+from orchestrator.config.shape_base import Shape
 from orchestrator.config.shape_farm import Farm
 
 

@@ -57,11 +57,55 @@ PRESETS: Mapping[str, TimingConfig] = {
 
 
 @dataclass(frozen=True, slots=True)
+class EtcdConfig:
+    """An ensemble, and how one comes in; the files are on each node."""
+
+    endpoints: tuple[str, ...]
+    prefix: str = "hafarm/"
+    ca: str = ""
+    """Empty: the authorities that this system trusts."""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketConfig:
+    """A bucket of a cloud's store, or a container; credentials are each node's own."""
+
+    kind: Literal["s3", "gcs", "blob"]
+    bucket: str
+    prefix: str = "hafarm/"
+    region: str = ""
+    """Of S3."""
+    account: str = ""
+    """Of Azure."""
+    endpoint: str = ""
+    """Empty: the cloud's own."""
+    ca: str = ""
+    """Of the endpoint's certificate; empty: the authorities that this system trusts."""
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        names = {
+            "s3": f"S3 bucket {self.bucket}",
+            "gcs": f"Google Cloud Storage bucket {self.bucket}",
+            "blob": f"Azure Blob container {self.bucket} of account {self.account}",
+        }
+        return names[self.kind] + (f" at {self.endpoint}" if self.endpoint else "")
+
+
+@dataclass(frozen=True, slots=True)
 class WitnessConfig:
     """Where the register is. Kind `none`: no automatic take-over, an operator promotes."""
 
-    kind: Literal["witness", "none"] = "none"
+    kind: Literal["witness", "etcd", "s3", "gcs", "blob", "none"] = "none"
     url: str = ""
+    """Of a witness process."""
+    etcd: EtcdConfig | None = None
+    bucket: BucketConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,17 @@ from pydantic import BaseModel
 
 from orchestrator.agent.files import AgentFile
 from orchestrator.cli.main import COMMANDS
-from orchestrator.config import shape
+from orchestrator.config import shape, shape_witness
 from orchestrator.config.shape_farm import Farm, FarmVip
 from tests.house.rules import ROOT
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "cluster": shape.Cluster,
+    "witness": shape_witness.WitnessProcess,
+    "etcd": shape_witness.Etcd,
+    "s3": shape_witness.S3,
+    "gcs": shape_witness.Gcs,
+    "blob": shape_witness.Blob,
     "nodes": shape.Node,
     "modules": shape.Module,
     "farms": Farm,

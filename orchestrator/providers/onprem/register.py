@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ class WitnessRegister:
     """A witness at `url` (https://HOST:PORT), for one cluster. Nothing is retried: a bid may have landed."""
 
     def __init__(self, url: str, cluster: ClusterName, bundle: str, timeout_s: float) -> None:
-        self.url = url.rstrip("/")
+        self.url = self.where = url.rstrip("/")
         self.rtt_s: float | None = None
         """Of the newest answer."""
         self.why = ""
@@ -46,6 +47,13 @@ class WitnessRegister:
             return BidResult(Outcome.UNKNOWN)
         outcome = Outcome(answer.get("outcome", "unknown"))
         return BidResult(outcome, self._record(answer.get("current")))
+
+    async def keep_proving(self, tell: Callable[[str, str], None]) -> None:
+        """Nothing: the process at the other end is ours, and its certificate says so."""
+
+    async def prove(self) -> None:
+        """It answers this node's certificate. Raises RegisterRefused or RegisterUnreachable."""
+        await self._ask("GET", ModuleName("self-test"), None)
 
     async def close(self) -> None:
         """Let the connection go."""
