@@ -80,14 +80,14 @@ def test_a_scene_runs_clean_with_its_rule_and_not_without(rule: str) -> None:
     print(f"{rule}: {found.value}")
 
 
-SEEDS_MAX = 12
-"""Most are found by the first: some second of this machine's time each."""
+SEEDS_OFF = (1, 6, 7, 2, 3, 4, 5, 8, 9)
+"""Most are found by the first, the others by the second or third."""
 
 
 @pytest.mark.parametrize("rule", sorted(RULES_OFF.keys() - SCENES.keys()))
 def test_random_seeds_find_what_a_rule_prevents(rule: str) -> None:
     with RULES_OFF[rule]():
-        for seed in range(1, SEEDS_MAX):
+        for seed in SEEDS_OFF:
             if violation := play_calm(seed).violation:
                 print(f"{rule}: seed {seed}: {violation}")
                 return
