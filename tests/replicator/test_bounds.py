@@ -19,9 +19,8 @@ from orchestrator.mirror.lineage import Position
 from orchestrator.model.errors import CorruptState, StoreFailed
 from orchestrator.replicator import behind, codec, incoming, ops, outbox, seal, trees
 from orchestrator.replicator.apply import Applier, ApplyFailed
-from orchestrator.replicator.follower import Follower
 from orchestrator.replicator.history import History
-from orchestrator.replicator.link import BULK, Connection
+from orchestrator.replicator.link import Connection
 from orchestrator.replicator.logs import ChangeLogs
 from orchestrator.replicator.main import link_settings
 from orchestrator.replicator.outbox import Outbox, window_for
@@ -452,26 +451,6 @@ def test_what_a_full_disk_cannot_set_aside_is_not_overwritten(tmp_path: Path) ->
 def iter_frames(connection: Connection) -> Iterator[frames.Frame]:
     while True:
         yield from connection.receive(10)
-
-
-def test_a_forward_connection_that_outruns_what_keeps_its_others_is_served(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A busy machine runs the threads of its three connections in whatever order it likes."""
-    keep, tried = Follower._keep, threading.Event()
-
-    def late(follower: Follower, session: str, channel: str, connection: Connection) -> None:
-        if channel == BULK and not tried.is_set():
-            tried.set()
-            eventually(lambda: follower._door._waiters, 10)  # type: ignore[attr-defined]
-        keep(follower, session, channel, connection)
-
-    monkeypatch.setattr(Follower, "_keep", late)
-    pair.start_follower(record(1, LIFE, {PARIS}))
-    false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
-    assert false.begin()["node"] == LYON
-    assert tried.is_set()
-    false.close()
 
 
 def test_what_cannot_be_set_aside_is_told_to_the_primary_each_time(pair: Pair) -> None:

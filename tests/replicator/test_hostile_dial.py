@@ -7,6 +7,7 @@ import os
 import resource
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ import pytest
 from orchestrator.mirror import frames
 from orchestrator.mirror.frames import HandshakeRejected, Kind
 from orchestrator.replicator import codec, ops
-from orchestrator.replicator.follower import GREETINGS_MAX
-from orchestrator.replicator.link import BACK, FORWARD
+from orchestrator.replicator.follower import GREETINGS_MAX, Follower
+from orchestrator.replicator.link import BACK, BULK, FORWARD, Connection
 from tests.replicator.hostile import (
     FalsePrimary,
     descriptors,
@@ -230,4 +231,24 @@ def test_a_record_counts_as_the_agent_admitted_it(pair: Pair) -> None:
     eventually(lambda: follower.applied == 3, 10)
     assert [reign.nonce for reign in follower.history.standing.reigns] == [LIFE]
     assert follower.history.standing.forced is None
+    false.close()
+
+
+def test_a_forward_connection_that_outruns_what_keeps_its_others_is_served(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine runs the threads of its three connections in whatever order it likes."""
+    keep, tried = Follower._keep, threading.Event()
+
+    def late(follower: Follower, session: str, channel: str, connection: Connection) -> None:
+        if channel == BULK and not tried.is_set():
+            tried.set()
+            eventually(lambda: follower._door._waiters, 10)  # type: ignore[attr-defined]
+        keep(follower, session, channel, connection)
+
+    monkeypatch.setattr(Follower, "_keep", late)
+    pair.start_follower(record(1, LIFE, {PARIS}))
+    false = FalsePrimary(pair, record(1, LIFE, {PARIS}))
+    assert false.begin()["node"] == LYON
+    assert tried.is_set()
     false.close()
