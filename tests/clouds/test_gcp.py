@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.api_core import exceptions as google
-from google.auth.transport.requests import AuthorizedSession
+from google.auth.exceptions import RefreshError
+from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud import compute_v1 as compute
 from google.oauth2 import service_account
 from google.oauth2.credentials import Credentials
@@ -388,21 +389,32 @@ def test_a_request_identifier_is_a_uuid(clients: Clients) -> None:
         clients.insert("n1", 59_999, request_id="1")
 
 
-def test_a_service_account_gets_a_token_for_what_it_signed(gcp: Served[Compute]) -> None:
-    key = rsa.generate_private_key(65537, 2048).private_bytes(
+@pytest.mark.parametrize("signs_itself", [True, False])
+def test_a_service_account_is_known_by_its_key(gcp: Served[Compute], signs_itself: bool) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    account = {
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    told = {
         "client_email": "node@shop-1.test",
-        "private_key": key.decode(),
+        "private_key": private.decode(),
         "token_uri": f"{gcp.url}/token",
     }
-    scoped = service_account.Credentials.from_service_account_info(account, scopes=[AUDIENCE])
-    routes = compute.RoutesClient(credentials=scoped, client_options={"api_endpoint": gcp.url})
-    # A client that signs by itself is sent to the token's endpoint where it is told to.
-    scoped._always_use_jwt_access = False
+    account = service_account.Credentials.from_service_account_info(told, scopes=[AUDIENCE])
+    if not signs_itself:
+        with pytest.raises(RefreshError, match="invalid_grant"):
+            account.refresh(Request())
+    gcp.face.keys["node@shop-1.test"] = public.decode()
+    if not signs_itself:
+        account.refresh(Request())
+        account = Credentials(account.token)
+    routes = compute.RoutesClient(credentials=account, client_options={"api_endpoint": gcp.url})
     assert list(routes.list(project=PROJECT)) == []
     assert [each.call.who for each in gcp.face.knobs.done] == ["node@shop-1.test"]
+    assert gcp.face.tokens.asked == (0 if signs_itself else 1)
 
 
 def test_names_change_whole_or_not_at_all(clients: Clients, gcp: Served[Compute]) -> None:

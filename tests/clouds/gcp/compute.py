@@ -18,7 +18,7 @@ from tests.clouds.gcp.dns import Zones
 from tests.clouds.gcp.errors import GoogleError
 from tests.clouds.gcp.schemas import Json, Method, Service
 from tests.clouds.gcp.store import LINK, Store
-from tests.clouds.gcp.tokens import answer_token
+from tests.clouds.gcp.tokens import answer_token, own_token
 from tests.clouds.knobs import Call, Do, Knob, Knobs, refusal
 from tests.clouds.serving import lose
 from tests.clouds.tokens import Tokens
@@ -40,6 +40,8 @@ class Compute:
     tokens: Tokens = field(default_factory=Tokens)
     store: Store = field(default_factory=Store)
     faults: list[str] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    """Service account to the public key that its signatures are checked with."""
     wait_s: float = 1.0
     """As long as a `wait` waits at most; the service's own are two minutes."""
 
@@ -56,7 +58,7 @@ class Compute:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         try:
             if request.path == "/token":
-                return await answer_token(self.tokens, request, AUDIENCE)
+                return await answer_token(self.tokens, request, AUDIENCE, self.keys)
             who = self._who(request)
             service = NAMES if request.path.startswith("/dns/") else COMPUTE
             method, words = service.understood(request.method, request.path, request.query)
@@ -65,7 +67,8 @@ class Compute:
             return _json(error.status, error.body())
 
     def _who(self, request: web.Request) -> str:
-        token = self.tokens.of(request.headers.get("Authorization", ""))
+        authorization = request.headers.get("Authorization", "")
+        token = self.tokens.of(authorization) or own_token(authorization, self.keys)
         if token is None or token.has_expired():
             raise _unauthenticated()
         return token.who
