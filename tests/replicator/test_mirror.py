@@ -135,7 +135,7 @@ def test_a_lost_member_holds_writes_until_the_record_without_it(pair: Pair) -> N
 
 
 def test_a_gate_that_drains_for_an_agent_that_died_opens_again_for_the_next_one(pair: Pair) -> None:
-    paris, _lyon, both = begin(pair)
+    paris, _, both = begin(pair)
     waited_for = pair.lyon.replicator()
     os.kill(waited_for, signal.SIGSTOP)
     paris.ask("close_gate", drain=True)
