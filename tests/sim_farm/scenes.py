@@ -56,10 +56,27 @@ def a_node_drains_with_connections() -> None:
         raise Violation("connections of a node that drains are reset before its limit")
 
 
+def all_get_the_weight_0_one_after_another() -> None:
+    cluster = FarmCluster(5, "ab")
+    cluster.begin()
+    for one, two in ("ab", "ba"):
+        cluster.order(one, Weigh(0))
+        cluster.calmly(3.0)
+        # All begin where everything is now, half of them in buckets that the other one had before.
+        cluster.clients.connections.clear()
+        cluster.clients.come(60)
+        cluster.order(two, Weigh(0))
+        cluster.calmly(3.0)
+        for name in (one, two):
+            cluster.order(name, Weigh(100))
+            cluster.calmly(3.0)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "a former life's word counts": a_machine_comes_back_and_its_agent_does_not,
     "who hears nothing still counts": a_node_hears_and_is_not_heard,
     "a change waits for ever": two_of_three_do_not_hear_each_other_and_the_third_is_weighed,
+    "nobody has what nobody wants": all_get_the_weight_0_one_after_another,
     "a drain waits for nobody": a_node_drains_with_connections,
 }
 """By the rule that each needs."""
