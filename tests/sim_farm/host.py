@@ -217,6 +217,8 @@ class FarmHost:
         self._met(before, after)
         if isinstance(event, ev.TimePassed):
             self._met_silence(before, after)
+        if isinstance(event, ev.ConnectionsCounted) and not event.count:
+            self.world.counts["rule: drained to the last connection"] += after.role is not before.role
         for effect in decision.effects:
             self._carry_out(effect)
         self.wake_later()
@@ -244,9 +246,6 @@ class FarmHost:
         world.counts["rule: the old order is kept"] += bool(after.fading) and not before.fading
         world.counts["rule: the old order ends"] += bool(before.fading) and not after.fading
         world.counts["rule: history recalled"] += after.recalled and not before.recalled
-        world.counts["rule: drained to the last connection"] += bool(
-            before.draining and after.connections == 0 and before.role is FarmRole.UP is not after.role
-        )
 
     def _met_silence(self, before: Farm, after: Farm) -> None:
         for name, peer in after.peers.items():
