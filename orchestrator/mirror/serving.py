@@ -137,6 +137,8 @@ def _claim(turn: Turn) -> None:
 
 def addresses_claimed(turn: Turn) -> None:
     """The addresses are here: now the application may begin."""
+    if not turn.mirror.claiming:
+        return  # ordered before the role was given up: their release is on its way behind it
     turn.set(claimed=True, claiming=False, refusals=0)
     if turn.mirror.stage is Stage.CLAIMING:
         _start(turn)

@@ -247,7 +247,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(30)
         self._loop.close()
 
     async def _serve(self) -> None:
@@ -261,7 +261,9 @@ class Server:
         await runner.cleanup()
         await self.played.operations.close()
         left = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:  # a page that nobody reads any more was told to end
+        for task in left:  # pages that are followed without end: the agent's own process ends with them
+            task.cancel()
+        if left:
             _, left = await asyncio.wait(left, timeout=10)
         assert not left, left  # asyncio would tell of each when it is destroyed, in some other test
 

@@ -49,6 +49,19 @@ def test_a_disk_that_cannot_keep_the_epoch_takes_no_role() -> None:
     assert story.ordered(do.CloseGate)
 
 
+def test_addresses_that_come_after_the_role_was_given_up_are_not_counted_on() -> None:
+    """Their release follows; the next role would start the application without them."""
+    story = secondary()
+    story.hears(ev.PeerLost(A))
+    (bid,) = story.ordered(do.Bid)
+    story.hears(ev.BidAnswered(SHOP, bid.record, Outcome.WON))
+    assert story.ordered(do.ClaimAddresses)
+    story.hears(ev.EffectFailed(SHOP, "StoreModule", "no space"))
+    story.hears(ev.AddressesClaimed(SHOP), ev.ApplicationStopped(SHOP, clean=True))
+    assert story.ordered(do.ReleaseAddresses)
+    assert not story.mirror.claimed
+
+
 def test_the_role_is_bid_for_again_once_the_epoch_is_on_the_disk_and_not_before() -> None:
     story = secondary()
     story.hears(ev.PeerLost(A))

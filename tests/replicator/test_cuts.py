@@ -57,7 +57,8 @@ def test_who_was_cut_before_the_other_heard_of_it_is_not_compared_in_full() -> N
 
 
 def test_a_product_whose_durable_points_reach_no_disk_is_caught() -> None:
-    found = carried_out("ext4", [Plan("both", 0.05)] * 2, canary="no sync")
+    # One commit of the journal for something else may bring the data to the disk: more than one chance.
+    found = carried_out("ext4", [Plan("both", 0.05)] * 4, canary="no sync")
     assert found.lost > 0
     assert MISSING in found.broken
 

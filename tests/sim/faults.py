@@ -80,7 +80,7 @@ class Storm:
         long_s = BURST_S if chance.random() < 0.7 else 2.0
         for _ in range(chance.randint(4, 20)):
             self.world.after(long_s * chance.random(), None, self._strike)
-        if chance.random() < 0.2:
+        if chance.random() < 0.4:
             self.world.after(BURST_S, None, self._disaster)
         if chance.random() < 0.5:
             kinds = [self._hang_the_primary, self._slow_a_member]

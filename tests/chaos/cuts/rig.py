@@ -32,7 +32,7 @@ from tests.support.leftovers import remember
 from tests.support.waiting import eventually
 
 NAMES: Final = ("paris", "lyon")
-COLD: Final = tuple(f"cold/{number}" for number in range(1000))
+COLD: Final = tuple(f"cold/{number}" for number in range(600))
 """Files that nobody writes after the beginning: no resync has a reason to read them."""
 COLD_BYTES: Final = 1_000
 COLD_READ_MAX: Final = 2 * FRESH_RUN + 16
