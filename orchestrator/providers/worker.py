@@ -17,16 +17,16 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
-from queue import SimpleQueue
 from typing import Any, Final
 
 from orchestrator.host import clock
-from orchestrator.host.lines import LineBuffer, encode
+from orchestrator.host.lines import encode
 from orchestrator.host.realtime import become_prompt
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName
 from orchestrator.providers.faults import NotInstalled, ProviderFault, Superseded
 from orchestrator.providers.mover import Choice, Make, Mover, Place, place_from_dict
+from orchestrator.providers.process import READY, inbox
 from orchestrator.providers.provider import Sight
 
 BUILT_IN: Final[Mapping[str, str]] = {"aws": "orchestrator.providers.aws.mover:Aws"}
@@ -200,23 +200,10 @@ def main() -> None:
     name, descriptor = sys.argv[1], int(sys.argv[2])
     connection = socket.socket(fileno=descriptor)
     agent = Agent(connection)
-    inbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
-    threading.Thread(target=_read, args=(connection, inbox), name="agent", daemon=True).start()
-    worker = _begin(name, place_from_dict(inbox.get()["place"]), agent)
+    messages = inbox(connection)
+    worker = _begin(name, place_from_dict(messages.get()["place"]), agent)
     while True:
-        worker.take(inbox.get())
-
-
-def _read(connection: socket.socket, inbox: SimpleQueue[Mapping[str, Any]]) -> None:
-    """A thread of its own: that the agent is gone is known at once, also while a library is being loaded."""
-    buffer = LineBuffer()
-    try:
-        while data := connection.recv(65536):
-            for message in buffer.receive_data(data):
-                inbox.put(message)
-    finally:
-        # Whatever is under way: what has left cannot be called back, the next request must not leave.
-        os._exit(0)
+        worker.take(messages.get())
 
 
 def _begin(name: str, place: Place, agent: Agent) -> Worker:
@@ -228,7 +215,7 @@ def _begin(name: str, place: Place, agent: Agent) -> Worker:
         return {}
 
     told = answer(make)
-    agent.say({"event": "ready", **told})
+    agent.say({"event": READY, **told})
     if not made:
         os._exit(0)
     return Worker(made[0], agent)

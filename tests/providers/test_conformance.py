@@ -208,11 +208,12 @@ def test_a_worker_ends_with_its_agent_and_sends_nothing_more(stage: Stage) -> No
         held_up = stage.knobs.turn("delay", action=stage.scene.look, who=PARIS, times=1, seconds=1.0)
         claim = asyncio.create_task(stage.paris.claim(3))
         await until(lambda: held_up.hits == 1)
-        process = stage.paris.worker._process
+        ours = stage.paris.worker._process
+        process, writer = ours._process, ours._writer
         assert process is not None
+        assert writer is not None
         claim.cancel()
-        assert stage.paris.worker._writer is not None
-        stage.paris.worker._writer.transport.abort()  # as the kernel does for a process that was killed
+        writer.transport.abort()  # as the kernel does for a process that was killed
         await until(lambda: process.poll() is not None)
         assert stage.knobs.changes(PARIS) == []
         await stage.paris.look()

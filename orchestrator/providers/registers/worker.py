@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import os
 import socket
 import sys
 import threading
@@ -17,9 +16,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
-from orchestrator.host.lines import LineBuffer, encode
+from orchestrator.host.lines import encode
 from orchestrator.model.config import BucketConfig
 from orchestrator.model.errors import RegisterRefused, RegisterUnreachable
+from orchestrator.providers.process import READY, inbox
 from orchestrator.providers.registers.store import ExtraMissing, Held, StoreRefused
 
 KINDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -53,7 +53,7 @@ class Worker:
         """The place, or a question."""
         if self._bucket is None:
             # The library is loaded and its client made now, not when a role is taken.
-            self._say({"event": "ready", **_answer(lambda: self._open(message))})
+            self._say({"event": READY, **_answer(lambda: self._open(message))})
         else:
             self._threads.submit(self._carry_out, self._bucket, message)
 
@@ -110,13 +110,10 @@ def held(data: Mapping[str, str] | None) -> Held | None:
 def main() -> None:
     """Until the agent is gone."""
     connection = socket.socket(fileno=int(sys.argv[1]))
-    buffer = LineBuffer()
+    messages = inbox(connection)
     worker = Worker(connection)
-    while data := connection.recv(65536):
-        for message in buffer.receive_data(data):
-            worker.take(message)
-    # At once, whatever is under way: what has left cannot be called back.
-    os._exit(0)
+    while True:
+        worker.take(messages.get())
 
 
 if __name__ == "__main__":
