@@ -52,6 +52,7 @@ class Files(ExtendedAttributes):
         )
         self._device = device
         self._ended = threading.Event()
+        self._settling = threading.Thread(target=self._settle_loop, name="settle", daemon=True)
         self.reply = self._session.reply
         self.widen = self._session.widen
         self.forget_attributes = self._session.forget_attributes
@@ -139,7 +140,7 @@ class Files(ExtendedAttributes):
         else:
             mount.mount(self._device, self.path, os.fstatvfs(self._readable).f_flag)
         self._session.start(resume)
-        threading.Thread(target=self._settle_loop, name="settle", daemon=True).start()
+        self._settling.start()
 
     def _started(self) -> None:
         with self.names:

@@ -79,14 +79,14 @@ class Node:
         return self.clouds.worker(self.clouds.taken(self.vip))
 
     async def start(self) -> None:
-        client = self.worker
-        spawn = client._spawn
+        process = self.worker._process
+        spawn = process._spawn
 
         def with_own_environment(theirs: Any) -> subprocess.Popen[bytes]:
             with environ(self._environment):
                 return spawn(theirs)
 
-        client._spawn = with_own_environment  # type: ignore[method-assign]
+        process._spawn = with_own_environment  # type: ignore[method-assign]
         await self.addresses.start(held=False)
         await until(lambda: self.address in self.clouds.sights, 150)
 

@@ -96,7 +96,7 @@ class Mounted:
     def close(self) -> None:
         """What the end of a replicator's process closes too, so that the disk below can go."""
         self.files.stop()
-        self.files._session.join(20)  # its threads may have much to forget, and it is theirs until they did
+        self.files._settling.join(20)  # it opens what it looks at
         table = self.files.table
         for number in list(table.files):
             table.close_file(number)
