@@ -24,8 +24,8 @@ from orchestrator.providers.faults import PlaceWrong, ProviderRefused, Supersede
 from orchestrator.providers.mover import Choice, Place, Vip
 from orchestrator.providers.provider import Finding, Owner
 from orchestrator.providers.worker import Order
+from tests.providers.aws_scenes import AwsScene, ElasticIp, NlbRegister, Overlay, SecondaryIp
 from tests.providers.nodes import BOTH, LYON, OWN, PARIS, SHOP, environ
-from tests.providers.scenes import ElasticIp, NlbRegister, Overlay, Scene, SecondaryIp
 from tests.support.clouds.aws import REGION, Simulated, Vpc, simulated
 
 
@@ -46,14 +46,14 @@ def aws() -> Iterator[Simulated]:
 
 
 @pytest.fixture(scope="module")
-def scenes(aws: Simulated) -> dict[type[Scene], Scene]:
+def scenes(aws: Simulated) -> dict[type[AwsScene], AwsScene]:
     """Each kind is built once: a VPC of its own, whose nodes have the same addresses as in the others."""
     return {}
 
 
 @pytest.fixture
-def scene_of(aws: Simulated, scenes: dict[type[Scene], Scene]) -> Callable[[type[Scene]], Any]:
-    def made(kind: type[Scene]) -> Scene:
+def scene_of(aws: Simulated, scenes: dict[type[AwsScene], AwsScene]) -> Callable[[type[AwsScene]], Any]:
+    def made(kind: type[AwsScene]) -> AwsScene:
         if kind not in scenes:
             scenes[kind] = kind(aws)
         scenes[kind].reset()
@@ -63,7 +63,7 @@ def scene_of(aws: Simulated, scenes: dict[type[Scene], Scene]) -> Callable[[type
 
 
 @pytest.fixture
-def overlay(scene_of: Callable[[type[Scene]], Any]) -> Any:
+def overlay(scene_of: Callable[[type[AwsScene]], Any]) -> Any:
     return scene_of(Overlay)
 
 
@@ -77,13 +77,13 @@ def place(*vips: Vip, own: Mapping[NodeName, str] = OWN, health_port: int = 0) -
     return Place("test", PARIS, addresses, vips, health_port)  # type: ignore[arg-type]
 
 
-def made(scene: Scene, vip: Vip, metadata: bool = True, health_port: int = 0) -> Aws:
+def made(scene: AwsScene, vip: Vip, metadata: bool = True, health_port: int = 0) -> Aws:
     """In this process, as paris."""
     with environ(scene.aws.environment(PARIS, metadata)):
         return Aws(place(vip, own=scene.own, health_port=health_port))
 
 
-def chosen(scene: Scene, vip: Vip, **more: Any) -> Choice:
+def chosen(scene: AwsScene, vip: Vip, **more: Any) -> Choice:
     with environ(scene.aws.environment(PARIS)):
         found = made(scene, vip, **more).choices()[vip.address]
     if isinstance(found, Exception):
@@ -94,7 +94,7 @@ def chosen(scene: Scene, vip: Vip, **more: Any) -> Choice:
 # --- how ------------------------------------------------------------------------------------------
 
 
-def test_in_one_subnet_an_address_of_it_is_a_secondary_one(scene_of: Callable[[type[Scene]], Any]) -> None:
+def test_in_one_subnet_an_address_of_it_is_a_secondary_one(scene_of: Callable[[type[AwsScene]], Any]) -> None:
     scene = scene_of(SecondaryIp)
     choice = chosen(scene, vip_of(scene.vip, mode=""))
     assert (choice.mode, choice.local) == ("secondary-ip", True)
@@ -107,18 +107,20 @@ def test_in_several_subnets_it_is_a_route(overlay: Overlay) -> None:
     assert all(subnet in choice.why for subnet in overlay.vpc.subnets.values())
 
 
-def test_a_load_balancer_that_is_named_comes_before_a_route(scene_of: Callable[[type[Scene]], Any]) -> None:
+def test_a_load_balancer_that_is_named_comes_before_a_route(
+    scene_of: Callable[[type[AwsScene]], Any],
+) -> None:
     scene = scene_of(NlbRegister)
     choice = chosen(scene, vip_of(scene.vip, mode=""), health_port=9702)
     assert (choice.mode, choice.local) == ("nlb-probe", False)
 
 
-def test_an_elastic_ip_that_is_named_is_one(scene_of: Callable[[type[Scene]], Any]) -> None:
+def test_an_elastic_ip_that_is_named_is_one(scene_of: Callable[[type[AwsScene]], Any]) -> None:
     scene = scene_of(ElasticIp)
     assert chosen(scene, vip_of(scene.vip, mode="")).mode == "elastic-ip"
 
 
-def test_subnets_are_told_apart_by_name_and_not_by_range(scene_of: Callable[[type[Scene]], Any]) -> None:
+def test_subnets_are_told_apart_by_name_and_not_by_range(scene_of: Callable[[type[AwsScene]], Any]) -> None:
     """Two VPCs with the same ranges: lyon's namesake in the other one is not lyon."""
     scene = scene_of(SecondaryIp)
     other = Vpc(scene.aws, "10.0.0.0/16", {"a": "10.0.1.0/24"})
@@ -161,7 +163,7 @@ def test_a_secondary_address_does_not_cross_subnets(overlay: Overlay) -> None:
         chosen(overlay, vip_of(overlay.vip, mode="secondary-ip", address="10.0.1.100", settings={}))
 
 
-def test_another_allocations_address_is_refused(scene_of: Callable[[type[Scene]], Any]) -> None:
+def test_another_allocations_address_is_refused(scene_of: Callable[[type[AwsScene]], Any]) -> None:
     scene = scene_of(ElasticIp)
     with pytest.raises(PlaceWrong, match=r"and the virtual IP 198.18.3.3"):
         chosen(scene, vip_of(scene.vip, address="198.18.3.3"))
@@ -183,7 +185,7 @@ def test_a_right_that_is_missing_is_named_before_anything_changes(overlay: Overl
     assert overlay.aws.knobs.changes(PARIS) == []
 
 
-def preflight(scene: Scene, repair: bool = False) -> list[Finding]:
+def preflight(scene: AwsScene, repair: bool = False) -> list[Finding]:
     with environ(scene.aws.environment(PARIS)):
         return made(scene, vip_of(scene.vip)).preflight(repair, Leave())
 
@@ -209,7 +211,7 @@ def test_a_claim_lets_the_interface_pass_what_it_is_to_take(overlay: Overlay) ->
     assert overlay.owners() == {PARIS}
 
 
-def test_a_probe_that_asks_elsewhere_is_found(scene_of: Callable[[type[Scene]], Any]) -> None:
+def test_a_probe_that_asks_elsewhere_is_found(scene_of: Callable[[type[AwsScene]], Any]) -> None:
     scene = scene_of(NlbRegister)
     scene.give(PARIS)
     with environ(scene.aws.environment(PARIS)):
@@ -273,7 +275,7 @@ def test_the_hardware_says_where_it_is(tmp_path: Path, dmi: dict[str, str], prov
 # --- rights ---------------------------------------------------------------------------------------
 
 
-def life(scene: Scene) -> list[str]:
+def life(scene: AwsScene) -> list[str]:
     """Everything that a node asks for in its life; what went wrong."""
     faults = []
     with environ(scene.aws.environment(PARIS)):
@@ -295,7 +297,7 @@ def life(scene: Scene) -> list[str]:
     return faults
 
 
-def begin(scene: Scene) -> None:
+def begin(scene: AwsScene) -> None:
     """The other has it, and the interface is as AWS makes it: everything that may be needed is."""
     scene.give(LYON)
     if isinstance(scene, Overlay):
@@ -307,7 +309,7 @@ def begin(scene: Scene) -> None:
 
 @pytest.mark.parametrize("kind", [Overlay, SecondaryIp, ElasticIp, NlbRegister])
 def test_the_printed_policy_is_enough_and_every_action_in_it_is_needed(
-    scene_of: Callable[[type[Scene]], Any], kind: type[Scene]
+    scene_of: Callable[[type[AwsScene]], Any], kind: type[AwsScene]
 ) -> None:
     scene = scene_of(kind)
     whole = policy(place(vip_of(scene.vip), own=scene.own))["this node's role"]

@@ -14,17 +14,16 @@ import pytest
 from orchestrator.model.errors import HafarmError
 from orchestrator.providers.faults import ForeignOwner, Superseded, WorkerSaid
 from orchestrator.providers.provider import Owner, Sight
+from tests.providers.aws_scenes import AWS_SCENES
 from tests.providers.nodes import LYON, PARIS, Node, cluster
-from tests.providers.scenes import SCENES, STRANGER, Scene
-from tests.support.clouds.aws import simulated
-from tests.support.clouds.knobs import Knobs
+from tests.providers.scenes import STRANGER, Scene
 from tests.support.waiting import until
 
 LATE_S = 6.0
 """Longer than a request is waited for."""
 
-SHARED = [name for name in SCENES if name != "elastic-ip"]
-"""An Elastic IP has one owner at a time, by AWS' own word."""
+SCENES: dict[str, type[Scene]] = {**AWS_SCENES}
+SHARED = [name for name, scene in SCENES.items() if scene.shared]
 SEVERAL = [name for name, scene in SCENES.items() if scene.parts > 1]
 """The others are moved whole or not."""
 
@@ -34,12 +33,10 @@ class Stage:
 
     def __init__(self, scene: Scene, work: Path) -> None:
         self.scene = scene
-        self.knobs: Knobs = scene.aws.knobs
+        self.knobs = scene.knobs
         self.loop = asyncio.new_event_loop()
         config = cluster(scene.vip, scene.own)
-        self.paris, self.lyon = (
-            Node(name, config, scene.aws.environment(name), work) for name in (PARIS, LYON)
-        )
+        self.paris, self.lyon = (Node(name, config, scene.environment(name), work) for name in (PARIS, LYON))
 
     def run(self, story: Coroutine[Any, Any, None]) -> None:
         self.loop.run_until_complete(asyncio.wait_for(story, 280))
@@ -55,8 +52,9 @@ class Stage:
 
 @pytest.fixture(scope="module", params=SCENES)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with simulated() as aws:
-        stage = Stage(SCENES[request.param](aws), tmp_path_factory.mktemp("log"))
+    make: Any = SCENES[request.param]
+    with make.cloud() as cloud:
+        stage = Stage(make(cloud), tmp_path_factory.mktemp("log"))
         stage.run(stage.open())
         yield stage
         stage.run(stage.close())
@@ -273,12 +271,12 @@ def test_two_owners_are_seen_and_one_claim_ends_it(stage: Stage) -> None:
 def test_one_part_that_is_denied_keeps_no_other_and_is_named(stage: Stage) -> None:
     async def story() -> None:
         stage.scene.give(LYON)
-        parts = stage.scene.vip.settings.get("route_tables") or stage.scene.vip.settings["target_groups"]
-        denied = stage.knobs.turn("denied", action="changes", about=parts[1], who=PARIS)
+        called, told = stage.scene.second_part()
+        denied = stage.knobs.turn("denied", action="changes", about=called, who=PARIS)
         await stage.paris.claim(3)
         assert stage.scene.owners() == {PARIS, LYON}
         (text,) = [text for code, text in stage.paris.told if code == "HF7011"]
-        assert parts[1].rpartition("targetgroup/")[2].partition("/")[0] in text
+        assert told in text
         stage.knobs.knobs.remove(denied)
         await stage.paris.look()
         await until(lambda: stage.scene.owners() == {PARIS}, 20)

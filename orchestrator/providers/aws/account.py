@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, Final
 
 import boto3
@@ -20,7 +18,7 @@ from orchestrator.providers.faults import (
     ProviderRefused,
     ProviderUnreachable,
 )
-from orchestrator.providers.mover import Leave
+from orchestrator.providers.sending import ask_for_leave
 
 NAME: Final = "AWS"
 CONNECT_S: Final = 2
@@ -62,23 +60,9 @@ OUTRUN: Final = frozenset(
     }
 )
 NOT_THERE: Final = ".NotFound"
-_LEAVE: ContextVar[Leave | None] = ContextVar("leave", default=None)
-_SENT: ContextVar[list[str] | None] = ContextVar("sent", default=None)
 
 
-@contextmanager
-def under(leave: Leave) -> Iterator[list[str]]:
-    """What is sent inside, by this thread, may change something if `leave` says so; the names of what was."""
-    sent: list[str] = []
-    former, noted = _LEAVE.set(leave), _SENT.set(sent)
-    try:
-        yield sent
-    finally:
-        _LEAVE.reset(former)
-        _SENT.reset(noted)
-
-
-def ask_for_leave(request: Any, event_name: str, **_: Any) -> None:
+def before_send(request: Any, event_name: str, **_: Any) -> None:
     """Of the library's `before-send`, directly before the socket: no change leaves without."""
     name = event_name.rpartition(".")[2]
     body = request.body or ""
@@ -86,11 +70,7 @@ def ask_for_leave(request: Any, event_name: str, **_: Any) -> None:
         body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     ):
         return
-    leave, sent = _LEAVE.get(), _SENT.get()
-    assert leave is not None, f"{name} without leave"
-    assert sent is not None
-    leave.check(name)
-    sent.append(name)
+    ask_for_leave(name)
 
 
 class Account:
@@ -130,7 +110,7 @@ class Account:
             until = time.monotonic() + SESSION_S - RENEW_BEFORE_S
         session = boto3.session.Session(region_name=self.region, **keys)
         made = session.client(service, config=_config())
-        made.meta.events.register("before-send", ask_for_leave)
+        made.meta.events.register("before-send", before_send)
         return made, until
 
 

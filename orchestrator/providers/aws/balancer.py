@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from orchestrator.model.names import NodeName
-from orchestrator.providers.aws.ground import sight
-from orchestrator.providers.aws.mode import Mode, statement
+from orchestrator.providers.aws.mode import AwsMode, statement
 from orchestrator.providers.faults import PlaceWrong, ProviderFault
+from orchestrator.providers.modes import sight
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Finding, Sight
+from orchestrator.providers.sending import side_by_side
 
 GONE: Final = frozenset({"draining"})
 """States of a target that gets nothing new."""
@@ -19,7 +20,7 @@ WELL: Final = frozenset({"healthy", "unhealthy.draining"})
 Target = tuple[str, int]
 
 
-class Balancer(Mode):
+class Balancer(AwsMode):
     """What both have in common: target groups, whose targets are instances or addresses of the nodes."""
 
     local = False
@@ -139,8 +140,7 @@ class Register(Balancer):
             return lambda: self._lead(name, groups[name])
 
         return {
-            _short(name): fault
-            for name, fault in self._side_by_side({name: lead(name) for name in groups}).items()
+            _short(name): fault for name, fault in side_by_side({name: lead(name) for name in groups}).items()
         }
 
     def _lead(self, name: str, group: Mapping[str, Any]) -> None:

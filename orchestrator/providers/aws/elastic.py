@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.providers.aws.mode import Mode, arn, statement
+from orchestrator.providers.aws.mode import AwsMode, arn, statement
 from orchestrator.providers.faults import PlaceWrong, ProviderFault
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Sight
 
 
-class Elastic(Mode):
+class Elastic(AwsMode):
     """A compare-and-swap: taken away by the association that was seen, associated without force."""
 
     name = "elastic-ip"

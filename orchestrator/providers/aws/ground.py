@@ -6,15 +6,16 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from orchestrator.model.names import NodeName
 from orchestrator.providers.aws.account import Account, call
 from orchestrator.providers.aws.metadata import Metadata
 from orchestrator.providers.faults import MetadataSilent, PlaceWrong
-from orchestrator.providers.mover import Place, Vip
-from orchestrator.providers.provider import Owner, Sight
+from orchestrator.providers.modes import sight, the_one
+from orchestrator.providers.mover import Place
+from orchestrator.providers.provider import Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,14 @@ class Ground:
         self.subnet_range = ""
         """Of this node's own subnet; empty where the metadata service did not say."""
         self.has_metadata = False
-        self._vpc = _the_one(place.vips, "vpc")
+        self._vpc = the_one(place.vips, "vpc")
         self._learning = threading.Lock()
         self._nics: tuple[Nic, ...] = ()
         self._read_metadata()
         self.learn()
 
     def _region(self) -> str:
-        region = _the_one(self.place.vips, "region")
+        region = the_one(self.place.vips, "region")
         region = region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", "")
         return region or self.metadata.get("placement/region")
 
@@ -132,27 +133,6 @@ class Ground:
         return sight(parts, {eni: self.node_of(eni) for eni in enis}, self.place.me)
 
 
-def sight(parts: Mapping[str, frozenset[str]], nodes: Mapping[str, NodeName | None], me: NodeName) -> Sight:
-    """The verdict over all parts; `nodes`: whose each owner is."""
-    names = {one: node or f"{one}, no node of this cluster" for one, node in nodes.items()}
-    text = "; ".join(
-        f"{part} leads to {', '.join(names[one] for one in sorted(owners))}"
-        for part, owners in sorted(parts.items())
-        if owners
-    )
-    found = {nodes[one] for owners in parts.values() for one in owners}
-    ours = frozenset(node for node in found if node is not None)
-    if None in found:
-        return Sight(Owner.FOREIGN, ours, text)
-    if not found:
-        return Sight(Owner.NOBODY)
-    if len(found) == 1 and all(len(owners) == 1 for owners in parts.values()):
-        return Sight(Owner.MINE if ours == {me} else Owner.NODE, ours, text)
-    lacking = [part for part, owners in sorted(parts.items()) if not owners]
-    nowhere = f"; {', '.join(lacking)} leads nowhere" if lacking else ""
-    return Sight(Owner.AMBIGUOUS, ours, text + nowhere)
-
-
 def _nics(found: Mapping[str, Any], owners: Mapping[str, NodeName]) -> Iterable[Nic]:
     own = [each["PrivateIpAddress"] for each in found.get("PrivateIpAddresses", ())]
     own += [each["Ipv6Address"] for each in found.get("Ipv6Addresses", ())]
@@ -168,19 +148,3 @@ def _nics(found: Mapping[str, Any], owners: Mapping[str, NodeName]) -> Iterable[
                 bool(found.get("SourceDestCheck", True)),
             )
             return
-
-
-def _the_one(vips: Iterable[Vip], name: str) -> str:
-    """A setting that all addresses share."""
-    values = {vip.setting(name) for vip in vips if vip.setting(name)}
-    if len(values) > 1:
-        raise PlaceWrong(
-            f"setting {name}", f"addresses name several: {', '.join(sorted(values))}", "name one"
-        )
-    return values.pop() if values else ""
-
-
-def lies_in(address: str, network: str) -> bool:
-    """Whether an address is in a network, of the same family."""
-    parsed, inside = ip_address(address), ip_network(network, strict=False)
-    return parsed.version == inside.version and parsed in inside

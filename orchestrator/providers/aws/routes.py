@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.providers.aws.ground import Ground, lies_in
-from orchestrator.providers.aws.mode import POLICY_HINT, Mode, arn, permitted, statement
+from orchestrator.providers.aws.ground import Ground
+from orchestrator.providers.aws.mode import POLICY_HINT, AwsMode, arn, permitted, statement
 from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderRefused
+from orchestrator.providers.modes import lies_in
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Finding, Sight
+from orchestrator.providers.sending import side_by_side
 
 Table = Mapping[str, Any]
 
 
-class Routes(Mode):
+class Routes(AwsMode):
     """A route is replaced blindly by AWS, so the lease is asked before each request, and looks follow."""
 
     name = "overlay-route"
@@ -95,7 +97,7 @@ class Routes(Mode):
                 return lambda: self._call(lambda: ec2.replace_route(**words), f"ReplaceRoute of {name}")
             return lambda: self._call(lambda: ec2.create_route(**words), f"CreateRoute in {name}")
 
-        return self._side_by_side(
+        return side_by_side(
             {
                 name: lead(name, _route(table, vip) is not None)
                 for name, table in tables.items()

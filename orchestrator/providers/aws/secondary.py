@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.providers.aws.account import NAME, code_of
-from orchestrator.providers.aws.ground import lies_in
-from orchestrator.providers.aws.mode import Mode, arn, statement
+from orchestrator.providers.aws.mode import AwsMode, arn, statement
 from orchestrator.providers.faults import (
     MetadataSilent,
     PlaceWrong,
@@ -15,11 +14,12 @@ from orchestrator.providers.faults import (
     ProviderRefused,
     ProviderUnreachable,
 )
+from orchestrator.providers.modes import lies_in
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Sight
 
 
-class Secondary(Mode):
+class Secondary(AwsMode):
     """Taken from who was seen to have it, then assigned without force: who is late is refused."""
 
     name = "secondary-ip"
