@@ -85,6 +85,8 @@ def reason(farm: Farm) -> str:
         return f"no traffic is let in: {farm.trouble}"
     if farm.links_down:
         return f"no carrier on {', '.join(sorted(farm.links_down))}"
+    if farm.stands_back:
+        return f"not heard by {', '.join(sorted(farm.deaf))}: its part is served there (HF6032)"
     if farm.draining:
         left = "" if farm.connections is None else f", {farm.connections} connections left"
         return f"draining, then {farm.draining}{left}"

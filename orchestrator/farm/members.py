@@ -22,7 +22,7 @@ def reached(turn: Turn, name: NodeName, reach: Reach) -> None:
     peer = turn.farm.peers.get(name)
     if peer is None:
         return
-    turn.peer(name, reach=reach)
+    turn.peer(name, reach=reach, deaf_at=None, deaf=False)
     match reach:
         case Reach.ALIVE:
             turn.peer(name, silent_at=None)
@@ -69,14 +69,34 @@ def forget_what_is_due(turn: Turn) -> None:
                 turn.peer(name, said=None, silent_at=None)
             else:
                 _lose(turn, name)
+                # A dead one is out of reach within a period; this one is heard, if nothing more comes.
+                turn.peer(name, deaf_at=turn.later(turn.farm.timings.suspect_s))
         if turn.is_due(peer.held_until):
             turn.peer(name, held_until=None, out=peer.reach is not Reach.ALIVE)
+        if turn.is_due(peer.deaf_at):
+            _is_deaf(turn, name)
+    _go_on_beside_who_serves_no_more(turn)
     farm = turn.farm
     known = all(_is_known(peer) for peer in farm.peers.values())
     if not farm.settled and farm.loaded and (known or turn.is_due(farm.settle_at)):
         turn.set(settled=True, settle_at=None)
         if not farm.recalled:
             turn.set(committed=farm.taking)
+
+
+def _is_deaf(turn: Turn, name: NodeName) -> None:
+    before = turn.farm.takes
+    turn.peer(name, deaf_at=None, deaf=True)
+    if before and turn.farm.stands_back:
+        turn.tell("HF6032", f"{name} does not hear this node, and serves its part: no new connections here")
+
+
+def _go_on_beside_who_serves_no_more(turn: Turn) -> None:
+    """A node stands back once: three of which each does not hear the next would give way for ever."""
+    farm = turn.farm
+    for name, peer in farm.peers.items():
+        if peer.deaf and name not in farm.deaf:
+            turn.peer(name, deaf=False)
 
 
 def _is_known(peer: Peer) -> bool:

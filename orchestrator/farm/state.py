@@ -66,6 +66,10 @@ class Peer:
     """The losses of the last time: who is lost again and again is waited for."""
     held_until: Instant | None = None
     """It is back, and left out until it has stayed for so long."""
+    deaf_at: Instant | None = None
+    """It counts as lost and is heard: when it is sure that it does not hear us."""
+    deaf: bool = False
+    """It is so, and has shared our part out."""
 
     @property
     def serves(self) -> bool:
@@ -172,9 +176,23 @@ class Farm:
         return self.role is FarmRole.UP
 
     @property
+    def deaf(self) -> frozenset[NodeName]:
+        """Who serves, is heard, and has us for lost."""
+        return frozenset(
+            name
+            for name, peer in self.peers.items()
+            if peer.deaf and peer.said is not None and peer.said.open and not peer.said.draining
+        )
+
+    @property
+    def stands_back(self) -> bool:
+        """Where all receive everything, who is not heard would answer beside those that took its part."""
+        return self.rules.all_receive and bool(self.deaf)
+
+    @property
     def takes(self) -> bool:
         """This node is to take new connections."""
-        return self.open and not self.draining
+        return self.open and not self.draining and not self.stands_back
 
     @property
     def others_take(self) -> bool:
@@ -243,7 +261,7 @@ class Farm:
             role=self.role,
             phase=self.phase(),
             open=self.open,
-            draining=bool(self.draining),
+            draining=bool(self.draining) or self.stands_back,
             percent=self.percent,
             config=self.rules.digest,
             serial=self.serial,
@@ -263,5 +281,5 @@ class Farm:
             self.again_at,
         ]
         for peer in self.peers.values():
-            dues += [peer.silent_at, peer.held_until]
+            dues += [peer.silent_at, peer.held_until, peer.deaf_at]
         return min((due for due in dues if due is not None), default=None)

@@ -63,6 +63,8 @@ class Rules:
     groups: tuple[tuple[tuple[tuple[NodeName, int], ...], tuple[tuple[NodeName, ...], ...], str], ...]
     """Of each group of ports the weights, the chain and the address."""
     addresses: tuple[str, ...]
+    all_receive: bool
+    """Every node gets every packet: where two own a bucket, a client is answered twice."""
     digest: str
 
     @classmethod
@@ -71,7 +73,8 @@ class Rules:
         ports = [(group.ports, group.protocols, group.affinity) for group in config.groups]
         addresses = tuple(vip.address for vip in config.vip)
         words = repr((config.name, config.mode, config.nodes, groups, ports, addresses))
-        return cls(config.name, groups, addresses, f"{zlib.crc32(words.encode()):08x}")
+        digest = f"{zlib.crc32(words.encode()):08x}"
+        return cls(config.name, groups, addresses, config.mode == "invisible", digest)
 
 
 def _rules_of(

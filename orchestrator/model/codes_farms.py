@@ -28,6 +28,12 @@ FARMS: Final[Mapping[str, Code]] = {
         "is away, or the nodes do not all hear each other.",
         "`hafarm status` on each node says whom it hears; mend the path between those that do not.",
     ),
+    "HF6032": Code(
+        "not heard by a node that serves",
+        "In the mode `invisible` every node gets every packet. Another node serves this one's part, because "
+        "it does not hear it; two answers would break the connection, so this one takes no new ones.",
+        "Mend the way from this node to the other (`hafarm status` on both); it goes on by itself.",
+    ),
     "HF6023": Code(
         "node comes and goes",
         "A node was lost several times within a short while. It is left out for a moment, each time longer, "

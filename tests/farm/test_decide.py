@@ -35,7 +35,7 @@ from orchestrator.model.events import (
     PeerSuspected,
     SteeringFailed,
 )
-from orchestrator.model.names import Instant
+from orchestrator.model.names import Instant, NodeName
 from orchestrator.model.orders import Drain, Leave, Restart, Start, Stop, Swap, Undrain, Weigh
 from orchestrator.model.report import FarmRole, Phase
 from tests.farm.decide import ADDRESS, TIMINGS, WEB, A, B, C, Told, config, fresh, serving, view
@@ -96,6 +96,57 @@ def test_a_suspect_that_stays_silent_counts_as_lost_though_it_is_still_heard() -
     farm.hears(PeerSuspected(B))
     assert farm.owned(A) == 512
     farm.passes(TIMINGS.detection_s - TIMINGS.suspect_s + 0.01)
+    assert farm.owned(A) == 1024
+
+
+def deaf(*peers: NodeName, mode: str = "invisible") -> Told:
+    """b is heard, and hears nothing from here."""
+    farm = serving(*peers, mode=mode)
+    farm.hears(PeerSuspected(B))
+    farm.passes(TIMINGS.detection_s - TIMINGS.suspect_s + 0.01)
+    assert farm.owned(A) == 1024 // len(peers)
+    farm.passes(TIMINGS.suspect_s + 0.01)
+    return farm
+
+
+def test_where_all_receive_everything_who_is_not_heard_stands_back_for_who_has_its_part() -> None:
+    farm = deaf(B)
+    assert (farm.owned(A), farm.newest.directs) == (0, frozenset())
+    assert "HF6032" in farm.codes
+    farm.hears(PeerAlive(B))
+    farm.obeys()
+    farm.agrees(B)
+    assert farm.owned(A) == 512
+
+
+def test_a_third_node_learns_that_one_stands_back() -> None:
+    farm = deaf(B, C)
+    assert farm.farm.state().draining
+    farm.obeys()
+    farm.agrees(C)
+    assert (farm.owned(A), farm.owned(C)) == (0, 1024)
+
+
+def test_who_passes_on_serves_whoever_reaches_it() -> None:
+    assert deaf(B, mode="directed").owned(A) == 1024
+
+
+def test_nobody_stands_back_for_one_that_serves_no_more_and_for_none_twice() -> None:
+    farm = deaf(B)
+    farm.hears(PeerSaid(B, {WEB: farm.word(draining=True)}))
+    farm.obeys()
+    assert farm.owned(A) == 1024
+    farm.hears(PeerSaid(B, {WEB: farm.word()}))
+    farm.passes(60)
+    assert farm.owned(A) == 1024
+
+
+def test_a_dead_node_is_not_stood_back_for() -> None:
+    farm = serving(B, mode="invisible")
+    farm.hears(PeerSuspected(B))
+    farm.passes(TIMINGS.detection_s - TIMINGS.suspect_s + 0.01)
+    farm.hears(PeerLost(B))
+    farm.passes(60)
     assert farm.owned(A) == 1024
 
 

@@ -30,6 +30,7 @@ RULES = (
     "drained to the last connection", "history recalled",
     "not prepared in time", "shares changed by a loss", "shares changed by plan", "store refused",
     "the drain's limit is over", "the old order is kept", "the old order ends", "two sides meet",
+    "who is not heard stands back",
 )  # fmt: skip
 EVENTS = (
     "connection found after 1 hop", "connection found after 2 hops", "forgotten by one that joined",

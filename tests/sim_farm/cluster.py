@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable
+from typing import Literal
 
 from orchestrator.farm.view import FULL, Rules, View, maps
 from orchestrator.model import effects as do
@@ -37,7 +38,12 @@ class FarmCluster:
     """Some nodes, and for each group of ports an address of its own."""
 
     def __init__(
-        self, seed: int, names: Iterable[str], groups: tuple[PortsConfig, ...] = (), together: bool = False
+        self,
+        seed: int,
+        names: Iterable[str],
+        groups: tuple[PortsConfig, ...] = (),
+        together: bool = False,
+        mode: Literal["directed", "invisible"] = "directed",
     ) -> None:
         nodes = tuple(NodeName(name) for name in names)
         if not groups:
@@ -49,6 +55,7 @@ class FarmCluster:
                 FarmVipConfig(f"198.18.0.{101 + place}/24", (group,)) for place, group in enumerate(groups)
             ),
             checks=(CheckConfig("tcp 80", "tcp", "80"),),
+            mode=mode,
         )
         timing = PRESETS["cloud"]
         members = tuple(NodeConfig(name, {}) for name in nodes)

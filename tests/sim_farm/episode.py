@@ -45,7 +45,7 @@ def build(seed: int) -> FarmCluster:
     groups.append(PortsConfig(((81, 81),), {name: chance.randint(1, 4) for name in names}, (names,)))
     first = chance.randint(1, len(names) - 1)
     groups.append(PortsConfig(((82, 82),), dict.fromkeys(names, 2), (names[:first], names[first:])))
-    return FarmCluster(seed, names, tuple(groups))
+    return FarmCluster(seed, names, tuple(groups), mode="directed" if seed % 4 else "invisible")
 
 
 def play(seed: int, log: bool = False, over_at: float = math.inf) -> Outcome:

@@ -31,6 +31,7 @@ TOLD = {
     "HF6022": "rule: not prepared in time",
     "HF6023": "rule: a node comes in again and is held out",
     "HF6025": "rule: the drain's limit is over",
+    "HF6032": "rule: who is not heard stands back",
 }
 """What a rule tells people is counted as the rule."""
 CLOCK_MAX = 0.005

@@ -127,6 +127,7 @@ RULES_OFF: dict[str, Switch] = {
     "the application stops first": lambda: mock.patch.object(serving, "end", _end_first),
     "a former life's word counts": lambda: mock.patch.object(members, "said", _old_word),
     "who hears nothing still counts": lambda: mock.patch.object(members, "reached", _silence_of_one_way),
+    "who is not heard serves on": lambda: mock.patch.object(Farm, "stands_back", False),
     "a change waits for ever": lambda: mock.patch.object(sharing, "prepare_max_s", _never),
     "a drain waits for nobody": lambda: mock.patch.object(serving, "drain", _gone_at_once),
     "a restarted agent knows nothing": lambda: mock.patch.object(sharing, "recall", _nothing_recalled),

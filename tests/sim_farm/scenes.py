@@ -30,6 +30,25 @@ def a_node_hears_and_is_not_heard() -> None:
     cluster.converge(("a", "b"), within_s=30.0)
 
 
+def all_receive_everything_and_one_is_not_heard() -> None:
+    cluster = FarmCluster(6, "abc", mode="invisible")
+    cluster.begin()
+    cluster.world.cuts |= {("b", "a"), ("b", "c")}
+    cluster.world.disturb()
+    cluster.world.run(cluster.world.now + 10.0)
+    kernels = [host.kernel for host in cluster.hosts.values() if host.kernel is not None]
+    for bucket in range(1024):
+        answers = sum(
+            kernel.groups[0].owners[bucket] == name
+            for name, kernel in zip(cluster.hosts, kernels, strict=True)
+        )
+        if answers != 1:
+            raise Violation(f"{answers} nodes answer the clients of bucket {bucket}")
+    cluster.world.cuts.clear()
+    cluster.world.disturb()
+    cluster.converge()
+
+
 def two_of_three_do_not_hear_each_other_and_the_third_is_weighed() -> None:
     cluster = FarmCluster(3, "abc")
     cluster.begin()
@@ -75,6 +94,7 @@ def all_get_the_weight_0_one_after_another() -> None:
 SCENES: dict[str, Callable[[], None]] = {
     "a former life's word counts": a_machine_comes_back_and_its_agent_does_not,
     "who hears nothing still counts": a_node_hears_and_is_not_heard,
+    "who is not heard serves on": all_receive_everything_and_one_is_not_heard,
     "a change waits for ever": two_of_three_do_not_hear_each_other_and_the_third_is_weighed,
     "nobody has what nobody wants": all_get_the_weight_0_one_after_another,
     "a drain waits for nobody": a_node_drains_with_connections,
