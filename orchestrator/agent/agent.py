@@ -167,6 +167,7 @@ class Agent:
             settings.run_dir,
             settings.bundle,
             self.pulse,
+            self.neighbours,
             Application(module, self.me, settings.run_dir, settings.log_dir, self.loop.post),
             self.journal,
             self._answered,

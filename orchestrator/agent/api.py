@@ -10,9 +10,12 @@ from aiohttp import web
 
 from orchestrator.agent.care import Care, code_of
 from orchestrator.agent.care_api import CarePages
+from orchestrator.agent.farm_shares import as_dict
 from orchestrator.agent.journal import Journal
+from orchestrator.agent.loop import Loop
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Wish, order_from_dict
+from orchestrator.farm import learning
 from orchestrator.host.tls import PeerRefused, check_peer
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ModuleName, NodeName
@@ -32,6 +35,7 @@ class Served(Protocol):
     journal: Journal
     operations: Operations
     care: Care
+    loop: Loop
 
     async def status(self) -> dict[str, Any]: ...
     async def timings(self) -> dict[str, Any]: ...
@@ -76,6 +80,7 @@ def neighbourly(agent: Served, cluster: str) -> web.Application:
     app.router.add_post("/api/v1/modules/{module}/orders", api.order)
     app.router.add_post("/api/v1/modules/{module}/verify", api.verify)
     app.router.add_get("/api/v1/flows", api.flows)
+    app.router.add_get("/api/v1/modules/{module}/shares", api.shares)
     api.care.add_neighbourly(app)
     return app
 
@@ -171,6 +176,13 @@ class _Api:
         """What this node serves of each farm, for another one's screen."""
         flows = await self._agent.flows_here()
         return web.json_response({"flows": {name: dict(flow) for name, flow in flows.items()}})
+
+    async def shares(self, request: web.Request) -> web.Response:
+        """Who had a farm's buckets before, for a node that joins; null: this one does not know either."""
+        module, _ = self._module(request)
+        farm = self._agent.loop.node.farms.get(module)
+        known = learning.known(farm) if farm is not None else None
+        return web.json_response({"shares": as_dict(known) if known is not None else None})
 
     def _module(self, request: web.Request) -> tuple[ModuleName, tuple[NodeName, ...]]:
         module = ModuleName(request.match_info["module"])

@@ -10,10 +10,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from orchestrator.agent.control import Neighbours
 from orchestrator.agent.farm_place import Place, find, seed_of
-from orchestrator.agent.farm_shares import SharesFile, SharesNotKept
+from orchestrator.agent.farm_shares import SharesFile, SharesNotKept, from_dict
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.pulse import PulseClient
+from orchestrator.farm import learning
 from orchestrator.host.application import Application
 from orchestrator.host.farm_plane import FarmPlane
 from orchestrator.host.store import JsonFile
@@ -44,6 +46,7 @@ class FarmHands:
         run_dir: str,
         bundle: str,
         pulse: PulseClient,
+        neighbours: Neighbours,
         application: Application,
         journal: Journal,
         answer: Callable[[RequestId, str, str], None],
@@ -56,6 +59,7 @@ class FarmHands:
         self._me = me
         self._bundle = bundle
         self._pulse = pulse
+        self._neighbours = neighbours
         self._journal = journal
         self._answer = answer
         self._post = post
@@ -94,6 +98,8 @@ class FarmHands:
                 await self._store(effect)
             case do.KeepShares(_, shares):
                 await self._keep(shares)
+            case do.AskShares(_, node):
+                self._start(self._ask_shares(node))
             case do.StartApplication(_, epoch):
                 self._start(self._start_application(epoch))
             case do.StopApplication(_, force):
@@ -150,6 +156,13 @@ class FarmHands:
         except SharesNotKept as fault:
             self._journal.tell(self.module.name, fault.code, str(fault))
             return None
+
+    async def _ask_shares(self, node: NodeName) -> None:
+        path = f"/api/v1/modules/{self.module.name}/shares"
+        with contextlib.suppress(HafarmError, ValueError, TypeError, KeyError):  # another one is asked
+            told = await self._neighbours.call(node, "GET", path, None, learning.ANSWER_S)
+            shares = told["shares"]
+            self._post(ev.SharesLearned(self.module.name, from_dict(shares) if shares else None))
 
     async def take_back(self) -> bool:
         """After a start of the agent: whether application and traffic go on as the former one left them."""

@@ -42,13 +42,7 @@ class SharesFile:
 
         Raises SharesNotKept, and then nothing is there: what is not up to date is not to be believed later.
         """
-        content = {
-            "boot_id": boot_id(),
-            "config": shares.config,
-            "members": shares.members,
-            "former": [_by_value(group) for group in shares.former],
-            "fading": [_by_value(group) for group in shares.fading],
-        }
+        content = {"boot_id": boot_id(), **as_dict(shares)}
         draft = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -64,11 +58,21 @@ class SharesFile:
         """None where nothing was kept in this boot. Raises SharesNotKept where it cannot be read."""
         try:
             content = json.loads(self._path.read_text())
-            return _shares(content) if content["boot_id"] == boot_id() else None
+            return from_dict(content) if content["boot_id"] == boot_id() else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as fault:
             raise SharesNotKept(str(self._path), str(fault)) from fault
+
+
+def as_dict(shares: Shares) -> dict[str, Any]:
+    """For a file, or for another node."""
+    return {
+        "config": shares.config,
+        "members": shares.members,
+        "former": [_by_value(group) for group in shares.former],
+        "fading": [_by_value(group) for group in shares.fading],
+    }
 
 
 def _by_value(group: Mapping[int, Any]) -> list[tuple[Any, list[int]]]:
@@ -79,7 +83,8 @@ def _by_value(group: Mapping[int, Any]) -> list[tuple[Any, list[int]]]:
     return list(found.items())
 
 
-def _shares(content: Any) -> Shares:
+def from_dict(content: Any) -> Shares:
+    """ValueError, TypeError or KeyError where it is nothing of ours."""
     return Shares(
         str(content["config"]),
         tuple((NodeName(name), int(percent), bool(live)) for name, percent, live in content["members"]),

@@ -1,8 +1,9 @@
 """The farm's machine: what one node does about one farm when it learns one event.
 
 The roles and the moves between them are in `state.MOVES`; who is there in `members`; how the traffic is
-shared out among them, and how that changes, in `sharing`; the application and its traffic in `serving`; the
-operator's orders in `asked`. No node decides for others: those who see the same nodes do the same.
+shared out among them, and how that changes, in `sharing`; what a node that joins has to know of it in
+`learning`; the application and its traffic in `serving`; the operator's orders in `asked`. No node decides
+for others: those who see the same nodes do the same.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from orchestrator.cluster.application import Budget
-from orchestrator.farm import asked, members, serving, sharing
+from orchestrator.farm import asked, learning, members, serving, sharing
 from orchestrator.farm.state import Farm, Peer, Reach, Stage
 from orchestrator.farm.turn import Turn
 from orchestrator.farm.view import Rules
@@ -36,6 +37,7 @@ from orchestrator.model.events import (
     PeerLost,
     PeerSaid,
     PeerSuspected,
+    SharesLearned,
     Steered,
     SteeringFailed,
     TimePassed,
@@ -67,6 +69,7 @@ def step(farm: Farm, now: Instant, event: Event) -> Decision[Farm]:
     _learn(turn, event)
     if turn.farm.loaded:
         members.forget_what_is_due(turn)
+        learning.ask(turn)
         serving.go_on(turn)
         if _word(turn.farm) != before:
             turn.set(serial=turn.farm.serial + 1)
@@ -129,6 +132,8 @@ def _learn_from_the_hands(turn: Turn, event: Event) -> None:
             serving.steering_failed(turn, why)
         case ConnectionsCounted(_, count):
             serving.connections_counted(turn, count)
+        case SharesLearned(_, shares):
+            learning.learned(turn, shares)
         case LinkLost(_, interface):
             serving.link_lost(turn, interface)
         case LinkRestored(_, interface):

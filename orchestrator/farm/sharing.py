@@ -48,6 +48,7 @@ def recall(turn: Turn, shares: Shares) -> None:
     until = turn.later(prepare_max_s(farm, committed)) if shares.fading else None
     # Whoever was lost while there was no agent is found out by being compared with all.
     turn.set(committed=committed, former=shares.former, served=frozenset(farm.nodes), recalled=True)
+    turn.set(taught=True)
     turn.set(fading=shares.fading, fading_until=until)
 
 
@@ -164,7 +165,7 @@ def _unprepared(farm: Farm, target: View) -> frozenset[NodeName]:
 
     def is_prepared(name: NodeName) -> bool:
         if name == farm.me:
-            return farm.in_force
+            return farm.is_prepared
         told = farm.peers[name].said
         return told is not None and stamp in (told.prepared, told.done)
 

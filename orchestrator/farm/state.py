@@ -136,6 +136,11 @@ class Farm:
     """Of these facts what an agent that follows this one would find."""
     recalled: bool = False
     """Of an agent before this one is known who shared the traffic."""
+    taught: bool = False
+    """Who had the buckets before is known as well as anybody knows it."""
+    asks: int = 0
+    ask_at: Instant | None = None
+    """When the next of the others is asked for it."""
     served: frozenset[NodeName] = frozenset()
     """Whose connections went on when that was looked at last."""
     rejoined: bool = False
@@ -242,6 +247,11 @@ class Farm:
         return self.settled and (not self.open or self.steered == self.steering > 0)
 
     @property
+    def is_prepared(self) -> bool:
+        """It finds every connection of the buckets that it may get."""
+        return self.in_force and self.taught
+
+    @property
     def stamp(self) -> str:
         """Whose words this node goes by now, up to which of each.
 
@@ -266,7 +276,7 @@ class Farm:
             config=self.rules.digest,
             serial=self.serial,
             view=self.digest(self.committed),
-            prepared=self.stamp if self.open and self.in_force else "",
+            prepared=self.stamp if self.open and self.is_prepared else "",
             done=self.stamp if self.in_force and self.committed == self.taking else "",
         )
 
@@ -279,6 +289,7 @@ class Farm:
             self.drain_until,
             self.count_at,
             self.again_at,
+            self.ask_at,
         ]
         for peer in self.peers.values():
             dues += [peer.silent_at, peer.held_until, peer.deaf_at]

@@ -28,6 +28,13 @@ FARMS: Final[Mapping[str, Code]] = {
         "is away, or the nodes do not all hear each other.",
         "`hafarm status` on each node says whom it hears; mend the path between those that do not.",
     ),
+    "HF6033": Code(
+        "joined without the others' memory",
+        "A node that joins asks the others who had the farm's buckets before it came. None of them answered "
+        "in time, so it serves with what it saw itself: connections that outlived an earlier change of the "
+        "shares may be reset.",
+        "`hafarm status` says which agents do not answer; new connections are not concerned.",
+    ),
     "HF6032": Code(
         "not heard by a node that serves",
         "In the mode `invisible` every node gets every packet. Another node serves this one's part, because "

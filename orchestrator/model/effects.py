@@ -211,6 +211,14 @@ class KeepShares:
 
 
 @dataclass(frozen=True, slots=True)
+class AskShares:
+    """Started: what this node knows of who had the buckets; `SharesLearned`, or nothing."""
+
+    module: ModuleName
+    node: NodeName
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """How the buckets of one group of ports are shared out."""
 
@@ -293,6 +301,7 @@ Effect = (
     | StopApplication
     | StoreFarm
     | KeepShares
+    | AskShares
     | Steer
     | Unsteer
     | CountConnections

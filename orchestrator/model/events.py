@@ -325,6 +325,14 @@ class ConnectionsCounted:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class SharesLearned:
+    """What another node knows of who shares the traffic, and who had it before; None: it does not know."""
+
+    module: ModuleName
+    shares: Shares | None
+
+
 # --- the hands and the operator -------------------------------------------------------------------------
 
 
@@ -393,6 +401,7 @@ ModuleEvent = (
     | Steered
     | SteeringFailed
     | ConnectionsCounted
+    | SharesLearned
     | EffectFailed
     | OperatorAsked
     | ModuleLoaded

@@ -12,12 +12,13 @@ import pytest
 
 from orchestrator.agent import farm_hands, farm_shares
 from orchestrator.agent.farm_hands import FarmHands
+from orchestrator.agent.farm_shares import as_dict
 from orchestrator.agent.loop import Loop
 from orchestrator.farm.plane import Plane, Traffic
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
 from orchestrator.model.errors import AddressRefused, HafarmError, ProcessUnreachable
-from orchestrator.model.names import RequestId
+from orchestrator.model.names import NodeName, RequestId
 from orchestrator.model.orders import Start, Stop
 from orchestrator.model.report import Shares
 from orchestrator.node import Node
@@ -28,6 +29,20 @@ GONE = ProcessUnreachable(what="the pulse", why="it does not answer")
 SHARES = Shares(
     "c0ffee00", (("a", 100, True), ("b", 50, False)), ({7: ("b",), 9: ("b", "a")}, {}), ({7: "a"}, {})
 )
+
+
+class Others:
+    """The agents of the other nodes."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.answer: Any = {"shares": None}
+
+    async def call(self, node: NodeName, method: str, path: str, body: Any, timeout_s: float) -> Any:
+        self.asked.append((node, f"{method} {path}"))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return json.loads(json.dumps(self.answer))
 
 
 class World:
@@ -140,6 +155,7 @@ class Agent:
         cluster = config(A, B, checks=True)
         self.world, self.told, self.posted = world, Told(), list[ev.Event]()
         self.loop = Loop(Node.create(A, cluster, TIMINGS), lambda: None)
+        self.others = Others()
         self.hands = FarmHands(
             cluster,
             cluster.farms[0],
@@ -148,6 +164,7 @@ class Agent:
             str(folder / "run"),
             "",
             cast(Any, Pulse(world)),
+            cast(Any, self.others),
             cast(Any, world),
             cast(Any, self.told),
             self.told.answer,
@@ -417,3 +434,27 @@ def test_what_cannot_be_written_is_told_and_the_old_is_not_believed_later(
     agent = play(tmp_path, monkeypatch, story, loop=False)
     assert agent.told.codes == ["HF4500"]
     assert "EffectFailed" not in [type(each).__name__ for each in agent.posted]
+
+
+@pytest.mark.parametrize(
+    ("answer", "learned"),
+    [
+        ({"shares": as_dict(SHARES)}, [ev.SharesLearned(WEB, SHARES)]),
+        ({"shares": None}, [ev.SharesLearned(WEB, None)]),
+        ({"error": {"code": "HF1232"}}, []),
+        ({"shares": {"config": "x"}}, []),
+        (["shares"], []),
+        (ProcessUnreachable(what="the agent of b", why="it does not answer"), []),
+    ],
+)
+def test_another_agent_is_asked_who_had_the_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, learned: list[Any]
+) -> None:
+    async def story(agent: Agent) -> None:
+        agent.others.answer = answer
+        await agent.hands._carry_out(do.AskShares(WEB, B))
+        await until(lambda: not agent.hands._tasks)
+        assert agent.posted == learned
+        assert agent.others.asked == [("b", "GET /api/v1/modules/web/shares")]
+
+    play(tmp_path, monkeypatch, story, loop=False)

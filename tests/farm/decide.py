@@ -17,7 +17,7 @@ from orchestrator.model.config import (
     NodeConfig,
     PortsConfig,
 )
-from orchestrator.model.effects import Announce, Answer, Effect, KeepShares, Steer, Tell
+from orchestrator.model.effects import Announce, Answer, AskShares, Effect, KeepShares, Steer, Tell
 from orchestrator.model.events import (
     ApplicationStarted,
     Event,
@@ -25,12 +25,13 @@ from orchestrator.model.events import (
     OperatorAsked,
     PeerAlive,
     PeerSaid,
+    SharesLearned,
     Steered,
     TimePassed,
 )
 from orchestrator.model.names import ClusterName, Instant, ModuleName, NodeName, RequestId
 from orchestrator.model.orders import Order
-from orchestrator.model.report import FarmRole, FarmState, Phase
+from orchestrator.model.report import FarmRole, FarmState, Phase, Shares
 from orchestrator.model.timings import derive
 
 A, B, C = NodeName("a"), NodeName("b"), NodeName("c")
@@ -64,6 +65,10 @@ class Told:
     serial: int = 0
     kept: list[KeepShares] = field(default_factory=list)
     """What the next agent would find."""
+    asks: list[NodeName] = field(default_factory=list)
+    """Whom it asked who had the buckets."""
+    teaches: bool = True
+    """Whoever is asked who had the buckets goes by the same view, and knows of nobody."""
 
     def hears(self, *events: Event, after: float = 0.0) -> tuple[Effect, ...]:
         self.now += after
@@ -73,10 +78,18 @@ class Told:
             self.farm = decision.state
             self.codes += [effect.code for effect in decision.effects if isinstance(effect, Tell)]
             self.kept += [effect for effect in decision.effects if isinstance(effect, KeepShares)]
-            silent = Tell | Announce | KeepShares
+            self.asks += [effect.node for effect in decision.effects if isinstance(effect, AskShares)]
+            if self.teaches and any(isinstance(effect, AskShares) for effect in decision.effects):
+                did += self.hears(SharesLearned(WEB, self.shares()))
+            silent = Tell | Announce | KeepShares | AskShares
             did += [effect for effect in decision.effects if not isinstance(effect, silent)]
         self.did = tuple(did)
         return self.did
+
+    def shares(self, *former: dict[int, tuple[NodeName, ...]]) -> Shares:
+        """What another node of the same mind says."""
+        members = tuple((each.name, each.percent, each.live) for each in self.farm.committed.members)
+        return Shares(self.farm.rules.digest, members, former)
 
     def passes(self, seconds: float) -> tuple[Effect, ...]:
         """Time goes by, and whatever becomes due is learned when it does."""

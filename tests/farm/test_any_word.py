@@ -20,7 +20,7 @@ from orchestrator.model.orders import (
     Undrain,
     Weigh,
 )
-from orchestrator.model.report import FarmRole, FarmState, ModuleState, Phase
+from orchestrator.model.report import FarmRole, FarmState, ModuleState, Phase, Shares
 from tests.farm.decide import WEB, B, C, fresh, serving
 
 ORDERS = [
@@ -62,6 +62,8 @@ EVENTS = [
     ev.SteeringFailed(WEB, 1, "busy"),
     ev.ConnectionsCounted(WEB, 3),
     ev.ConnectionsCounted(WEB, 0),
+    ev.SharesLearned(WEB, None),
+    ev.SharesLearned(WEB, Shares("x", ((B, 100, True),), ({7: (C,)},))),
     *(ev.EffectFailed(WEB, name, "x") for name in ("StoreFarm", "Unsteer", "StopApplication")),
     *(ev.OperatorAsked(RequestId("r"), WEB, order) for order in ORDERS),
 ]

@@ -30,10 +30,10 @@ RULES = (
     "drained to the last connection", "history recalled",
     "not prepared in time", "shares changed by a loss", "shares changed by plan", "store refused",
     "the drain's limit is over", "the old order is kept", "the old order ends", "two sides meet",
-    "who is not heard stands back",
+    "who is not heard stands back", "a node that joins is taught",
 )  # fmt: skip
 EVENTS = (
-    "connection found after 1 hop", "connection found after 2 hops", "forgotten by one that joined",
+    "connection found after 1 hop", "connection found after 2 hops",
     "message cut", "message doubled", "message lost", "packet lost", LARGE,
 )  # fmt: skip
 FIGURES = {

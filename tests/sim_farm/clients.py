@@ -134,9 +134,9 @@ class Clients:
             each.at = None
 
     def _is_forgotten(self, each: Connection, host: FarmHost) -> bool:
-        """Its way ends at a node that is younger than it, and never heard who had the bucket before.
+        """Its way ends at a node that is younger than it, and was told by nobody who had the bucket before.
 
-        A node that joins learns who has a bucket, and no more: docs/farm.md says so.
+        It says so when it joins (HF6033), and docs/farm.md does.
         """
         forgotten = each.since < host.knows_since
         self.cluster.world.counts["forgotten by one that joined"] += forgotten

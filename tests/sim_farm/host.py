@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster.heart import Heart
-from orchestrator.farm import sharing
+from orchestrator.farm import learning, sharing
 from orchestrator.farm.state import Farm
 from orchestrator.model import effects as do
 from orchestrator.model import events as ev
@@ -72,6 +72,7 @@ class FarmHost:
         self.steer_turn = 0
         self.knows_since = 0.0
         """Since when it remembers who had the buckets."""
+        self.teacher_knows_since = 0.0
         self.powered = False
 
     def now(self) -> Instant:
@@ -216,6 +217,8 @@ class FarmHost:
         before, self.node = self.node.farms[self.module], decision.state
         after = self.node.farms[self.module]
         self._met(before, after)
+        if after.taught and not before.taught:
+            self._is_taught(event, decision.effects)
         if isinstance(event, ev.TimePassed):
             self._met_silence(before, after)
         if isinstance(event, ev.ConnectionsCounted) and not event.count:
@@ -223,6 +226,14 @@ class FarmHost:
         for effect in decision.effects:
             self._carry_out(effect)
         self.wake_later()
+
+    def _is_taught(self, event: ev.Event, effects: tuple[do.Effect, ...]) -> None:
+        """By another node, by nobody because nobody serves, or by nobody although they do: that it says."""
+        if any(isinstance(effect, do.Tell) and effect.code == "HF6033" for effect in effects):
+            return
+        taught = isinstance(event, ev.SharesLearned)
+        self.knows_since = self.teacher_knows_since if taught else 0.0
+        self.world.counts["rule: a node that joins is taught"] += taught
 
     def _met(self, before: Farm, after: Farm) -> None:
         """What a campaign counts."""
@@ -300,6 +311,8 @@ class FarmHost:
                     self.stored = (wanted, percent, draining)
             case do.KeepShares(_, shares):
                 self.kept = shares
+            case do.AskShares(_, node):
+                self._soon(self._ask, self.life, node)
             case do.StartApplication():
                 self.turn += 1
                 self._soon(self._started, self.turn, most_s=0.6)
@@ -325,6 +338,21 @@ class FarmHost:
                 self.world.say(f"{self.name} tells {code} {text}")
             case other:
                 raise AssertionError(f"no hand for {other}")
+
+    def _ask(self, life: int, name: NodeName) -> None:
+        """Another agent answers from memory; the wire may be cut in either direction."""
+        other = self.cluster.hosts[name]
+        cut = {(self.name, name), (name, self.name)} & self.world.cuts
+        if other.node is None or other.frozen or cut:
+            return
+        known = learning.known(other.node.farms[self.module])
+        self._soon(self._learns, life, known, other.knows_since)
+
+    def _learns(self, life: int, shares: Shares | None, since: float) -> None:
+        if life != self.life:
+            return
+        self.teacher_knows_since = since
+        self.tell(ev.SharesLearned(self.module, shares))
 
     def _say(self, life: int, event: ev.Event) -> None:
         if life == self.life:

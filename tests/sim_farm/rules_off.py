@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from orchestrator.farm import buckets, history, members, serving, sharing
+from orchestrator.farm import buckets, history, learning, members, serving, sharing
 from orchestrator.farm import view as view_room
 from orchestrator.farm.state import Farm, Stage
 from orchestrator.farm.turn import Turn
@@ -81,6 +81,10 @@ def _nothing_recalled(turn: Turn, shares: Any) -> None:
     return None
 
 
+def _taught_by_nobody(turn: Turn) -> None:
+    turn.set(taught=True)
+
+
 def _nobody_forgotten(former: Any, lost: Any) -> Any:
     return former
 
@@ -131,6 +135,7 @@ RULES_OFF: dict[str, Switch] = {
     "a change waits for ever": lambda: mock.patch.object(sharing, "prepare_max_s", _never),
     "a drain waits for nobody": lambda: mock.patch.object(serving, "drain", _gone_at_once),
     "a restarted agent knows nothing": lambda: mock.patch.object(sharing, "recall", _nothing_recalled),
+    "a node that joins asks nobody": lambda: mock.patch.object(learning, "ask", _taught_by_nobody),
     "the lost are asked still": lambda: mock.patch.object(history, "without", _nobody_forgotten),
     "nobody has what nobody wants": lambda: _maps_as(_nobody_at_all),
     "the old order ends at once": lambda: mock.patch.object(sharing, "_commit", _new_order_at_once),

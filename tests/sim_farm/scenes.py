@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.model.orders import Drain, Weigh
+from orchestrator.model.orders import Drain, Undrain, Weigh
 from tests.sim.world import Violation
 from tests.sim_farm.cluster import WEB, FarmCluster
 
@@ -91,11 +91,33 @@ def all_get_the_weight_0_one_after_another() -> None:
             cluster.calmly(3.0)
 
 
+def one_joins_and_one_that_had_buckets_leaves() -> None:
+    cluster = FarmCluster(7, "abcd")
+    cluster.begin()
+    d = cluster.hosts["d"]
+    cluster.order("d", Drain(limit_s=0.0))
+    cluster.calmly(4.0)
+    d.power_off()
+    cluster.calmly(4.0, heard=False)
+    cluster.clients.come(200)
+    # Connections of a's stay there while their buckets go to b and c.
+    cluster.order("a", Weigh(10))
+    cluster.calmly(6.0)
+    d.power_on()
+    cluster.order("d", Undrain())
+    cluster.calmly(6.0)
+    cluster.order("b", Drain(limit_s=600.0))
+    cluster.calmly(6.0)
+    cluster.clients.end_those_of(cluster.hosts["b"])
+    cluster.calmly(8.0)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "a former life's word counts": a_machine_comes_back_and_its_agent_does_not,
     "who hears nothing still counts": a_node_hears_and_is_not_heard,
     "who is not heard serves on": all_receive_everything_and_one_is_not_heard,
     "a change waits for ever": two_of_three_do_not_hear_each_other_and_the_third_is_weighed,
+    "a node that joins asks nobody": one_joins_and_one_that_had_buckets_leaves,
     "nobody has what nobody wants": all_get_the_weight_0_one_after_another,
     "a drain waits for nobody": a_node_drains_with_connections,
 }

@@ -132,6 +132,7 @@ def test_a_drain_breaks_nothing_and_a_node_that_is_lost_only_its_own(farms: Farm
     eventually(lambda: rows(farms) == {200}, 60)
     farms.bring_back(gone)
     farms.await_ready(*NODES)
+    assert not any("HF6033" in line for line in events(farms, gone)), "the others told it who had the buckets"
 
 
 def test_a_node_that_stands_still_is_left_out_and_comes_back(farms: Farms) -> None:
