@@ -95,8 +95,15 @@ def test_a_pin_that_changed_is_installed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "status"),
-    [("", 0), ("tests/whole", 1), ("--ignore=tests/whole", 1), ("ruff", 1), ("mypy", 1)],
-    ids=["nothing", "a cluster's test", "another test", "lint", "types"],
+    [
+        ("", 0),
+        ("pytest tests/whole", 1),
+        ("pytest tests/replicator", 1),
+        ("pytest --ignore", 1),
+        ("ruff", 1),
+        ("mypy", 1),
+    ],
+    ids=["nothing", "a cluster's test", "a disk's test", "another test", "lint", "types"],
 )
 def test_tests_exit_as_what_they_ran(tmp_path: Path, wrong: str, status: int) -> None:
     tree = _copy(tmp_path)
@@ -108,7 +115,11 @@ def test_tests_exit_as_what_they_ran(tmp_path: Path, wrong: str, status: int) ->
     done = subprocess.run([str(tree / "run"), "tests"], capture_output=True, text=True, timeout=60)
     assert done.returncode == status, done.stderr
     ran = ["ruff format --check .", "ruff check .", "mypy ", "python -m pytest tests/whole"]
-    assert done.stdout.splitlines() == [*ran, "python -m pytest --ignore=tests/whole"]
+    parts = [
+        "python -m pytest tests/replicator tests/fidelity",
+        "python -m pytest --ignore=tests/whole --ignore=tests/replicator --ignore=tests/fidelity",
+    ]
+    assert done.stdout.splitlines() == [*ran, *(line for part in parts for line in (f"+ {part}", part))]
 
 
 def _bare_tools(tmp_path: Path, user: int, *names: str) -> Path:
