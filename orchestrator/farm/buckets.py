@@ -53,6 +53,8 @@ def in_chain(
 @lru_cache(256)
 def _owners(salt: str, chosen: tuple[tuple[NodeName, int], ...], live: frozenset[NodeName]) -> Owners:
     """Kept: a farm has few services, and asks for the map of now and that of soon, again and again."""
+    if len(live) == 1:
+        return tuple(live) * BUCKETS
     found: list[NodeName | None] = [None] * BUCKETS
     dealt = _base(salt, chosen)
     weights = dict(chosen)
@@ -74,6 +76,11 @@ def _give(
     if name in live:
         for bucket in buckets:
             found[bucket] = name
+        return
+    if len(buckets) == 1:
+        # A deal of one bucket is by lot alone, and so is the next: it ends at the first in its order.
+        (bucket,) = buckets
+        found[bucket] = min((keys[other][bucket], other) for other in weights.keys() & live)[1]
         return
     others = {other: weight for other, weight in weights.items() if other != name}
     for other, part in _deal(buckets, others, keys, exact=False):

@@ -30,6 +30,8 @@ CONVERGED_S = 160.0
 """After all is healed: the longest wait of a node that came and went, one rest, one change in two phases."""
 ROUND_S = 2.0
 """Two heartbeats and more: what a node says has come to all, and their answers back."""
+APART_S = 0.3
+"""Longer than what one node says needs to come to all."""
 SEND_S = 0.25
 """Between two packets of a connection, beside those that it sends whenever a kernel changed."""
 
@@ -135,6 +137,9 @@ class FarmCluster:
     def begin(self) -> None:
         for host in self.hosts.values():
             host.power_on()
+            if self.together:
+                # All at once each of many would hear the others in an order of its own: thousands of views.
+                self.world.run(self.world.now + APART_S)
         self.converge()
 
     def takers(self, side: Collection[str] = ()) -> View:
