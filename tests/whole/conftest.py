@@ -50,12 +50,20 @@ class Running:
     def lost(self) -> set[tuple[str, int]]:
         """What clients were told and is not there; ends the clients."""
         final = self.clients.finish()
+        eventually(self._is_served, 30)  # it may be moving still
         stored = self.cluster.read_rows()
         assert stored["integrity"] == "ok"
         present = {(client, number) for client, numbers in stored["rows"].items() for number in numbers}
         told = {(client, number) for client, numbers in final["rows"].items() for number in numbers}
         assert told, "a check of nothing proves nothing"
         return told - present
+
+    def _is_served(self) -> bool:
+        try:
+            self.cluster.read_rows()
+        except TimeoutError:
+            return False
+        return True
 
     def pids(self, node: str, *needles: str) -> list[int]:
         return self.cluster.machines[node].pids(*needles)
