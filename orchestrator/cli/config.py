@@ -51,7 +51,7 @@ def check(file: str, wish: Wish) -> int:
         if wish.form == "table":
             raise  # told line by line, as compilers do
         return _refused(fault, wish)
-    node = wish.node or _this_node(config)
+    node = wish.node or this_node(config)
     surveys = surveyed(config, node) if node else {}
     found = [*findings(config, node, surveys), *_owners(config, node, surveys, wish)] if node else []
     rows = [(one.verdict, one.what, one.text) for one in found]
@@ -132,7 +132,7 @@ def _owners(config: ClusterConfig, node: str, surveys: Mapping[str, Survey], wis
             yield Finding("pass", what, "the owners of the files are the same on all nodes")
 
 
-def _this_node(config: ClusterConfig) -> str | None:
+def this_node(config: ClusterConfig) -> str | None:
     """The node that HAFARM_NODE or this machine's agent.yaml names, when it is one of the file's."""
     name = os.environ.get("HAFARM_NODE")
     if not name and os.path.exists(AGENT_FILE):

@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "timings": ("timings", "Show every time-out and the formula behind it"),
     "vip": ("vip", "Show where virtual IPs are, who moves them, and why so"),
     "provider": ("provider", "Test a cloud beforehand, or print the rights it needs"),
+    "doctor": ("doctor", "Find what would disturb this node on the day it is needed"),
     "config": ("config", "Check hafarm.yaml, or print its schema"),
     "witness": ("processes", "Run the register that grants, or test it"),
     "demo": ("processes", "Lose a node before your own eyes"),

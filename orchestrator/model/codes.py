@@ -418,6 +418,12 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
             "Mend what is marked with `fail`, and check again.",
             DIFFERS,
         ),
+        "HF6009": Code(
+            "something is to be mended",
+            "`hafarm doctor` found what would disturb this node, or the cluster, on the day it is needed.",
+            "Mend what is marked with `fail`: the line below it says how; then ask again.",
+            DIFFERS,
+        ),
         "HF6008": Code(
             "agent's answer not understood",
             "The agent speaks another version of the API than this command.",
