@@ -112,7 +112,8 @@ def _paths(node: Data) -> str:
     if node.get("here"):
         return "this node"
     paths = ", ".join(_path(path) for path in node.get("paths", []))
-    return f"{paths}; {click.style(node['trouble'], fg='red')}" if node.get("trouble") else paths
+    troubles = [node[key] for key in ("trouble", "fence") if node.get(key)]
+    return "; ".join([paths, *(click.style(text, fg="red") for text in troubles)])
 
 
 def _path(path: Data) -> str:

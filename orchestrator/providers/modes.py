@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from orchestrator.model.names import NodeName
 from orchestrator.providers.faults import ForeignOwner, PlaceWrong, ProviderFault, ProviderUnreachable
@@ -257,12 +257,18 @@ def sight(parts: Mapping[str, frozenset[str]], nodes: Mapping[str, NodeName | No
     return Sight(Owner.AMBIGUOUS, ours, text + nowhere)
 
 
-def the_one(vips: Iterable[Vip], name: str) -> str:
-    """A setting that all addresses share; PlaceWrong where they name several."""
-    values = {vip.setting(name) for vip in vips if vip.setting(name)}
+class Told(Protocol):
+    """What has settings."""
+
+    def setting(self, name: str) -> str: ...
+
+
+def the_one(told: Iterable[Told], name: str) -> str:
+    """A setting that all of them share; PlaceWrong where they name several."""
+    values = {one.setting(name) for one in told if one.setting(name)}
     if len(values) > 1:
         raise PlaceWrong(
-            f"setting {name}", f"addresses name several: {', '.join(sorted(values))}", "name one"
+            f"setting {name}", f"hafarm.yaml names several: {', '.join(sorted(values))}", "name one"
         )
     return values.pop() if values else ""
 

@@ -57,6 +57,7 @@ OUTRUN: Final = frozenset(
         "PrivateIpAddressInUse",
         "InvalidIPAddress.InUse",
         "ResourceInUse",
+        "IncorrectInstanceState",
     }
 )
 NOT_THERE: Final = ".NotFound"

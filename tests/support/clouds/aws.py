@@ -18,6 +18,7 @@ from moto.ec2 import utils
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instances import Instance
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -30,6 +31,8 @@ READS: Final = ("Describe", "Get", "AssumeRole")
 IMAGE: Final = "ami-12c6146b"
 """One that moto knows."""
 ZONES: Final = (f"{REGION}a", f"{REGION}b", f"{REGION}c")
+SLOW_TO_STOP: Final[set[str]] = set()
+"""Instances that are `stopping` for ever once they are stopped, as a system that does not end."""
 assert moto.__version__ == VERSION, "look which of moto's faults are still there"
 
 
@@ -43,6 +46,7 @@ def mend() -> None:
     EC2Backend.mended = True  # type: ignore[attr-defined]
     assign, unassign = EC2Backend.assign_private_ip_addresses, EC2Backend.unassign_private_ip_addresses
     create, matches = EC2Backend.create_route, utils.is_filter_matching
+    stop = Instance.stop
 
     def assign_rightly(self: Any, eni_id: str, private_ip_addresses: Any = None, *rest: Any) -> Any:
         me = self.get_network_interface(eni_id)
@@ -69,6 +73,13 @@ def mend() -> None:
             raise EC2ClientError("RouteAlreadyExists", f"The route identified by {wanted} already exists")
         return create(self, route_table_id, destination_cidr_block, *rest, **more)
 
+    def stop_in_time(self: Any) -> Any:
+        """AWS shows `stopping` first, moto never."""
+        before = stop(self)
+        if self.id in SLOW_TO_STOP and before.name != "stopped":
+            self._state.name, self._state.code = "stopping", 64
+        return before
+
     def any_address(one: Any, name: str, wanted: Any) -> Any:
         """AWS finds secondary addresses too, and an interface that has any of those in the filter."""
         if isinstance(one, NetworkInterface) and name == "addresses.private-ip-address":
@@ -80,6 +91,7 @@ def mend() -> None:
     EC2Backend.assign_private_ip_addresses = assign_rightly  # type: ignore[method-assign]
     EC2Backend.unassign_private_ip_addresses = unassign_rightly  # type: ignore[method-assign,assignment]
     EC2Backend.create_route = create_rightly  # type: ignore[method-assign]
+    Instance.stop = stop_in_time  # type: ignore[method-assign]
     utils.is_filter_matching = any_address
 
 
@@ -137,7 +149,7 @@ def _covers(resources: Any, request: Request) -> bool:
     """Each thing that the request names is covered by a resource of its kind."""
     if resources == "*":
         return True
-    kinds = {"rtb-": "route-table", "eni-": "network-interface", "eipalloc-": "elastic-ip"}
+    kinds = {"rtb-": "route-table", "eni-": "network-interface", "eipalloc-": "elastic-ip", "i-": "instance"}
     named = [value for key, value in request.words.items() if key not in ("Action", "Version")]
     things = [f"{kind}/{value}" for value in named for mark, kind in kinds.items() if value.startswith(mark)]
     if request.action in ("CreateRoute", "ReplaceRoute"):
