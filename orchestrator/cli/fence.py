@@ -18,24 +18,24 @@ PATIENCE_S = 300.0
 
 
 @click.command()
-@click.argument("node")
+@click.argument("target", metavar="NODE")
 @with_common
-def fence_(node: str, wish: Wish) -> int:
+def fence_(target: str, wish: Wish) -> int:
     """Have NODE switched off by its cloud, by right of a record that this node holds.
 
     \b
     Ends well only when the cloud says that the machine is off. Not needed for the data: who lost the record
     cannot write. It ends what a node that is cut off may still do otherwise.
     """
-    _confirm(node, wish)
+    _confirm(target, wish)
     agent = Agent(wish)
-    path = f"/nodes/{quote(node, safe='')}/fence"
-    fence = agent.post(path, {"confirm": node})
+    path = f"/nodes/{quote(target, safe='')}/fence"
+    fence = agent.post(path, {"confirm": target})
     ends = time.monotonic() + (PATIENCE_S if wish.wait is None else wish.wait)
     while fence["state"] == "running" and (left := ends - time.monotonic()) > 0:
         wait_s = min(left, POLL_S)
         fence = agent.get(f"{path}?wait={wait_s:.3f}", wait_s)
-    return _ended(node, fence, wish)
+    return _ended(target, fence, wish)
 
 
 def _confirm(node: str, wish: Wish) -> None:
