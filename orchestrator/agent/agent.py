@@ -24,14 +24,14 @@ from orchestrator.agent.health import health
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.loop import Loop
-from orchestrator.agent.operations import Operations
+from orchestrator.agent.operations import Operation, Operations
 from orchestrator.agent.owners import Owners
 from orchestrator.agent.platform import Platform
 from orchestrator.agent.pulse import PulseClient
 from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.strangers import LOOK_S, Strangers
-from orchestrator.cluster.orders import AnyStates, States, Step, order_as_dict
+from orchestrator.cluster.orders import AnyStates, States, Step, Wish, order_as_dict
 from orchestrator.host.application import Application
 from orchestrator.host.presence import show
 from orchestrator.host.process import LAUNCHER
@@ -98,7 +98,7 @@ class Agent:
         )
         self.neighbours = Neighbours(config, settings.bundle)
         self.platform = Platform(
-            config, self.me, settings.log_dir, self._standing, lambda: self.loop.node.mirrors, self.journal
+            config, settings, self._standing, lambda: self.loop.node, self._begin, self.journal
         )
         self.fencing = self.platform.fencing
         self.modules = {module.name: module for module in config.mirrors if self.me in module.nodes}
@@ -380,6 +380,9 @@ class Agent:
         if "error" in answer:
             return str(answer["error"]["code"]), str(answer["error"]["message"])
         return str(answer["code"]), str(answer["text"])
+
+    def _begin(self, module: ModuleName, wish: Wish) -> Operation:
+        return self.operations.begin(module, self.nodes_of(module) or (), wish)
 
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
         """Ask this node's machine; its answer, with an empty code when it accepts."""

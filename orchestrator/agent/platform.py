@@ -1,17 +1,21 @@
-"""What one node has to do with the place that it runs in: who moves its addresses, who switches nodes off."""
+"""A node and the place it runs in: who moves addresses, switches nodes off, announces what."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from orchestrator.agent.fencing import Fencing, Mirrors
+from orchestrator.agent.fencing import Fencing
 from orchestrator.agent.hands import Hands
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
+from orchestrator.agent.notices import Begin, Notices, here
+from orchestrator.agent.settings import AgentSettings
 from orchestrator.model.config import ClusterConfig
 from orchestrator.model.names import ModuleName, NodeName
+from orchestrator.node import Node
 from orchestrator.providers.clouds import Clouds, Standing
 
 
@@ -21,20 +25,23 @@ class Platform:
     def __init__(
         self,
         config: ClusterConfig,
-        me: NodeName,
-        log_dir: str,
+        settings: AgentSettings,
         standing: Callable[[ModuleName], Awaitable[Standing]],
-        mirrors: Mirrors,
+        node: Callable[[], Node],
+        begin: Begin,
         journal: Journal,
     ) -> None:
         self._config = config
-        self._me = me
-        self.clouds = Clouds(config, me, log_dir, standing, journal.tell)
-        self.fencing = Fencing(config, me, self.clouds, mirrors, journal)
+        self._me = me = NodeName(settings.node)
+        self.clouds = Clouds(config, me, settings.log_dir, standing, journal.tell)
+        self.fencing = Fencing(config, me, self.clouds, lambda: node().mirrors, journal)
+        path = os.path.join(settings.state_dir, "notices.json")
+        self.notices = Notices(config.scheduled_events, me, path, lambda: here(node()), begin, journal)
 
     def start(self) -> None:
         """The agent runs."""
         self.fencing.start()
+        self.notices.start()
 
     def stepped(self) -> None:
         """After each step of the node."""
@@ -44,6 +51,7 @@ class Platform:
         """Add to `hafarm status` what is known here."""
         for node in status["nodes"]:
             node["fence"] = self.fencing.told(node["name"], node["alive"])
+        status["notices"] = self.notices.told()
 
     async def test(self, name: str, repair: bool, hands: Iterable[Hands]) -> list[dict[str, str]]:
         """What of one provider would refuse what this node may ask of it."""
@@ -65,5 +73,6 @@ class Platform:
 
     async def close(self) -> None:
         """The agent ends."""
+        await self.notices.close()
         await self.fencing.close()
         await self.clouds.close()

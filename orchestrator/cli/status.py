@@ -82,6 +82,8 @@ def shown(data: Data) -> Iterator[str]:
     """All lines."""
     yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data)}"
     yield from columns([("", node["name"], _alive(node), _paths(node)) for node in data["nodes"]], "")
+    for notice in data.get("notices") or []:
+        yield click.style(f"this machine: {notice['kind']}", fg="yellow")
     for module in data["modules"]:
         yield ""
         yield from _module(module)

@@ -266,6 +266,7 @@ def _values(file: File) -> ClusterConfig:
         control_port=cluster.ports.control,
         health_port=cluster.ports.health or 0,
         fence=clouds.fence_value(cluster.fence),
+        scheduled_events=cluster.scheduled_events or "",
     )
 
 

@@ -124,6 +124,7 @@ class Cluster(Shape):
     witness: Witness | None = None
     ports: Ports = Ports()
     fence: Fence | None = None
+    scheduled_events: Literal["swap", "tell"] | None = None
 
     @model_validator(mode="after")
     def _sane(self) -> Cluster:

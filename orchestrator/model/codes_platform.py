@@ -1,4 +1,4 @@
-"""The HF codes of what the place that nodes run in does to them: fences."""
+"""The HF codes of what the place that nodes run in does to them: fences and scheduled events."""
 
 from __future__ import annotations
 
@@ -60,6 +60,41 @@ PLATFORM: Final[Mapping[str, Code]] = {
         "To switch a node off its name must be typed, or `--yes` given.",
         "Type the node's name when asked.",
         REFUSED,
+    ),
+    "HF7070": Code(
+        "the cloud will do something to this machine",
+        "Its metadata service announces a maintenance, a stop, or that a spot machine is taken back.",
+        "With `scheduled_events: swap` hafarm gives this node's roles away; else `hafarm swap MODULE`.",
+    ),
+    "HF7071": Code(
+        "a role is given away before it is lost",
+        "By `scheduled_events: swap`: a mirror's role goes to another node that is in sync, of a farm this "
+        "node takes no new connections and finishes those that it has.",
+        _NOTHING,
+    ),
+    "HF7072": Code(
+        "a role cannot leave the machine that will go",
+        "Something will happen to this machine, and no other node can take over what runs here. It is tried "
+        "again every 15 s; if the machine goes first, the service stops, or fails over as after any loss.",
+        "The reason is beside it: bring another node in sync (`hafarm status`), or move the time in the "
+        "cloud.",
+    ),
+    "HF7073": Code(
+        "the cloud's announcement is over",
+        "It happened, or was called off. Farms that this node left because of it are taken up again.",
+        _NOTHING,
+    ),
+    "HF7074": Code(
+        "nothing announces what will happen",
+        "hafarm.yaml wants scheduled events heeded, and this machine is in none of the clouds that announce "
+        "any: AWS, Azure, Google Cloud.",
+        "Nothing, where the cluster is only partly in a cloud; else take `scheduled_events` out of "
+        "hafarm.yaml.",
+    ),
+    "HF7075": Code(
+        "the cloud was told to go on",
+        "Nothing is served here any more, so that the announced event may begin before its time (Azure).",
+        _NOTHING,
     ),
     "HF7068": Code(
         "no such fence",

@@ -311,6 +311,8 @@ class ClusterConfig:
     revision: int = 0
     farms: tuple[FarmConfig, ...] = ()
     fence: FenceConfig | None = None
+    scheduled_events: Literal["", "swap", "tell"] = ""
+    """What follows when a cloud announces something for a node's machine; empty: it is not asked."""
 
     @property
     def modules(self) -> tuple[MirrorConfig | FarmConfig, ...]:
