@@ -38,13 +38,14 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
         "elastic-ip": Mode(frozenset({"allocation"})),
         "nlb-probe": Mode(frozenset({"target_groups"}), probed=True),
         "nlb-register": Mode(frozenset({"target_groups"})),
+        "dns": Mode(frozenset({"zone", "record"}), frozenset({"ttl", "values"})),
     },
 }
 """Of the providers in this package; those of other packages check their own when they start."""
 ALWAYS: Final[Mapping[str, frozenset[str]]] = {"aws": AWS_ALWAYS}
 FENCERS: Final[Mapping[str, frozenset[str]]] = {"aws": frozenset({"region", "vpc"})}
 """Which of the providers in this package switch nodes off, and what each may be told for it."""
-LISTS: Final = frozenset({"route_tables", "target_groups"})
+LISTS: Final = frozenset({"route_tables", "target_groups", "values"})
 """Settings that take several values."""
 
 

@@ -55,6 +55,10 @@ class Mode(ABC, Generic[Ground]):
         """PlaceWrong where the configuration does not fit what is there."""
         return
 
+    def label(self, vip: Vip) -> str:
+        """What people have to know of it beside who moves it; nothing by default."""
+        return ""
+
     def settled(self, vip: Vip) -> bool:
         """Whether this machine sees it too, where it can."""
         return True
@@ -131,7 +135,8 @@ class ByMode(ABC, Generic[Ground]):
         if vip.address not in self._checked:
             mode.check(vip)
             self._checked.add(vip.address)
-        return Choice(name, mode.local, why)
+        label = mode.label(vip)
+        return Choice(name, mode.local, f"{why}; {label}" if label else why)
 
     def _mode(self, vip: Vip) -> Mode[Ground]:
         return self._made[self._choice(vip).mode]

@@ -10,6 +10,7 @@ from orchestrator.model.names import NodeName
 from orchestrator.providers.aws import instances
 from orchestrator.providers.aws.account import NAME
 from orchestrator.providers.aws.balancer import Probe, Register
+from orchestrator.providers.aws.dns import Dns
 from orchestrator.providers.aws.elastic import Elastic
 from orchestrator.providers.aws.ground import Ground
 from orchestrator.providers.aws.mode import POLICY_HINT, AwsMode, statement
@@ -22,7 +23,7 @@ from orchestrator.providers.mover import Leave, Place, Vip
 from orchestrator.providers.provider import Finding
 
 MODES: Final[Mapping[str, type[AwsMode]]] = {
-    mode.name: mode for mode in (Secondary, Routes, Elastic, Probe, Register)
+    mode.name: mode for mode in (Secondary, Routes, Elastic, Probe, Register, Dns)
 }
 
 
@@ -38,6 +39,8 @@ class Aws(ByMode[Ground], ByMachines):
 
     def _by_place(self, vip: Vip, ground: Ground) -> tuple[str, str]:
         """Subnets are compared by what they are called in AWS."""
+        if vip.setting("record"):
+            return Dns.name, "the settings name a record"
         me = ground.me
         nics = {node: nic for node in vip.nodes if (nic := ground.nic(node)) is not None}
         told = ", ".join(f"{node} in {nic.subnet}" for node, nic in sorted(nics.items()))
