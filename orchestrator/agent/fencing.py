@@ -44,6 +44,8 @@ class Fence:
         self.epoch = epoch
         self.ordered = ordered
         """By a person; else a take-over wanted it."""
+        self.touched = False
+        """A request that switches it off was sent, or may have been."""
         self.state = "running"
         self.code = ""
         self.text = "being switched off"
@@ -205,7 +207,8 @@ class Fencing:
         if why := await self._wait_to_stand(fence):
             return "given up", "HF7063", why
         ended = await self._insist(fence, "switch_off", gently=verb == "stop")
-        if ended[0] != "off" or verb != "reset":
+        if ended[0] != "off" or verb != "reset" or not fence.touched:
+            # What was off before was switched off by somebody who had his reasons.
             return ended
         # Off it is, whatever comes of this.
         again = await self._insist(fence, "switch_on")
@@ -232,10 +235,12 @@ class Fencing:
                 answer = await self._clouds.switch(
                     fence.node, order, fence.module, fence.epoch, time_s, **more
                 )
+                fence.touched |= bool(answer["changes"])
                 return "off", "HF7061", str(answer["seen"])
             except (WorkerSaid, ProviderUnreachable) as fault:
                 why = str(fault)
                 held_back = isinstance(fault, WorkerSaid) and fault.told == Superseded.code
+                fence.touched |= not held_back
                 refusal = self._refusal(fence)
                 if held_back and refusal is not None:
                     return "given up", "HF7063", refusal.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol, runtime_checkable
@@ -16,6 +17,8 @@ from orchestrator.providers.sending import under
 LOOK_AGAIN_S: Final = 0.5
 LOOK_AGAIN_MAX_S: Final = 4.0
 """A machine takes from some seconds to minutes to be off, and clouds count requests."""
+ANSWER_S: Final = 7.0
+"""The time-outs of one request together: none is begun that could outlast its order."""
 
 
 class Power(Enum):
@@ -62,8 +65,8 @@ class Machines(ABC):
     """For people."""
 
     @abstractmethod
-    def find(self, node: NodeName) -> str:
-        """The cloud's name of the one machine that has the node's addresses, looked up now; or PlaceWrong."""
+    def find(self, *nodes: NodeName) -> Mapping[NodeName, str]:
+        """The cloud's name of the one machine that has a node's addresses, looked up now; or PlaceWrong."""
 
     @abstractmethod
     def power(self, machine: str) -> tuple[Power, str]:
@@ -112,8 +115,9 @@ class ByMachines(ABC):
 
     def _other(self, machines: Machines, node: NodeName) -> str:
         """Never this node's own machine, whatever hafarm.yaml and the cloud say of addresses."""
-        machine = machines.find(node)
-        if machine == machines.find(self._mine()):
+        found = machines.find(node, self._mine())
+        machine = found[node]
+        if machine == found[self._mine()]:
             text = f"{machine} has the addresses of this node too"
             raise PlaceWrong(node, text, "correct `addresses` of the nodes")
         return machine
@@ -123,7 +127,7 @@ def _wait_until_off(machines: Machines, machine: str, leave: Leave) -> str:
     """The cloud's word for it; ProviderUnreachable when the order's time is over before."""
     pause_s = LOOK_AGAIN_S
     seen = "on"
-    while leave.left_s() > pause_s:
+    while leave.left_s() > pause_s + ANSWER_S:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LOOK_AGAIN_MAX_S)
         try:

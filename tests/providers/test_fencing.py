@@ -123,8 +123,8 @@ def test_a_cloud_that_throttles_is_asked_more_slowly(stage: Stage) -> None:
 def test_what_stops_for_ever_is_not_known_to_be_off(stage: Stage) -> None:
     async def story() -> None:
         SLOW_TO_STOP.add(stage.vpc.instances[LYON])
-        stage.made(attempt_s=2.0)
-        stage.fencing._total_s = 5.0
+        stage.made(attempt_s=9.0)
+        stage.fencing._total_s = 11.0
         fence = await stage.over(stage.fencing.order(LYON))
         assert (fence.state, fence.code) == ("failed", "HF7062")
         assert "stopping still" in fence.text
@@ -155,6 +155,16 @@ def test_a_reset_is_seen_off_in_between(stage: Stage) -> None:
         fence = await stage.over(stage.fencing.order(LYON))
         assert (fence.state, stage.state()) == ("off", "stopped")
         assert "not started again" in fence.text
+
+    stage.run(story())
+
+
+def test_a_reset_does_not_start_what_somebody_else_had_stopped(stage: Stage) -> None:
+    async def story() -> None:
+        stage.vpc.ec2.stop_instances(InstanceIds=[stage.vpc.instances[LYON]])
+        fence = await stage.over(stage.made("reset").order(LYON))
+        assert (fence.state, stage.state()) == ("off", "stopped")
+        assert stage.changes() == []
 
     stage.run(story())
 

@@ -31,8 +31,11 @@ class Instances(Machines):
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
 
-    def find(self, node: NodeName) -> str:
+    def find(self, *nodes: NodeName) -> Mapping[NodeName, str]:
         self._ground.learn()
+        return {node: self._one(node) for node in nodes}
+
+    def _one(self, node: NodeName) -> str:
         found = self._ground.instances(node)
         if not found:
             own = ", ".join(self._ground.place.addresses.get(node, ()))
@@ -68,7 +71,7 @@ class Instances(Machines):
             if node == self._ground.place.me:
                 continue
             try:
-                machine = self.find(node)
+                machine = self.find(node)[node]
                 self.power(machine)
             except ProviderFault as fault:
                 found.append(Finding(f"fencing of {node}", str(fault), POLICY_HINT))
