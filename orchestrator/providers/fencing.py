@@ -98,7 +98,7 @@ class ByMachines(ABC):
             if power is Power.ON:
                 machines.stop(machine, gently)
         if power is not Power.OFF:
-            seen = _wait_until_off(machines, machine, leave)
+            seen = _wait_until_off(machines, machine, seen, leave)
         return Fenced(f"{machine} is {seen}", len(sent))
 
     def switch_on(self, node: NodeName, leave: Leave) -> Fenced:
@@ -123,10 +123,9 @@ class ByMachines(ABC):
         return machine
 
 
-def _wait_until_off(machines: Machines, machine: str, leave: Leave) -> str:
+def _wait_until_off(machines: Machines, machine: str, seen: str, leave: Leave) -> str:
     """The cloud's word for it; ProviderUnreachable when the order's time is over before."""
     pause_s = LOOK_AGAIN_S
-    seen = "on"
     while leave.left_s() > pause_s + ANSWER_S:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LOOK_AGAIN_MAX_S)

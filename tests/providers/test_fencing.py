@@ -123,8 +123,8 @@ def test_a_cloud_that_throttles_is_asked_more_slowly(stage: Stage) -> None:
 def test_what_stops_for_ever_is_not_known_to_be_off(stage: Stage) -> None:
     async def story() -> None:
         SLOW_TO_STOP.add(stage.vpc.instances[LYON])
-        stage.made(attempt_s=9.0)
-        stage.fencing._total_s = 11.0
+        stage.made(attempt_s=3.0)
+        stage.fencing._total_s = 8.0
         fence = await stage.over(stage.fencing.order(LYON))
         assert (fence.state, fence.code) == ("failed", "HF7062")
         assert "stopping still" in fence.text
@@ -427,5 +427,5 @@ def test_an_order_that_has_no_time_left_does_not_say_off(stage: Stage) -> None:
     SLOW_TO_STOP.add(stage.vpc.instances[LYON])
     with environ(stage.scene.environment(PARIS)):
         node = in_process(stage)
-        with pytest.raises(ProviderUnreachable, match="it is on still"):
+        with pytest.raises(ProviderUnreachable, match="it is running still"):
             node.switch_off(LYON, False, Hurried())
