@@ -12,7 +12,7 @@ from orchestrator.model.names import NodeName
 from orchestrator.providers.faults import ForeignOwner, PlaceWrong, ProviderFault
 from orchestrator.providers.modes import Mode, sight
 from orchestrator.providers.mover import Leave, Place, Vip
-from orchestrator.providers.provider import Sight
+from orchestrator.providers.provider import Finding, Sight
 
 TTL_S: Final = 10
 """Resolvers ask six times a minute; a client waits for so long beside the take-over itself."""
@@ -65,7 +65,8 @@ class ByName(Mode[Ground]):
         self._seen[vip.address] = record
         values = frozenset(record.values if record is not None else ())
         nodes: dict[str, NodeName | None] = {value: self._node_of(vip, value) for value in values}
-        return sight({record_of(vip): values}, nodes, self._place.me)
+        ttl = f" (TTL {record.ttl} s)" if record is not None else ""
+        return sight({f"{record_of(vip)}{ttl}": values}, nodes, self._place.me)
 
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
         before = self._seen.get(vip.address)
@@ -78,11 +79,21 @@ class ByName(Mode[Ground]):
 
     def check(self, vip: Vip) -> None:
         """Each node has an address of its own to be led to, and the record is a plain one."""
+        for each in vip.settings.get("values", ()):
+            _check_value(vip, each)
         values = {node: value_of(vip, self._place, node) for node in vip.nodes}
         if len(set(values.values())) < len(values):
             raise PlaceWrong(vip.address, "two nodes have one value", "correct the setting values")
         ttl_of(vip)
         self._read(vip)
+
+    def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
+        """A TTL that is not the file's: the next move sets it, and clients of this one go by the old one."""
+        record = self._read(vip)
+        if record is None or record.ttl == ttl_of(vip):
+            return []
+        problem = f"its TTL is {record.ttl} s, and {ttl_of(vip)} s in hafarm.yaml"
+        return [Finding(record_of(vip), problem, "set it in the zone: the move itself comes too late for it")]
 
     def label(self, vip: Vip) -> str:
         return f"clients follow within {ttl_of(vip)} s, the record's TTL, where their resolvers keep to it"
@@ -124,6 +135,18 @@ def value_of(vip: Vip, place: Place, node: NodeName, strict: bool = True) -> str
         problem = f"{node} has no address for a record of type {kind_of(vip)}"
         raise PlaceWrong(vip.address, problem, "say `values: [NODE=ADDRESS, ...]`")
     return own[0] if own else ""
+
+
+def _check_value(vip: Vip, text: str) -> None:
+    """Of the setting values: NODE=ADDRESS, of the record's family."""
+    name, _, value = text.partition("=")
+    try:
+        fits = ip_address(value).version == (6 if kind_of(vip) == "AAAA" else 4)
+    except ValueError:
+        fits = False
+    if name not in vip.nodes or not fits:
+        problem = f"{text} is no NODE=ADDRESS for a record of type {kind_of(vip)}"
+        raise PlaceWrong(vip.address, problem, f"name nodes of the module: {', '.join(vip.nodes)}")
 
 
 def _same(one: str, other: str) -> bool:

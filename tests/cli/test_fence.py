@@ -75,6 +75,13 @@ def test_status_shows_it_beside_the_node(agent: Played, hafarm: Hafarm) -> None:
     assert "lan heard 31 ms ago; NOT known to be off: i-1 is stopping still" in hafarm("status")[1]
 
 
+def test_status_shows_what_the_cloud_announces(agent: Played, hafarm: Hafarm) -> None:  # noqa: F811
+    notice = {"cloud": "aws", "kind": "spot interruption: terminate", "at": None}
+    agent.status_now = {**STATUS, "notices": [notice]}
+    assert "this machine: spot interruption: terminate\n" in hafarm("status")[1]
+    assert json.loads(hafarm("status", "-o", "json")[1])["notices"] == [notice]
+
+
 # --- hafarm.yaml ----------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,21 @@ def test_the_ttl_is_told_with_who_moves_it(scene: Dns) -> None:
     assert choice(scene, vip_of(scene.vip, mode="")).mode == "dns", "the settings name a record"
 
 
+def test_a_ttl_that_is_another_is_seen_and_found_beforehand(scene: Dns) -> None:
+    scene.put(300, OWN[PARIS])
+    node = of(PARIS, vip_of(scene.vip))
+    seen = node.observe()["198.18.70.1"]
+    assert not isinstance(seen, Exception)
+    assert seen.detail == "shop.example.com (TTL 300 s) leads to paris"
+    (found,) = node.preflight(False, Leave())
+    assert (found.subject, found.problem) == (
+        "shop.example.com",
+        "its TTL is 300 s, and 5 s in hafarm.yaml",
+    )
+    scene.put(5, OWN[PARIS])
+    assert node.preflight(False, Leave()) == []
+
+
 def _without_ttl(scene: Dns) -> dict[str, tuple[str, ...]]:
     return {name: value for name, value in scene.vip.settings.items() if name != "ttl"}
 
@@ -122,6 +137,8 @@ def test_what_does_not_fit_is_refused_beforehand(scene: Dns) -> None:
         ({"record": "shop.example.org"}, r"is not in zone .*, which is example\.com\."),
         ({"ttl": "soon"}, "ttl soon is no number of seconds"),
         ({"values": ("paris=203.0.113.1", "lyon=203.0.113.1")}, "two nodes have one value"),
+        ({"values": ("pairs=203.0.113.1",)}, "pairs=203.0.113.1 is no NODE=ADDRESS"),
+        ({"values": ("paris=2001:db8::1",)}, "for a record of type A"),
     ):
         with pytest.raises(PlaceWrong, match=said):
             choice(scene, vip_with(scene, **settings))

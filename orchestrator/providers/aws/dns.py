@@ -24,7 +24,7 @@ class Dns(ByName[Ground], AwsMode):
 
     def _read(self, vip: Vip) -> Record | None:
         name, kind = record_of(vip), kind_of(vip)
-        words = {"HostedZoneId": vip.setting("zone"), "StartRecordName": f"{name}.", "StartRecordType": kind}
+        words = {"HostedZoneId": zone_of(vip), "StartRecordName": f"{name}.", "StartRecordType": kind}
         answer = self._call(
             lambda: self._client.list_resource_record_sets(**words, MaxItems="1"),
             f"ListResourceRecordSets of {name}",
@@ -43,7 +43,7 @@ class Dns(ByName[Ground], AwsMode):
         name = record_of(vip)
         changes = [_change("DELETE", vip, before)] if before is not None else []
         words = {
-            "HostedZoneId": vip.setting("zone"),
+            "HostedZoneId": zone_of(vip),
             "ChangeBatch": {"Changes": [*changes, _change("CREATE", vip, after)]},
         }
         self._call(
@@ -52,7 +52,7 @@ class Dns(ByName[Ground], AwsMode):
 
     def check(self, vip: Vip) -> None:
         """Also: the record's name is in that zone."""
-        name, zone = record_of(vip), vip.setting("zone")
+        name, zone = record_of(vip), zone_of(vip)
         answer = self._call(lambda: self._client.get_hosted_zone(Id=zone), f"GetHostedZone {zone}")
         of_zone = str(answer["HostedZone"]["Name"])
         if not in_zone(name, of_zone):
@@ -65,13 +65,18 @@ class Dns(ByName[Ground], AwsMode):
 
     @staticmethod
     def rights(vips: Sequence[Vip], region: str) -> list[dict[str, Any]]:
-        zones = sorted({f"arn:aws:route53:::hostedzone/{vip.setting('zone')}" for vip in vips})
+        zones = sorted({f"arn:aws:route53:::hostedzone/{zone_of(vip)}" for vip in vips})
         moves = statement("MoveRecords", ["route53:ChangeResourceRecordSets"], zones)
         names = sorted({record_of(vip) for vip in vips})
         key = "route53:ChangeResourceRecordSetsNormalizedRecordNames"
         moves["Condition"] = {"ForAllValues:StringEquals": {key: names}}
         looks = ["route53:GetHostedZone", "route53:ListResourceRecordSets"]
         return [statement("LookAtRecords", looks, zones), moves]
+
+
+def zone_of(vip: Vip) -> str:
+    """As AWS shows it in some places there is a path before it."""
+    return vip.setting("zone").rpartition("/")[2]
 
 
 def _change(action: str, vip: Vip, record: Record) -> dict[str, Any]:
