@@ -13,8 +13,8 @@ from orchestrator.cli.options import Wish, with_common
 from orchestrator.cli.tell import Failure, say
 from orchestrator.model.codes import OK
 
-PATIENCE_S = 300.0
-"""Longer than a node pursues a fence: the command says how it ended."""
+PATIENCE_S = 600.0
+"""Longer than a node pursues a reset, the longest of all: the command says how it ended."""
 
 
 @click.command()

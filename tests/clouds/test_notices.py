@@ -139,6 +139,20 @@ def test_a_service_that_is_broken_announces_nothing_and_calls_nothing_off(
         read(source)
 
 
+@pytest.mark.parametrize("words", [[{"NotBefore": 5}, "reboot"], {"Code": "x"}, 7])
+def test_words_that_are_not_known_end_nothing(aws: Served[Aws], tmp_path: Path, words: Any) -> None:
+    aws.face.maintenance = words
+    node = Node(tmp_path, AwsNotices(aws.url))
+
+    async def story() -> None:
+        with pytest.raises(MetadataSilent):
+            await AwsNotices(aws.url).read()
+        aws.face.maintenance, aws.face.action_soon = [], "stop"
+        await until(lambda: len(node.operations) == 1, 20)
+
+    play(node, story())
+
+
 @pytest.mark.parametrize(
     ("dmi", "cloud"),
     [

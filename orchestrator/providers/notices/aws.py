@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from orchestrator.model.notice import Notice
@@ -25,31 +26,21 @@ class AwsNotices:
         self._token = ""
 
     async def read(self) -> tuple[Notice, ...]:
-        found: list[Notice] = []
-        if told := await self._parsed("spot/instance-action"):
-            action, at = str(told["action"]), str(told["time"])
-            found.append(Notice(f"spot {action} {at}", f"spot interruption: {action} at {at}", moment(at)))
-        if told := await self._parsed("events/recommendations/rebalance"):
-            at = str(told["noticeTime"])
-            found.append(Notice(f"rebalance {at}", f"spot rebalance recommendation of {at}"))
-        for each in await self._parsed("events/maintenance/scheduled") or ():
-            if str(each.get("State", "active")) == "active":
-                found.append(_maintenance(each))
-        return tuple(found)
+        spot = await self._parsed("spot/instance-action")
+        rebalance = await self._parsed("events/recommendations/rebalance")
+        maintenance = await self._parsed("events/maintenance/scheduled")
+        try:
+            return tuple(_notices(spot, rebalance, maintenance))
+        except (AttributeError, KeyError, TypeError) as fault:
+            why = f"its words are not those that are known: {type(fault).__name__} {fault}"
+            raise MetadataSilent(self._service.where, why) from fault
 
     async def ready(self, notice: Notice) -> None:
         """AWS asks for no answer."""
 
     async def _parsed(self, path: str) -> Any:
         text = await self._get(path)
-        if text is None:
-            return None
-        told = self._service.parsed(text, path)
-        try:
-            # Whatever is read of it below is there.
-            return told if isinstance(told, list) else {**told}
-        except TypeError as fault:
-            raise MetadataSilent(self._service.where, f"{path} is {text:.80}") from fault
+        return None if text is None else self._service.parsed(text, path)
 
     async def _get(self, path: str) -> str | None:
         """Nothing where there is none; a token that is refused is renewed once."""
@@ -68,6 +59,19 @@ class AwsNotices:
         if status != 200:
             raise MetadataSilent(self._service.where, f"no token, HTTP {status}")
         self._token = text
+
+
+def _notices(spot: Any, rebalance: Any, maintenance: Any) -> Iterator[Notice]:
+    """Of what the service says, each None where it says nothing."""
+    if spot:
+        action, at = str(spot["action"]), str(spot["time"])
+        yield Notice(f"spot {action} {at}", f"spot interruption: {action} at {at}", moment(at))
+    if rebalance:
+        at = str(rebalance["noticeTime"])
+        yield Notice(f"rebalance {at}", f"spot rebalance recommendation of {at}")
+    for each in maintenance or ():
+        if str(each.get("State", "active")) == "active":
+            yield _maintenance(each)
 
 
 def _maintenance(each: Any) -> Notice:
