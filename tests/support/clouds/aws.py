@@ -205,6 +205,8 @@ def _covers(resources: Any, request: Request) -> bool:
     kinds = {"rtb-": "route-table", "eni-": "network-interface", "eipalloc-": "elastic-ip", "i-": "instance"}
     named = [value for key, value in request.words.items() if key not in ("Action", "Version")]
     things = [f"{kind}/{value}" for value in named for mark, kind in kinds.items() if value.startswith(mark)]
+    if request.service != "ec2":
+        things = []  # a target may be any instance: the right is to the group
     if request.action in ("CreateRoute", "ReplaceRoute"):
         things = [thing for thing in things if thing.startswith("route-table")]
     arns = [value for value in named if value.startswith("arn:")]
