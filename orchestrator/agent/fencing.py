@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from orchestrator.agent.journal import Telling
 from orchestrator.agent.lines import Refused
 from orchestrator.mirror import fencing
 from orchestrator.mirror.state import Mirror
@@ -27,12 +28,6 @@ BEAR_S: Final = 60.0
 """So long a fence after a take-over waits for the node's other roles to be taken over too."""
 STANDS_AGAIN_S: Final = 0.25
 Mirrors = Callable[[], Mapping[ModuleName, Mirror]]
-
-
-class Telling(Protocol):
-    """Of the journal."""
-
-    def tell(self, module: str, code: str, text: str) -> None: ...
 
 
 class Fence:

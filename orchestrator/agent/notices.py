@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from orchestrator.agent.journal import Telling
 from orchestrator.agent.operations import Operation
 from orchestrator.cluster.departure import Answer, Decided, Departure, Here, Keep, Move, Say
 from orchestrator.cluster.orders import Wish
@@ -39,12 +40,6 @@ def here(node: Node) -> dict[ModuleName, Here]:
         up = farm.role is FarmRole.UP
         found[name] = Here("farm", up and not farm.draining, not up)
     return found
-
-
-class Telling(Protocol):
-    """Of the journal."""
-
-    def tell(self, module: str, code: str, text: str) -> None: ...
 
 
 class Notices:

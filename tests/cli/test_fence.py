@@ -109,6 +109,12 @@ def test_what_cannot_be_is_told_with_its_place(fence: str, place: str, said: str
     assert any(f"cluster.fence.{place}: " in line and said in line for line in told), told
 
 
+def test_without_a_mirror_nobody_has_the_right_to_it() -> None:
+    text = changed("preset: lan,", "preset: lan, fence: {provider: aws},").partition("modules:")[0]
+    (told,) = refused(text)
+    assert "cluster.fence: only who holds a mirror's record may switch another node off" in told
+
+
 def test_the_rights_for_it_are_printed(hafarm: Hafarm, tmp_path: Path) -> None:  # noqa: F811
     file = tmp_path / "hafarm.yaml"
     file.write_text(
