@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
 import fcntl
 import os
@@ -25,13 +24,14 @@ from orchestrator.agent.health import health
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.loop import Loop
-from orchestrator.agent.operations import Operations
+from orchestrator.agent.operations import Operation, Operations
 from orchestrator.agent.owners import Owners
+from orchestrator.agent.platform import Platform
 from orchestrator.agent.pulse import PulseClient
 from orchestrator.agent.replicator import ReplicatorClient
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.strangers import LOOK_S, Strangers
-from orchestrator.cluster.orders import AnyStates, States, Step, order_as_dict
+from orchestrator.cluster.orders import AnyStates, States, Step, Wish, order_as_dict
 from orchestrator.host.application import Application
 from orchestrator.host.presence import show
 from orchestrator.host.process import LAUNCHER
@@ -46,7 +46,7 @@ from orchestrator.model.report import Role
 from orchestrator.model.timings import derive
 from orchestrator.node import Node
 from orchestrator.providers.addresses import Addresses
-from orchestrator.providers.clouds import Clouds, Standing
+from orchestrator.providers.clouds import Standing
 from orchestrator.providers.registers.choose import choose
 
 LOCK_TIMEOUT_S = 5.0
@@ -97,7 +97,10 @@ class Agent:
             config, self.me, settings.run_dir, settings.log_dir, settings.bundle, self.loop.post
         )
         self.neighbours = Neighbours(config, settings.bundle)
-        self.clouds = Clouds(config, self.me, settings.log_dir, self._standing, self.journal.tell)
+        self.platform = Platform(
+            config, settings, self._standing, lambda: self.loop.node, self._begin, self.journal
+        )
+        self.fencing = self.platform.fencing
         self.modules = {module.name: module for module in config.mirrors if self.me in module.nodes}
         self.hands = {name: self._make_hands(module) for name, module in self.modules.items()}
         self.farms = {module.name: module for module in config.farms if self.me in module.nodes}
@@ -143,7 +146,7 @@ class Agent:
             Application(module, self.me, settings.run_dir, settings.log_dir, self.loop.post),
             Addresses(
                 module,
-                self.clouds,
+                self.platform.clouds,
                 lambda event: hands.provider_said(event),
                 lambda code, text: self.journal.tell(module.name, code, text),
             ),
@@ -196,6 +199,7 @@ class Agent:
             work.append(asyncio.create_task(self.loop.run()))
             work.append(asyncio.create_task(self._look_around()))
             proving = asyncio.create_task(self._prove_register())
+            self.platform.start()
             await self._serve()
             keep_what_is_there()
             ending = asyncio.create_task(over.wait())
@@ -302,7 +306,7 @@ class Agent:
             await hands.close()
         for farm_hands in self.farm_hands.values():
             await farm_hands.close()
-        await self.clouds.close()
+        await self.platform.close()
         await self.pulse.close()
         self._their_flows.close()
         await self.neighbours.close()
@@ -334,6 +338,7 @@ class Agent:
         """After each step: whoever waits for a state looks again; changes of role go to the log."""
         self._changed.set()
         self._changed = asyncio.Event()
+        self.platform.stepped()
         for name in self.loop.hands:
             before, now = self._roles.get(name, Role.STOP.value), self._role(name)
             if before != now:
@@ -376,6 +381,9 @@ class Agent:
         if "error" in answer:
             return str(answer["error"]["code"]), str(answer["error"]["message"])
         return str(answer["code"]), str(answer["text"])
+
+    def _begin(self, module: ModuleName, wish: Wish) -> Operation:
+        return self.operations.begin(module, self.nodes_of(module) or (), wish)
 
     async def order_here(self, module: ModuleName, order: Order) -> tuple[str, str]:
         """Ask this node's machine; its answer, with an empty code when it accepts."""
@@ -436,6 +444,7 @@ class Agent:
         )
         for node in told["nodes"]:
             node["trouble"] = self._strangers.troubles.get(node["name"], "")
+        self.platform.tell(told)
         return told
 
     async def flows_here(self) -> Mapping[str, Flow]:
@@ -478,15 +487,7 @@ class Agent:
         }
 
     async def test_provider(self, name: str, repair: bool) -> list[dict[str, str]]:
-        """What of one provider would refuse or disturb a move of an address to this node."""
-        used = {self.clouds.taken(vip) for module in self.modules.values() for vip in module.vip}
-        if name not in used:
-            raise Refused("HF7021", f"provider {name} moves no address of this node")
-        if name == "onprem":
-            found = [one for hands in self.hands.values() for one in await hands.provider.preflight_here()]
-        else:
-            found = await self.clouds.preflight(name, repair)
-        return [dataclasses.asdict(one) for one in found]
+        return await self.platform.test(name, repair, self.hands.values())
 
     async def timings(self) -> dict[str, Any]:
         pulse = await self._pulse_status()

@@ -14,17 +14,17 @@ from orchestrator.agent.farm_shares import as_dict
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.loop import Loop
 from orchestrator.agent.operations import Operations
+from orchestrator.agent.platform_api import Fences, PlatformPages
 from orchestrator.cluster.orders import Wish, order_from_dict
 from orchestrator.farm import learning
 from orchestrator.host.tls import PeerRefused, check_peer
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.model.orders import Order
-from orchestrator.providers.faults import WorkerSaid
 
 BODY_BYTES_MAX = 64 * 1024
 WAIT_S_MAX = 60.0
-SAFETY = ("HF1202", "HF1203", "HF1206", "HF1207", "HF1214", "HF1215")
+SAFETY = ("HF1202", "HF1203", "HF1206", "HF1207", "HF1214", "HF1215", "HF7064", "HF7065", "HF7067")
 """Refusals that protect data: the command line ends with 6."""
 Answered = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,6 +37,8 @@ class Served(Protocol):
     care: Care
     loop: Loop
 
+    @property
+    def fencing(self) -> Fences: ...
     async def status(self) -> dict[str, Any]: ...
     async def timings(self) -> dict[str, Any]: ...
     async def test_provider(self, name: str, repair: bool) -> list[dict[str, str]]: ...
@@ -56,8 +58,8 @@ def local(agent: Served) -> web.Application:
     app.router.add_get("/api/v1/events", api.events)
     app.router.add_post("/api/v1/modules/{module}/actions", api.act)
     app.router.add_get("/api/v1/operations/{id}", api.operation)
-    app.router.add_post("/api/v1/providers/{name}/test", api.test_provider)
     api.care.add_local(app)
+    api.platform.add_local(app)
     return app
 
 
@@ -91,6 +93,7 @@ class _Api:
     def __init__(self, agent: Served) -> None:
         self._agent = agent
         self.care = CarePages(agent, lambda request: self._module(request)[0], _body, _error)
+        self.platform = PlatformPages(agent, _body, _error, _seconds)
 
     async def status(self, request: web.Request) -> web.Response:
         return web.json_response(await self._agent.status())
@@ -142,17 +145,6 @@ class _Api:
         if operation.error is not None:
             answer["safety"] = operation.error["code"] in SAFETY
         return web.json_response(answer)
-
-    async def test_provider(self, request: web.Request) -> web.Response:
-        """What of a provider would refuse or disturb a move; with `repair` some of it is mended."""
-        repair = (await _body(request)).get("repair") is True
-        try:
-            found = await self._agent.test_provider(request.match_info["name"], repair)
-        except WorkerSaid as fault:
-            return _error(409, fault.told, str(fault))
-        except HafarmError as fault:
-            return _error(409, code_of(fault), str(fault))
-        return web.json_response({"findings": found})
 
     async def order(self, request: web.Request) -> web.Response:
         """One order for this node alone, from another node's agent."""

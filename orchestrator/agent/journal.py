@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 REPEATED = frozenset(
     {"HF1002", "HF1114", "HF2001", "HF4002", "HF4004", "HF4012", "HF5003", "HF5004", "HF5005"}
@@ -27,6 +27,12 @@ WRITE_AFTER_S = 0.02
 """Longer than a decision takes to be carried out, which is what an event is mostly about."""
 CLOSE_TIMEOUT_S = 2.0
 """A disk that takes longer for some lines is dying, and the log is no reason to stay."""
+
+
+class Telling(Protocol):
+    """What most of the agent needs of it."""
+
+    def tell(self, module: str, code: str, text: str) -> None: ...
 
 
 class Journal:

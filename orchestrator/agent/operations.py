@@ -68,9 +68,9 @@ class Operations:
         module: ModuleName,
         nodes: tuple[NodeName, ...],
         wish: Wish,
-        verify: Callable[[], Awaitable[Any]],
+        verify: Callable[[], Awaitable[Any]] | None = None,
     ) -> Operation:
-        """Start it; a refusal that is known at once is in it already."""
+        """Start it; a refusal that is known at once is in it already. `verify`: what that wish would do."""
         operation = Operation(module, wish)
         self._all[operation.id] = operation
         while len(self._all) > OPERATIONS_KEPT:
@@ -83,6 +83,7 @@ class Operations:
             operation.end("refused", "HF1204", "another operation on this module is under way")
             return operation
         if wish.action == "verify":
+            assert verify is not None
             self._run(self._verify(operation, verify))
             return operation
         steps = plan(wish, nodes, self._states(module))

@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "undrain": ("actions", "Let it take new connections again"),
     "weight": ("actions", "Give a farm's node more or less of the traffic"),
     "promote": ("actions", "Make a node primary after its peer was lost"),
+    "fence": ("fence", "Have another node switched off by its cloud"),
     "resync": ("resync", "How far the copies are; estimate, pause, compare in full"),
     "verify": ("verify", "Say whether all copies are equal"),
     "divergence": ("divergence", "What two histories left behind: list, show, release"),

@@ -49,8 +49,10 @@ def policy(name: str, file: str, wish: Wish) -> int:
 
     config = load(file)
     used = {vip.provider for module in config.mirrors for vip in module.vip}
+    if config.fence is not None:
+        used.add(config.fence.provider)
     if name not in used and "auto" not in used:
-        raise Failure("HF7021", f"no virtual IP in {file} is moved by {name}")
+        raise Failure("HF7021", f"nothing in {file} is asked of {name}")
     documents = _documents(name, _place(config, name))
     if len(documents) == 1 and wish.form == "table":
         click.echo(json.dumps(next(iter(documents.values())), indent=2))
@@ -79,7 +81,13 @@ def _place(config: Any, name: str) -> dict[str, Any]:
             if vip.provider in (name, "auto")
         ],
         "health_port": config.health_port,
+        "fence": _fence(config.fence) if config.fence and config.fence.provider == name else None,
     }
+
+
+def _fence(fence: Any) -> dict[str, Any]:
+    settings = {key: list(values) for key, values in fence.settings.items()}
+    return {"provider": fence.provider, "when": fence.when, "verb": fence.verb, "settings": settings}
 
 
 def _documents(name: str, place: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def shown(data: Data) -> Iterator[str]:
     """All lines."""
     yield f"cluster {data['cluster']}, seen from {data['node']}; {_witness(data)}"
     yield from columns([("", node["name"], _alive(node), _paths(node)) for node in data["nodes"]], "")
+    for notice in data.get("notices") or []:
+        yield click.style(f"this machine: {notice['kind']}", fg="yellow")
     for module in data["modules"]:
         yield ""
         yield from _module(module)
@@ -112,7 +114,8 @@ def _paths(node: Data) -> str:
     if node.get("here"):
         return "this node"
     paths = ", ".join(_path(path) for path in node.get("paths", []))
-    return f"{paths}; {click.style(node['trouble'], fg='red')}" if node.get("trouble") else paths
+    troubles = [node[key] for key in ("trouble", "fence") if node.get(key)]
+    return "; ".join([paths, *(click.style(text, fg="red") for text in troubles)])
 
 
 def _path(path: Data) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from orchestrator.config import shape
 from orchestrator.config.marks import Marked, Path, Problem
 from orchestrator.config.shape_file import File
-from orchestrator.model.config import VipConfig
+from orchestrator.model.config import FenceConfig, VipConfig
 
 GROUP: Final = "hafarm.providers"
 """The entry point by which other packages bring a provider."""
@@ -38,11 +38,14 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
         "elastic-ip": Mode(frozenset({"allocation"})),
         "nlb-probe": Mode(frozenset({"target_groups"}), probed=True),
         "nlb-register": Mode(frozenset({"target_groups"})),
+        "dns": Mode(frozenset({"zone", "record"}), frozenset({"ttl", "values"})),
     },
 }
 """Of the providers in this package; those of other packages check their own when they start."""
 ALWAYS: Final[Mapping[str, frozenset[str]]] = {"aws": AWS_ALWAYS}
-LISTS: Final = frozenset({"route_tables", "target_groups"})
+FENCERS: Final[Mapping[str, frozenset[str]]] = {"aws": frozenset({"region", "vpc"})}
+"""Which of the providers in this package switch nodes off, and what each may be told for it."""
+LISTS: Final = frozenset({"route_tables", "target_groups", "values"})
 """Settings that take several values."""
 
 
@@ -58,6 +61,22 @@ def contradictions(marked: Marked, file: File, index: int, module: shape.Module)
             yield from _of_ours(marked, file, here, vip)
         elif vip.provider not in _installed():
             yield marked.problem((*here, "provider"), _unknown(vip.provider))
+
+
+def fence_contradictions(marked: Marked, file: File) -> Iterator[Problem]:
+    """Of who switches nodes off."""
+    fence, here = file.cluster.fence, ("cluster", "fence")
+    if fence is None:
+        return
+    if fence.provider in FENCERS:
+        yield from _settings(marked, here, fence, FENCERS[fence.provider])
+    elif fence.provider not in _installed():
+        known = ", ".join([*FENCERS, *sorted(_installed())])
+        yield marked.problem((*here, "provider"), f"{fence.provider} switches no node off; these do: {known}")
+    mirrors = [module for module in file.modules if module.kind == "mirror"]
+    if not mirrors:
+        text = "only who holds a mirror's record may switch another node off, and there is no mirror"
+        yield marked.problem(here, text)
 
 
 def _automatic(marked: Marked, here: Path, vip: shape.Vip) -> Iterator[Problem]:
@@ -94,9 +113,9 @@ def _of_ours(marked: Marked, file: File, here: Path, vip: shape.Vip) -> Iterator
 
 
 def _settings(
-    marked: Marked, here: Path, vip: shape.Vip, known: set[str] | frozenset[str]
+    marked: Marked, here: Path, told: shape.Vip | shape.Fence, known: set[str] | frozenset[str]
 ) -> Iterator[Problem]:
-    for name, value in vip.settings.items():
+    for name, value in told.settings.items():
         where = (*here, "settings", name)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -121,8 +140,18 @@ def _unknown(name: str) -> str:
 
 def value(vip: shape.Vip) -> VipConfig:
     """The model's."""
-    settings = {
+    return VipConfig(vip.address, vip.interface, vip.source, vip.provider, vip.mode, _as_lists(vip.settings))
+
+
+def fence_value(fence: shape.Fence | None) -> FenceConfig | None:
+    """The model's."""
+    if fence is None:
+        return None
+    return FenceConfig(fence.provider, fence.when, fence.verb, _as_lists(fence.settings))
+
+
+def _as_lists(settings: Mapping[str, str | int | list[str | int]]) -> Mapping[str, tuple[str, ...]]:
+    return {
         name: tuple(str(each) for each in (value if isinstance(value, list) else [value]))
-        for name, value in vip.settings.items()
+        for name, value in settings.items()
     }
-    return VipConfig(vip.address, vip.interface, vip.source, vip.provider, vip.mode, settings)

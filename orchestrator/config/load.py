@@ -147,6 +147,7 @@ def _contradictions(marked: Marked, file: File) -> Iterator[Problem]:
             yield from _mirror_contradictions(marked, file, index, module)
             yield from clouds.contradictions(marked, file, index, module)
     yield from farms.shared_addresses(marked, file)
+    yield from clouds.fence_contradictions(marked, file)
     yield from _directories(marked, file)
     yield from _ports(marked, file)
 
@@ -264,6 +265,8 @@ def _values(file: File) -> ClusterConfig:
         heartbeat_port=cluster.ports.heartbeat,
         control_port=cluster.ports.control,
         health_port=cluster.ports.health or 0,
+        fence=clouds.fence_value(cluster.fence),
+        scheduled_events=cluster.scheduled_events or "",
     )
 
 

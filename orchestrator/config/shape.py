@@ -109,6 +109,13 @@ class Ports(Shape):
     health: Port | None = None
 
 
+class Fence(Shape):
+    provider: Name
+    when: Literal["takeover", "never"] = "never"
+    verb: Literal["off", "stop", "reset"] = "off"
+    settings: dict[str, str | int | list[str | int]] = {}
+
+
 class Cluster(Shape):
     name: Name
     preset: Literal["fast", "lan", "cloud", "wan"] = "lan"
@@ -116,6 +123,8 @@ class Cluster(Shape):
     period: Seconds | None = None
     witness: Witness | None = None
     ports: Ports = Ports()
+    fence: Fence | None = None
+    scheduled_events: Literal["swap", "tell"] | None = None
 
     @model_validator(mode="after")
     def _sane(self) -> Cluster:

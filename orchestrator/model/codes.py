@@ -22,6 +22,7 @@ from orchestrator.model.codes_clouds import CLOUDS
 from orchestrator.model.codes_copies import COPIES
 from orchestrator.model.codes_farms import FARMS
 from orchestrator.model.codes_plane import PLANE
+from orchestrator.model.codes_platform import PLATFORM
 from orchestrator.model.codes_registers import REGISTERS
 
 __all__ = [
@@ -343,6 +344,7 @@ CODES: Final[Mapping[str, Code]] = MappingProxyType(
         **FARMS,
         **PLANE,
         **CLOUDS,
+        **PLATFORM,
         **REGISTERS,
         # HF50: who may talk to whom
         "HF5001": Code(

@@ -167,6 +167,25 @@ class VipConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FenceConfig:
+    """How a node is switched off from outside, and when."""
+
+    provider: str
+    """A cloud's name, or that of a package with the entry point `hafarm.providers`."""
+    when: Literal["takeover", "never"] = "never"
+    """`takeover`: also by itself, the node from which a role was taken over; else by an operator's order."""
+    verb: Literal["off", "stop", "reset"] = "off"
+    """`off` like the power; `stop`: its system is asked first; `reset`: off, seen off, and on again."""
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the provider has to know for it, such as the region."""
+
+    def setting(self, name: str) -> str:
+        """The one value of a setting, or nothing."""
+        values = self.settings.get(name, ())
+        return values[0] if values else ""
+
+
+@dataclass(frozen=True, slots=True)
 class SlowPeerConfig:
     """What follows when a member's disk is slow; that it is slow is told at once, in any case."""
 
@@ -291,6 +310,9 @@ class ClusterConfig:
     """Where load balancers ask; 0: nowhere."""
     revision: int = 0
     farms: tuple[FarmConfig, ...] = ()
+    fence: FenceConfig | None = None
+    scheduled_events: Literal["", "swap", "tell"] = ""
+    """What follows when a cloud announces something for a node's machine; empty: it is not asked."""
 
     @property
     def modules(self) -> tuple[MirrorConfig | FarmConfig, ...]:

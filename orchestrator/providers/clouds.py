@@ -30,6 +30,8 @@ LOOK_AGAIN_S: Final = 0.02
 CLAIM: Final = "claim"
 RELEASE: Final = "release"
 PREFLIGHT: Final = "preflight"
+FENCE: Final = "fence"
+"""With the node behind it, as the verb for which leave is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Clouds:
         self.on_look: list[Callable[[], None]] = []
         """Called after each look."""
         self.told = told
+        self.fence_refused: Callable[[NodeName, ModuleName], str] = lambda *_: "no fence is under way"
+        """Why a node may not be switched off now by whoever holds the module's record; nothing: it may."""
         self._log_dir = log_dir
         self._standing = standing
         self._wishes: dict[ModuleName, Wish] = {}
@@ -118,6 +122,15 @@ class Clouds:
         )
         return [Finding(*each) for each in answer["findings"]]
 
+    async def switch(
+        self, node: NodeName, order: str, module: ModuleName, epoch: Epoch, time_s: float, **more: Any
+    ) -> Mapping[str, Any]:
+        """`order`: switch_off or switch_on, of another node's machine, by right of the module's record."""
+        assert self.config.fence is not None
+        verb = f"{FENCE} {node}"
+        words = {"module": module, "verb": verb, "epoch": epoch, "node": node, **more}
+        return await self.worker(self.config.fence.provider).ask(order, time_s, **words)
+
     # --- leave ------------------------------------------------------------------------------------------
 
     def wish(self, module: ModuleName, wish: Wish) -> None:
@@ -130,13 +143,14 @@ class Clouds:
 
     async def _may(self, module: ModuleName, verb: str, epoch: Epoch) -> tuple[float, str]:
         """Whether a request may leave now. A claim rests on the lease that the pulse keeps: what answers for
-        an address here has ended before a successor begins, and so has the right to move it."""
+        an address here has ended before a successor begins, and so has the right to move it. So does a fence:
+        of two nodes that lost each other only one holds the record, and it alone may switch the other off."""
         begun = asked = clock.now()
         if verb == PREFLIGHT:
             return asked + LEAVE_S, ""
-        if self._wishes.get(module) != Wish(verb, epoch):
-            return 0.0, "something else is wanted by now"
-        if verb != CLAIM:
+        if why := self._unwanted(module, verb, epoch):
+            return 0.0, why
+        if verb == RELEASE:
             return asked + LEAVE_S, ""
         try:
             standing = await self._standing(module)
@@ -148,12 +162,21 @@ class Clouds:
         except (HafarmError, OSError, TimeoutError) as fault:
             return 0.0, f"the lease is not known: {str(fault) or type(fault).__name__}"
         # The epoch may have grown meanwhile, as when a member joined: a role that was lost is released first.
-        if standing.held is None or standing.held < epoch or self._wishes.get(module) != Wish(verb, epoch):
+        if standing.held is None or standing.held < epoch:
             return 0.0, f"this node does not serve under epoch {epoch} any more"
+        if why := self._unwanted(module, verb, epoch):
+            return 0.0, why
         if standing.lease_s <= 0:
             return 0.0, "the lease has ended: another node may serve"
         # From before the pulse was asked: it may have answered late.
         return asked + min(LEAVE_S, standing.lease_s), ""
+
+    def _unwanted(self, module: ModuleName, verb: str, epoch: Epoch) -> str:
+        """Why what was ordered is not wanted any more; nothing: it is."""
+        name, _, node = verb.partition(" ")
+        if name == FENCE:
+            return self.fence_refused(NodeName(node), module)
+        return "" if self._wishes.get(module) == Wish(verb, epoch) else "something else is wanted by now"
 
     # --- looking ----------------------------------------------------------------------------------------
 

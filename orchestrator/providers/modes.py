@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from orchestrator.model.names import NodeName
 from orchestrator.providers.faults import ForeignOwner, PlaceWrong, ProviderFault, ProviderUnreachable
@@ -54,6 +54,10 @@ class Mode(ABC, Generic[Ground]):
     def check(self, vip: Vip) -> None:
         """PlaceWrong where the configuration does not fit what is there."""
         return
+
+    def label(self, vip: Vip) -> str:
+        """What people have to know of it beside who moves it; nothing by default."""
+        return ""
 
     def settled(self, vip: Vip) -> bool:
         """Whether this machine sees it too, where it can."""
@@ -131,7 +135,8 @@ class ByMode(ABC, Generic[Ground]):
         if vip.address not in self._checked:
             mode.check(vip)
             self._checked.add(vip.address)
-        return Choice(name, mode.local, why)
+        label = mode.label(vip)
+        return Choice(name, mode.local, f"{why}; {label}" if label else why)
 
     def _mode(self, vip: Vip) -> Mode[Ground]:
         return self._made[self._choice(vip).mode]
@@ -257,12 +262,18 @@ def sight(parts: Mapping[str, frozenset[str]], nodes: Mapping[str, NodeName | No
     return Sight(Owner.AMBIGUOUS, ours, text + nowhere)
 
 
-def the_one(vips: Iterable[Vip], name: str) -> str:
-    """A setting that all addresses share; PlaceWrong where they name several."""
-    values = {vip.setting(name) for vip in vips if vip.setting(name)}
+class Told(Protocol):
+    """What has settings."""
+
+    def setting(self, name: str) -> str: ...
+
+
+def the_one(told: Iterable[Told], name: str) -> str:
+    """A setting that all of them share; PlaceWrong where they name several."""
+    values = {one.setting(name) for one in told if one.setting(name)}
     if len(values) > 1:
         raise PlaceWrong(
-            f"setting {name}", f"addresses name several: {', '.join(sorted(values))}", "name one"
+            f"setting {name}", f"hafarm.yaml names several: {', '.join(sorted(values))}", "name one"
         )
     return values.pop() if values else ""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from orchestrator.model.config import ClusterConfig, VipConfig
+from orchestrator.model.config import ClusterConfig, FenceConfig, VipConfig
 from orchestrator.model.names import ClusterName, Epoch, ModuleName, NodeName
 from orchestrator.providers.provider import Finding, Sight
 
@@ -41,6 +41,13 @@ class Place:
     vips: tuple[Vip, ...]
     health_port: int = 0
     """Where the agents answer a load balancer's probes; 0: nowhere."""
+    fence: FenceConfig | None = None
+    """Where the nodes are switched off by this provider."""
+
+    @property
+    def told(self) -> tuple[Vip | FenceConfig, ...]:
+        """All that has settings."""
+        return (*self.vips, *([self.fence] if self.fence is not None else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,7 @@ def place_of(
             if taken(vip) == provider
         ),
         health_port,
+        config.fence if config.fence is not None and config.fence.provider == provider else None,
     )
 
 
@@ -162,7 +170,16 @@ def place_as_dict(place: Place) -> dict[str, Any]:
             for vip in place.vips
         ],
         "health_port": place.health_port,
+        "fence": fence_as_dict(place.fence),
     }
+
+
+def fence_as_dict(fence: FenceConfig | None) -> dict[str, Any] | None:
+    """As it travels with a place."""
+    if fence is None:
+        return None
+    settings = {key: list(values) for key, values in fence.settings.items()}
+    return {"provider": fence.provider, "when": fence.when, "verb": fence.verb, "settings": settings}
 
 
 def place_from_dict(data: Mapping[str, Any]) -> Place:
@@ -182,7 +199,13 @@ def place_from_dict(data: Mapping[str, Any]) -> Place:
             for vip in data["vips"]
         ),
         int(data["health_port"]),
+        _fence_from_dict(data["fence"]) if data.get("fence") else None,
     )
+
+
+def _fence_from_dict(data: Mapping[str, Any]) -> FenceConfig:
+    settings = {key: tuple(values) for key, values in data["settings"].items()}
+    return FenceConfig(data["provider"], data["when"], data["verb"], settings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from orchestrator.host.lines import encode
 from orchestrator.host.realtime import become_prompt
 from orchestrator.model.errors import HafarmError
 from orchestrator.model.names import NodeName
-from orchestrator.providers.faults import NotInstalled, ProviderFault, Superseded
+from orchestrator.providers.faults import NotInstalled, PlaceWrong, ProviderFault, Superseded
+from orchestrator.providers.fencing import Fenced, Fencer
 from orchestrator.providers.mover import Choice, Make, Mover, Place, place_from_dict
 from orchestrator.providers.process import READY, inbox
 from orchestrator.providers.provider import Sight
@@ -123,6 +124,8 @@ class Worker:
             "claim": self._claim,
             "release": self._release,
             "preflight": self._preflight,
+            "switch_off": self._switch_off,
+            "switch_on": self._switch_on,
         }
 
     def take(self, message: Mapping[str, Any]) -> None:
@@ -156,9 +159,26 @@ class Worker:
         found = self._mover.preflight(bool(message["repair"]), Order(self._agent, message))
         return {"findings": [[one.subject, one.problem, one.remedy] for one in found]}
 
-    def _alone(self, address: str) -> threading.Lock:
-        """What concerns one address goes one after the other."""
-        return self._locks.setdefault(address, threading.Lock())
+    def _switch_off(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        node, gently = NodeName(message["node"]), bool(message["gently"])
+        return self._fence(message, lambda fencer, order: fencer.switch_off(node, gently, order))
+
+    def _switch_on(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        node = NodeName(message["node"])
+        return self._fence(message, lambda fencer, order: fencer.switch_on(node, order))
+
+    def _fence(
+        self, message: Mapping[str, Any], deed: Callable[[Fencer, Order], Fenced]
+    ) -> Mapping[str, Any]:
+        if not isinstance(self._mover, Fencer):
+            raise PlaceWrong("fence", "this provider switches no node off", "name another in hafarm.yaml")
+        with self._alone(f"node {message['node']}"):
+            fenced = deed(self._mover, Order(self._agent, message))
+        return {"seen": fenced.seen, "changes": fenced.changes}
+
+    def _alone(self, what: str) -> threading.Lock:
+        """What concerns one address, or one node, goes one after the other."""
+        return self._locks.setdefault(what, threading.Lock())
 
 
 def answer(deed: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

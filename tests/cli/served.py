@@ -12,12 +12,14 @@ from aiohttp import web
 
 from orchestrator.agent import api
 from orchestrator.agent.care import Care
+from orchestrator.agent.fencing import Fence
 from orchestrator.agent.journal import Journal
+from orchestrator.agent.lines import Refused
 from orchestrator.agent.operations import Operations
 from orchestrator.cluster.orders import Step
 from orchestrator.host import names
 from orchestrator.model.errors import ProcessUnreachable
-from orchestrator.model.names import ModuleName, NodeName
+from orchestrator.model.names import Epoch, ModuleName, NodeName
 from orchestrator.model.orders import Order
 from orchestrator.model.report import ModuleState, Phase, Role
 
@@ -186,12 +188,37 @@ class PlayedCare(Care):
                 return {"id": gone["id"], "files": gone["files"], "bytes": gone["bytes"]}
 
 
+class PlayedFencing:
+    """Fences that end as the test says."""
+
+    def __init__(self) -> None:
+        self.ordered: list[str] = []
+        self.refused = ""
+        """A code, instead of an order."""
+        self.ends: tuple[str, str, str] | None = ("off", "HF7061", "i-1 is stopped")
+        """None: it goes on."""
+        self.fence: Fence | None = None
+
+    def order(self, node: NodeName) -> Fence:
+        if self.refused:
+            raise Refused(self.refused, f"{node} is not switched off")
+        self.ordered.append(node)
+        self.fence = Fence(node, ModuleName("orders"), Epoch(8), ordered=True)
+        if self.ends:
+            self.fence.end(*self.ends)
+        return self.fence
+
+    def get(self, node: str) -> Fence | None:
+        return self.fence
+
+
 class Played:
     """What `api.local` needs of an agent. `give` is how the nodes take an order."""
 
     def __init__(self, folder: Path) -> None:
         self.status_now = STATUS
         self.care = PlayedCare()
+        self.fencing = PlayedFencing()
         self.journal = Journal(str(folder / "events"), "paris")
         self.states: dict[NodeName, ModuleState | None] = {
             PARIS: ModuleState(Role.PRIM, Phase.READY, serving=True),

@@ -50,6 +50,12 @@ def test_the_health_port_reaches_the_model() -> None:
         ("provider: aws, mode: secondary-ip, settings: {region: [a, b]}", "settings.region", "not a list"),
         ("provider: aws, mode: secondary-ip, settings: {vpc: ''}", "settings.vpc", "is empty"),
         ("provider: onprem, settings: {region: x}", "settings", "has no settings"),
+        ("provider: aws, mode: dns, settings: {zone: Z1}", "settings", "dns needs record"),
+        (
+            "provider: aws, mode: dns, settings: {zone: Z1, record: a.b, tll: 5}",
+            "settings.tll",
+            "did you mean 'ttl'?",
+        ),
         ("mode: overlay-route", "mode", "provider auto has no modes"),
     ],
 )
@@ -61,3 +67,12 @@ def test_what_cannot_be_is_told_with_its_place(vip: str, place: str, said: str) 
 def test_the_health_port_is_nobody_elses() -> None:
     made = with_vip("address: 198.18.0.100/24").replace("preset: lan,", "preset: lan, ports: {health: 9701},")
     assert any("port 9701 is the agents'" in line for line in refused(made))
+
+
+def test_scheduled_events_are_heeded_by_choice() -> None:
+    assert load_text(changed("preset: lan,", "preset: lan,"), "hafarm.yaml").scheduled_events == ""
+    for choice in ("swap", "tell"):
+        text = changed("preset: lan,", f"preset: lan, scheduled_events: {choice},")
+        assert load_text(text, "hafarm.yaml").scheduled_events == choice
+    told = refused(changed("preset: lan,", "preset: lan, scheduled_events: drain,"))
+    assert any("cluster.scheduled_events: " in line and "'swap' or 'tell'" in line for line in told), told

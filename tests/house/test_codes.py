@@ -21,6 +21,7 @@ OTHERS = {
     "orchestrator/model/codes_copies.py",
     "orchestrator/model/codes_farms.py",
     "orchestrator/model/codes_plane.py",
+    "orchestrator/model/codes_platform.py",
     "orchestrator/model/codes_registers.py",
 }
 

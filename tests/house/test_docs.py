@@ -20,6 +20,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "s3": shape_witness.S3,
     "gcs": shape_witness.Gcs,
     "blob": shape_witness.Blob,
+    "fence": shape.Fence,
     "nodes": shape.Node,
     "modules": shape.Module,
     "farms": Farm,

@@ -175,6 +175,51 @@ class NlbRegister(AwsScene):
         return set().union(*(self._in(group) for group in self.groups))
 
 
+class Dns(AwsScene):
+    mode, change, look = "dns", "ChangeResourceRecordSets", "ListResourceRecordSets"
+    record = "shop.example.com."
+
+    def make(self) -> VipConfig:
+        self.route53 = self.aws.client("route53")
+        made = self.route53.create_hosted_zone(Name="example.com.", CallerReference=self.vpc.id)
+        self.zone = made["HostedZone"]["Id"].rpartition("/")[2]
+        settings = {
+            "zone": (self.zone,),
+            "record": ("shop.example.com",),
+            "ttl": ("5",),
+            "region": (REGION,),
+        }
+        return VipConfig("198.18.70.1/32", provider="aws", mode=self.mode, settings=settings)
+
+    def _found(self) -> dict[str, Any] | None:
+        words = {"HostedZoneId": self.zone, "StartRecordName": self.record, "StartRecordType": "A"}
+        found = self.route53.list_resource_record_sets(**words)["ResourceRecordSets"]
+        return next((each for each in found if (each["Name"], each["Type"]) == (self.record, "A")), None)
+
+    def put(self, ttl: int, *values: str) -> None:
+        """The record, as somebody else may write it; without values there is none."""
+        found = self._found()
+        changes = [{"Action": "DELETE", "ResourceRecordSet": found}] if found else []
+        if values:
+            records = [{"Value": value} for value in values]
+            made = {"Name": self.record, "Type": "A", "TTL": ttl, "ResourceRecords": records}
+            changes.append({"Action": "CREATE", "ResourceRecordSet": made})
+        if changes:
+            self.route53.change_resource_record_sets(HostedZoneId=self.zone, ChangeBatch={"Changes": changes})
+
+    @property
+    def _values(self) -> dict[str, str]:
+        return {**self.own, STRANGER: "10.0.1.99"}
+
+    def give(self, *owners: str) -> None:
+        self.put(5, *(self._values[name] for name in owners))
+
+    def owners(self) -> set[str]:
+        found = self._found()
+        values = {each["Value"] for each in found["ResourceRecords"]} if found else set()
+        return {name for name, own in self._values.items() if own in values}
+
+
 AWS_SCENES: dict[str, type[AwsScene]] = {
-    scene.mode: scene for scene in (Overlay, SecondaryIp, ElasticIp, NlbRegister)
+    scene.mode: scene for scene in (Overlay, SecondaryIp, ElasticIp, NlbRegister, Dns)
 }

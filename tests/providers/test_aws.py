@@ -24,7 +24,7 @@ from orchestrator.providers.faults import PlaceWrong, ProviderRefused, Supersede
 from orchestrator.providers.mover import Choice, Place, Vip
 from orchestrator.providers.provider import Finding, Owner
 from orchestrator.providers.worker import Order
-from tests.providers.aws_scenes import AwsScene, ElasticIp, NlbRegister, Overlay, SecondaryIp
+from tests.providers.aws_scenes import AwsScene, Dns, ElasticIp, NlbRegister, Overlay, SecondaryIp
 from tests.providers.nodes import BOTH, LYON, OWN, PARIS, SHOP, environ
 from tests.support.clouds.aws import REGION, Simulated, Vpc, simulated
 
@@ -307,7 +307,7 @@ def begin(scene: AwsScene) -> None:
         scene.vpc.ec2.modify_network_interface_attribute(**words)
 
 
-@pytest.mark.parametrize("kind", [Overlay, SecondaryIp, ElasticIp, NlbRegister])
+@pytest.mark.parametrize("kind", [Overlay, SecondaryIp, ElasticIp, NlbRegister, Dns])
 def test_the_printed_policy_is_enough_and_every_action_in_it_is_needed(
     scene_of: Callable[[type[AwsScene]], Any], kind: type[AwsScene]
 ) -> None:

@@ -27,7 +27,7 @@ READ_S: Final = 5
 SESSION_S: Final = 3600
 RENEW_BEFORE_S: Final = 300
 """A role that was taken on is taken on again so long before it ends."""
-READS: Final = ("Describe", "Get", "AssumeRole")
+READS: Final = ("Describe", "Get", "List", "AssumeRole")
 """Names of requests that change nothing begin so."""
 TRIAL: Final = "DryRun=true"
 """In the body of one that only asks whether it would be permitted."""
@@ -43,6 +43,7 @@ PUT_OFF: Final = frozenset(
         "ServiceUnavailable",
         "Unavailable",
         "RequestTimeout",
+        "PriorRequestNotComplete",
     }
 )
 EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
@@ -57,9 +58,11 @@ OUTRUN: Final = frozenset(
         "PrivateIpAddressInUse",
         "InvalidIPAddress.InUse",
         "ResourceInUse",
+        "IncorrectInstanceState",
+        "InvalidChangeBatch",
     }
 )
-NOT_THERE: Final = ".NotFound"
+NOT_THERE: Final = (".NotFound", "NoSuchHostedZone")
 
 
 def before_send(request: Any, event_name: str, **_: Any) -> None:
@@ -165,6 +168,6 @@ def _understood(fault: botocore.exceptions.ClientError, what: str, account: Acco
         return ProviderUnreachable(NAME, what, why)
     if code in DENIED:
         return ProviderRefused(NAME, what, f"this node's role lacks the right to it ({why})")
-    if NOT_THERE in code or code.endswith("NotFound"):
+    if any(mark in code for mark in NOT_THERE) or code.endswith("NotFound"):
         return PlaceWrong(what, f"not in region {account.region} ({why})", "correct the name, or `region`")
     return ProviderRefused(NAME, what, why)

@@ -43,14 +43,14 @@ class Ground:
         self.subnet_range = ""
         """Of this node's own subnet; empty where the metadata service did not say."""
         self.has_metadata = False
-        self._vpc = the_one(place.vips, "vpc")
+        self._vpc = the_one(place.told, "vpc")
         self._learning = threading.Lock()
         self._nics: tuple[Nic, ...] = ()
         self._read_metadata()
         self.learn()
 
     def _region(self) -> str:
-        region = the_one(self.place.vips, "region")
+        region = the_one(self.place.told, "region")
         region = region or os.environ.get("AWS_REGION", "") or os.environ.get("AWS_DEFAULT_REGION", "")
         return region or self.metadata.get("placement/region")
 
@@ -124,6 +124,10 @@ class Ground:
             if target in own:
                 return node
         return next((nic.node for nic in self._nics if target == nic.instance), None)
+
+    def instances(self, node: NodeName) -> set[str]:
+        """Those to which its interfaces are attached."""
+        return {nic.instance for nic in self._nics if nic.node == node and nic.instance}
 
     def sight(self, parts: Mapping[str, frozenset[str]]) -> Sight:
         """Who has an address. `parts`: what belongs to it, with the interfaces that have it now."""

@@ -6,24 +6,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from orchestrator.model.names import NodeName
+from orchestrator.providers.aws import instances
 from orchestrator.providers.aws.account import NAME
 from orchestrator.providers.aws.balancer import Probe, Register
+from orchestrator.providers.aws.dns import Dns
 from orchestrator.providers.aws.elastic import Elastic
 from orchestrator.providers.aws.ground import Ground
-from orchestrator.providers.aws.mode import AwsMode, statement
+from orchestrator.providers.aws.mode import POLICY_HINT, AwsMode, statement
 from orchestrator.providers.aws.routes import Routes
 from orchestrator.providers.aws.secondary import Secondary
-from orchestrator.providers.faults import PlaceWrong
+from orchestrator.providers.faults import PlaceWrong, ProviderFault
+from orchestrator.providers.fencing import ByMachines
 from orchestrator.providers.modes import ByMode, lies_in
-from orchestrator.providers.mover import Place, Vip
+from orchestrator.providers.mover import Leave, Place, Vip
+from orchestrator.providers.provider import Finding
 
 MODES: Final[Mapping[str, type[AwsMode]]] = {
-    mode.name: mode for mode in (Secondary, Routes, Elastic, Probe, Register)
+    mode.name: mode for mode in (Secondary, Routes, Elastic, Probe, Register, Dns)
 }
 
 
-class Aws(ByMode[Ground]):
-    """Keeps `providers.mover.Mover`."""
+class Aws(ByMode[Ground], ByMachines):
+    """Keeps `providers.mover.Mover`, and `providers.fencing.Fencer`."""
 
     name = "aws"
     cloud = NAME
@@ -34,6 +39,8 @@ class Aws(ByMode[Ground]):
 
     def _by_place(self, vip: Vip, ground: Ground) -> tuple[str, str]:
         """Subnets are compared by what they are called in AWS."""
+        if vip.setting("record"):
+            return Dns.name, "the settings name a record"
         me = ground.me
         nics = {node: nic for node in vip.nodes if (nic := ground.nic(node)) is not None}
         told = ", ".join(f"{node} in {nic.subnet}" for node, nic in sorted(nics.items()))
@@ -58,6 +65,21 @@ class Aws(ByMode[Ground]):
             "name `target_groups` of a load balancer, or `route_tables` for an address outside of the VPC",
         )
 
+    def preflight(self, repair: bool, leave: Leave) -> list[Finding]:
+        found = super().preflight(repair, leave)
+        if self._place.fence is None:
+            return found
+        try:
+            return found + self._machines().findings(self._place.fence.verb == "reset")
+        except ProviderFault as fault:
+            return [*found, Finding("fencing", str(fault), POLICY_HINT)]
+
+    def _machines(self) -> instances.Instances:
+        return instances.Instances(self._prepared())
+
+    def _mine(self) -> NodeName:
+        return self._place.me
+
     @staticmethod
     def policy(place: Place) -> Mapping[str, Any]:
         return policy(place)
@@ -68,7 +90,7 @@ class Aws(ByMode[Ground]):
 
 def policy(place: Place) -> Mapping[str, Any]:
     """Documents by the role that needs them; needs nothing but the configuration."""
-    region = next((vip.setting("region") for vip in place.vips if vip.setting("region")), "")
+    region = next((one.setting("region") for one in place.told if one.setting("region")), "")
     own = [statement("LookAtNodes", ["ec2:DescribeNetworkInterfaces"])]
     roles: dict[str, list[dict[str, Any]]] = {}
     by_mode: dict[tuple[str, str], list[Vip]] = defaultdict(list)
@@ -83,6 +105,8 @@ def policy(place: Place) -> Mapping[str, Any]:
             own += rights
     if any(name == Routes.name for name, _ in by_mode):
         own += Routes.own_rights(region)
+    if place.fence is not None:
+        own += instances.rights(region, place.fence.verb == "reset")
     if roles:
         own.append(statement("TakeOnRoles", ["sts:AssumeRole"], sorted(roles)))
     documents = {"this node's role": own, **roles}

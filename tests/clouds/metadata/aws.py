@@ -43,6 +43,10 @@ class Aws(Service):
     """How many routers an answer with a token may pass."""
     action_soon: str = ""
     """What the cloud is about to do to a spot instance: stop, hibernate, terminate."""
+    rebalance: str = ""
+    """When it was said that a spot instance is at risk."""
+    maintenance: list[dict[str, str]] = field(default_factory=list)
+    """What is scheduled for it."""
     tokens: dict[str, float] = field(default_factory=dict)
 
     async def told(self, request: web.Request, *, expired: bool) -> web.Response:
@@ -94,6 +98,11 @@ class Aws(Service):
         if self.action_soon:
             told = {"action": self.action_soon, "time": "2026-12-01T00:00:00Z"}
             data["spot"] = {"instance-action": json.dumps(told)}
+        if self.rebalance:
+            data["events"] = {"recommendations": {"rebalance": json.dumps({"noticeTime": self.rebalance})}}
+        if self.maintenance:
+            told_of = {"maintenance": {"scheduled": json.dumps(self.maintenance)}}
+            data["events"] = data.get("events", {}) | told_of
         document = {"instanceId": self.instance_id, "region": region, "availabilityZone": self.zone}
         identity = {"instance-identity": {"document": json.dumps(document)}}
         return {"latest": {"meta-data": data, "dynamic": identity}}

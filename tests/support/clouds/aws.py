@@ -18,7 +18,10 @@ from moto.ec2 import utils
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.elastic_network_interfaces import NetworkInterface
+from moto.ec2.models.instances import Instance
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.route53.exceptions import Route53ClientError
+from moto.route53.models import RecordSet, Route53Backend
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests.support.clouds.knobs import Answer, Knobs, Request
@@ -26,10 +29,12 @@ from tests.support.clouds.knobs import Answer, Knobs, Request
 VERSION: Final = "5.2.5"
 """What is mended below was wrong in this one; look again before another is pinned."""
 REGION: Final = "eu-west-1"
-READS: Final = ("Describe", "Get", "AssumeRole")
+READS: Final = ("Describe", "Get", "List", "AssumeRole")
 IMAGE: Final = "ami-12c6146b"
 """One that moto knows."""
 ZONES: Final = (f"{REGION}a", f"{REGION}b", f"{REGION}c")
+SLOW_TO_STOP: Final[set[str]] = set()
+"""Instances that are `stopping` for ever once they are stopped, as a system that does not end."""
 assert moto.__version__ == VERSION, "look which of moto's faults are still there"
 
 
@@ -43,6 +48,7 @@ def mend() -> None:
     EC2Backend.mended = True  # type: ignore[attr-defined]
     assign, unassign = EC2Backend.assign_private_ip_addresses, EC2Backend.unassign_private_ip_addresses
     create, matches = EC2Backend.create_route, utils.is_filter_matching
+    stop = Instance.stop
 
     def assign_rightly(self: Any, eni_id: str, private_ip_addresses: Any = None, *rest: Any) -> Any:
         me = self.get_network_interface(eni_id)
@@ -69,6 +75,13 @@ def mend() -> None:
             raise EC2ClientError("RouteAlreadyExists", f"The route identified by {wanted} already exists")
         return create(self, route_table_id, destination_cidr_block, *rest, **more)
 
+    def stop_in_time(self: Any) -> Any:
+        """AWS shows `stopping` first, moto never."""
+        before = stop(self)
+        if self.id in SLOW_TO_STOP and before.name != "stopped":
+            self._state.name, self._state.code = "stopping", 64
+        return before
+
     def any_address(one: Any, name: str, wanted: Any) -> Any:
         """AWS finds secondary addresses too, and an interface that has any of those in the filter."""
         if isinstance(one, NetworkInterface) and name == "addresses.private-ip-address":
@@ -77,9 +90,11 @@ def mend() -> None:
             return not set(one.ipv6_addresses).isdisjoint(wanted)
         return matches(one, name, wanted)
 
+    Route53Backend.change_resource_record_sets = change_records  # type: ignore[method-assign]
     EC2Backend.assign_private_ip_addresses = assign_rightly  # type: ignore[method-assign]
     EC2Backend.unassign_private_ip_addresses = unassign_rightly  # type: ignore[method-assign,assignment]
     EC2Backend.create_route = create_rightly  # type: ignore[method-assign]
+    Instance.stop = stop_in_time  # type: ignore[method-assign]
     utils.is_filter_matching = any_address
 
 
@@ -91,6 +106,38 @@ def _addresses(eni: Any) -> list[str]:
     return [str(each["PrivateIpAddress"]) for each in eni.private_ip_addresses]
 
 
+_CHANGING: Final = threading.Lock()
+
+
+def change_records(self: Any, zoneid: str, change_list: list[dict[str, Any]]) -> None:
+    """A batch as Route 53 takes it: whole or not at all, and a DELETE names a record exactly."""
+    with _CHANGING:
+        zone = self.get_hosted_zone(zoneid)
+        there = {(each.name, each.type): each for each in zone.rrsets}
+        for change in change_list:
+            told = change["ResourceRecordSet"]
+            name, kind = f"{told['Name'].rstrip('.')}.", told["Type"]
+            values = [each["Value"] for each in told["ResourceRecords"]]
+            where = f"resource record set [name='{name}', type='{kind}']"
+            found = there.get((name, kind))
+            if change["Action"] == "DELETE":
+                if found is None:
+                    raise _refused_batch(f"Tried to delete {where} but it was not found")
+                if (str(found.ttl), sorted(found.records)) != (str(told["TTL"]), sorted(values)):
+                    why = "but the values provided do not match the current values"
+                    raise _refused_batch(f"Tried to delete {where} {why}")
+                del there[name, kind]
+            elif change["Action"] == "CREATE" and found is not None:
+                raise _refused_batch(f"Tried to create {where} but it already exists")
+            else:
+                there[name, kind] = RecordSet({**told, "Name": name, "ResourceRecords": values})
+        zone.rrsets = list(there.values())
+
+
+def _refused_batch(why: str) -> Route53ClientError:
+    return Route53ClientError("InvalidChangeBatch", f"[{why}]")
+
+
 # --- AWS' form ------------------------------------------------------------------------------------------
 
 
@@ -98,8 +145,8 @@ class Aws:
     """The query protocol: EC2, load balancers, STS."""
 
     def read(self, environ: Mapping[str, Any], body: bytes) -> Request | None:
-        words = dict(parse_qsl(body.decode("utf-8", "replace")))
         scope = re.search(r"Credential=([^/]+)/[^/]+/[^/]+/([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        words = _of_dns(environ, body) or dict(parse_qsl(body.decode("utf-8", "replace")))
         if "Action" not in words or scope is None:
             return None
         action = words["Action"]
@@ -115,6 +162,8 @@ class Aws:
             "trial": ("412 Precondition Failed", "DryRunOperation", "Request would have succeeded"),
         }[kind]
         error = f"<Error><Code>{code}</Code><Message>{text}</Message></Error>"
+        if request.service == "route53":
+            error = error.replace("<Error>", "<Error><Type>Sender</Type>")
         if request.service == "ec2":
             told = f"<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"
         else:
@@ -133,13 +182,31 @@ class Aws:
         )
 
 
+def _of_dns(environ: Mapping[str, Any], body: bytes) -> dict[str, str]:
+    """Route 53 alone speaks by paths and XML."""
+    found = re.fullmatch(r"/2013-04-01/hostedzone/([^/]+)(/rrset/?)?", environ["PATH_INFO"])
+    actions = {
+        ("GET", False): "GetHostedZone",
+        ("GET", True): "ListResourceRecordSets",
+        ("POST", True): "ChangeResourceRecordSets",
+    }
+    action = found and actions.get((environ["REQUEST_METHOD"], bool(found[2])))
+    if not found or not action:
+        return {}
+    return {"Action": action, "zone": found[1], "body": body.decode("utf-8", "replace")}
+
+
 def _covers(resources: Any, request: Request) -> bool:
     """Each thing that the request names is covered by a resource of its kind."""
     if resources == "*":
         return True
-    kinds = {"rtb-": "route-table", "eni-": "network-interface", "eipalloc-": "elastic-ip"}
+    if request.service == "route53":
+        return f"arn:aws:route53:::hostedzone/{request.words['zone']}" in resources
+    kinds = {"rtb-": "route-table", "eni-": "network-interface", "eipalloc-": "elastic-ip", "i-": "instance"}
     named = [value for key, value in request.words.items() if key not in ("Action", "Version")]
     things = [f"{kind}/{value}" for value in named for mark, kind in kinds.items() if value.startswith(mark)]
+    if request.service != "ec2":
+        things = []  # a target may be any instance: the right is to the group
     if request.action in ("CreateRoute", "ReplaceRoute"):
         things = [thing for thing in things if thing.startswith("route-table")]
     arns = [value for value in named if value.startswith("arn:")]
@@ -153,7 +220,7 @@ def _covers(resources: Any, request: Request) -> bool:
 
 
 class Metadata:
-    """Version 2 for each node, at /imds/NODE."""
+    """Version 2 for each node, at /imds/NODE; a test adds by PUT, removes by DELETE of /say/NODE/PATH."""
 
     def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
         self._inner = inner
@@ -164,12 +231,23 @@ class Metadata:
         """So many answers are 401 although the token is right, as of one that ended."""
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if said := re.fullmatch(r"/say/([^/]+)/(.+)", environ["PATH_INFO"]):
+            self._say(said[1], said[2], environ)
+            start("200 OK", [("Content-Type", "text/plain")])
+            return [b""]
         found = re.fullmatch(r"/imds/([^/]+)/latest/(.*)", environ["PATH_INFO"])
         if found is None:
             return self._inner(environ, start)
         status, told = self._answer(found[1], found[2], environ)
         start(status, [("Content-Type", "text/plain")])
         return [told.encode()]
+
+    def _say(self, node: str, path: str, environ: Mapping[str, Any]) -> None:
+        if environ["REQUEST_METHOD"] == "DELETE":
+            self.nodes[node].pop(path, None)
+        else:
+            length = int(environ.get("CONTENT_LENGTH") or 0)
+            self.nodes[node][path] = environ["wsgi.input"].read(length).decode()
 
     def _answer(self, node: str, path: str, environ: Mapping[str, Any]) -> tuple[str, str]:
         if self.dead:

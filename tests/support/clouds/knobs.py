@@ -80,7 +80,7 @@ class Knobs:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._answers: dict[tuple[str, bytes], Answer] = {}
+        self._answers: dict[tuple[str, str, bytes], Answer] = {}
 
     def turn(self, effect: str, **words: Any) -> Knob:
         """One more."""
@@ -118,7 +118,8 @@ class Knobs:
             return self.dialect.refuse(request, effect)
         if self.dialect.is_trial(request):
             return self.dialect.refuse(request, "trial")
-        key = (request.who, b"&".join(sorted(body.split(b"&"))))
+        where = f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
+        key = (request.who, where, b"&".join(sorted(body.split(b"&"))))
         if effect == "stale" and key in self._answers:
             return self._answers[key]
         answer = self._pass(environ)

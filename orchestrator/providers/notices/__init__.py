@@ -1,0 +1,1 @@
+"""What the metadata services of clouds announce: plain HTTP, without any library."""
