@@ -51,6 +51,7 @@ def test_every_verb_does_what_it_says() -> None:
         expect(here("events"), 0, "HF1101")
         expect(here("timings", file), here("timings", file).returncode, "worst gap", "would have been safe")
         expect(here("config", "check", file, "--node", first), 0, "is served by hafarm now")
+        expect(here("doctor", file), 0, f"node {second}", "is heard on every network", "can be reached")
         assert "properties" in json.loads(here("config", "schema").stdout)
         expect(here("explain", "HF1206"), 0, "What to do")
         expect(here("version"), 0, "hafarm 0")
