@@ -23,13 +23,16 @@ from orchestrator.host import clock
 from orchestrator.host.lines import encode
 from orchestrator.host.realtime import become_prompt
 from orchestrator.model.errors import HafarmError
-from orchestrator.model.names import NodeName
+from orchestrator.model.names import Epoch, NodeName
 from orchestrator.providers.faults import NotInstalled, ProviderFault, Superseded
 from orchestrator.providers.mover import Choice, Make, Mover, Place, place_from_dict
 from orchestrator.providers.process import READY, inbox
 from orchestrator.providers.provider import Sight
 
-BUILT_IN: Final[Mapping[str, str]] = {"aws": "orchestrator.providers.aws.mover:Aws"}
+BUILT_IN: Final[Mapping[str, str]] = {
+    "aws": "orchestrator.providers.aws.mover:Aws",
+    "gcp": "orchestrator.providers.gcp.mover:Gcp",
+}
 """Name: module and callable. Others are found by the entry point of this group."""
 GROUP: Final = "hafarm.providers"
 LEAVE_TIMEOUT_S: Final = 3.0
@@ -93,6 +96,10 @@ class Order:
         self._agent = agent
         self._of = {key: message[key] for key in ("module", "verb", "epoch")}
         self._ends = clock.now() + float(message["time_s"])
+
+    @property
+    def epoch(self) -> Epoch:
+        return Epoch(int(self._of["epoch"]))
 
     def check(self, what: str) -> None:
         """Asked anew for each request: the answer holds for as long as the lease that it rests on."""

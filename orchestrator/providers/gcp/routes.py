@@ -1,0 +1,240 @@
+"""`route`: an address outside of all subnetworks, led to a node by a route whose priority is its reign's.
+
+The lowest number wins in GCP, and each reign has a lower one than those before it. So a successor's route leads
+before the former is gone, and what a stale primary asks for late changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
+from typing import Any, Final
+
+from google.cloud import compute_v1
+
+from orchestrator.model.names import Epoch
+from orchestrator.providers.faults import PlaceWrong, ProviderFault
+from orchestrator.providers.gcp.account import last, path_of, project_of
+from orchestrator.providers.gcp.ground import Nic
+from orchestrator.providers.gcp.mode import GcpMode, Trial
+from orchestrator.providers.mover import Leave, Vip
+from orchestrator.providers.provider import Finding, Sight
+from orchestrator.providers.sending import side_by_side
+
+WORST: Final = 65535
+"""GCP's priorities go from 0 to this. After so many reigns they begin anew, and once the lease alone guards."""
+NEXT_HOPS: Final = (
+    "next_hop_instance",
+    "next_hop_ip",
+    "next_hop_ilb",
+    "next_hop_gateway",
+    "next_hop_vpn_tunnel",
+    "next_hop_peering",
+    "next_hop_network",
+)
+CLIENT: Final = compute_v1.RoutesClient
+
+
+class Routes(GcpMode):
+    """Made before the former is deleted: at no time does the address lead nowhere."""
+
+    name = "route"
+
+    def look(self, vips: Sequence[Vip]) -> Mapping[str, Sight | Exception]:
+        """One request for all."""
+        try:
+            routes = self._found(vips)
+        except ProviderFault as fault:
+            return dict.fromkeys([vip.address for vip in vips], fault)
+        return {
+            vip.address: self._sight(vip, [each for each in routes if _fits(each, vip)]) for vip in vips
+        }
+
+    def _found(self, vips: Sequence[Vip]) -> list[Any]:
+        """Of the nodes' network; of one IPv4 address the cloud finds them, of several all are looked through."""
+        network = self._ground.me.network
+        is_narrow = len(vips) == 1 and ":" not in vips[0].address
+        words = {"filter": f'destRange = "{destination(vips[0])}"'} if is_narrow else {}
+        project = project_of(network, self._account.project)
+        found = self._account.all_of("list", CLIENT, "the list of routes", project=project, **words)
+        return [each for each in found if path_of(each.network) == network]
+
+    def _of(self, vip: Vip) -> list[Any]:
+        return [each for each in self._found([vip]) if _fits(each, vip)]
+
+    def _sight(self, vip: Vip, routes: Sequence[Any]) -> Sight:
+        """The best ones lead. What is not a node's counts at any priority: it leads when ours is gone."""
+        best = min((each.priority for each in routes), default=None)
+        leading = {each.name: self._led(vip, each) for each in routes if each.priority == best}
+        rest = {each.name: self._led(vip, each) for each in routes if each.priority != best}
+        foreign = {name: led for name, led in rest.items() if any(self._ground.node_of(one) is None for one in led)}
+        if len(leading) > 1:
+            # Equal ones share the traffic.
+            leading = {"its routes": frozenset().union(*leading.values())}
+        return self._ground.sight(leading | foreign)
+
+    def _led(self, vip: Vip, route: Any) -> frozenset[str]:
+        """Nowhere, if it is this cluster's own and the instance is no node's any more."""
+        led = hop(route)
+        is_left_over = route.name.startswith(self._prefix(vip)) and self._ground.node_of(led) is None
+        return frozenset() if is_left_over else frozenset({led})
+
+    def check(self, vip: Vip) -> None:
+        """It is in no subnetwork, which GCP keeps; the network is this project's; and this instance forwards."""
+        me = self._ground.me
+        owner = project_of(me.network, self._account.project)
+        if owner != self._account.project:
+            text = f"the network belongs to project {owner}, which has the routes of a shared network"
+            raise PlaceWrong(vip.address, text, "use ilb-probe or forwarding-rule")
+        for subnet in self._ground.subnets():
+            name = subnet.range_of(vip.address)
+            if name is not None:
+                text = f"lies in {last(subnet.path)} ({subnet.ranges[name]}), where no route leads elsewhere"
+                raise PlaceWrong(vip.address, text, "choose an address outside of all subnetworks")
+        if not me.forwards:
+            raise PlaceWrong(me.machine, *_deaf())
+
+    # --- moving -----------------------------------------------------------------------------------------
+
+    def whole(self, vip: Vip, leave: Leave) -> bool:
+        """Under this reign or a later one, and nothing else is left."""
+        routes = self._of(vip)
+        return self._is_current(routes, leave.epoch) and not self._others(vip, routes, leave.epoch)
+
+    def _is_current(self, routes: Sequence[Any], epoch: Epoch) -> bool:
+        """A route of this node has the reign's priority or a better one."""
+        mine = self._ground.me.instance
+        return any(hop(each) == mine and each.priority <= priority(epoch) for each in routes)
+
+    def _others(self, vip: Vip, routes: Sequence[Any], epoch: Epoch) -> list[Any]:
+        """What is to be deleted: other nodes' routes, and this one's of former reigns; nobody else's."""
+        mine = self._ground.me.instance
+        return [
+            each
+            for each in routes
+            if (hop(each) != mine or each.priority > priority(epoch))
+            and (self._ground.node_of(hop(each)) is not None or each.name.startswith(self._prefix(vip)))
+        ]
+
+    def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
+        if not self._is_current(self._of(vip), leave.epoch):
+            self._insert(vip, leave)
+        # Looked at once more: what was inserted meanwhile is the former's too. Nobody waits for a deletion to
+        # be over: a worse route is silent.
+        others = self._others(vip, self._of(vip), leave.epoch)
+        return side_by_side({each.name: self._deletion(each.name) for each in others})
+
+    def _insert(self, vip: Vip, leave: Leave) -> None:
+        me = self._ground.me
+        route = compute_v1.Route(
+            name=self._name(vip, leave.epoch),
+            network=me.network,
+            dest_range=destination(vip),
+            priority=priority(leave.epoch),
+            next_hop_instance=me.instance,
+            description=self._description(vip, leave.epoch),
+        )
+        what = f"the insertion of route {route.name}"
+        words = {"project": self._account.project, "route_resource": route}
+        self._account.finish(self._begin("insert_unary", CLIENT, what, **words), what, leave)
+
+    def _deletion(self, name: str) -> Any:
+        words = {"project": self._account.project, "route": name}
+
+        def delete() -> None:
+            try:
+                self._begin("delete_unary", CLIENT, f"the deletion of route {name}", **words)
+            except PlaceWrong:
+                pass  # somebody else deleted it: it is gone
+
+        return delete
+
+    def _prefix(self, vip: Vip) -> str:
+        """Of all routes that this cluster makes for an address."""
+        whose = "\0".join((self._ground.place.cluster, vip.module, vip.address))
+        return f"hafarm-{_short(whose)}-"
+
+    def _name(self, vip: Vip, epoch: Epoch) -> str:
+        """The same for the same address, reign and node alone: a second one is refused."""
+        return f"{self._prefix(vip)}{epoch}-{_short(self._ground.place.me)}"
+
+    def _description(self, vip: Vip, epoch: Epoch) -> str:
+        """For people who look at the network's routes."""
+        place = self._ground.place
+        told = {"cluster": place.cluster, "module": vip.module, "node": place.me, "epoch": epoch}
+        return "hafarm " + json.dumps(told)
+
+    # --- beforehand -------------------------------------------------------------------------------------
+
+    def trials(self, vip: Vip) -> list[Trial]:
+        """Of a route itself Compute Engine can be asked only once there is one."""
+        return [instance_trial(self._ground.me, ("compute.instances.use",))]
+
+    def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
+        self._ground.learn()
+        found = super().preflight(vip, repair, leave)
+        for node in vip.nodes:
+            nic = self._ground.nic(node)
+            if nic is not None and not nic.forwards:
+                found.append(Finding(nic.machine, *_deaf()))
+        for route in self._of(vip):
+            found += [
+                Finding(f"route {route.name}", f"{each.code}: {each.message}", "mend what it leads to")
+                for each in route.warnings
+                if hop(route) == self._ground.me.instance
+            ]
+        return found
+
+    @staticmethod
+    def rights(vips: Sequence[Vip]) -> tuple[str, ...]:
+        return (
+            "compute.globalOperations.get",
+            "compute.instances.use",
+            "compute.networks.updatePolicy",
+            "compute.routes.create",
+            "compute.routes.delete",
+            "compute.routes.list",
+            "compute.subnetworks.list",
+        )
+
+
+def priority(epoch: Epoch) -> int:
+    """Of a reign; the later, the lower, and the lowest wins."""
+    return WORST - epoch % (WORST + 1)
+
+
+def destination(vip: Vip) -> str:
+    """The address alone, as a range."""
+    return f"{vip.address}/{128 if ':' in vip.address else 32}"
+
+
+def hop(route: Any) -> str:
+    """What a route leads to."""
+    found = next((str(getattr(route, each)) for each in NEXT_HOPS if getattr(route, each)), "nothing")
+    return path_of(found)
+
+
+def instance_trial(nic: Nic, permissions: tuple[str, ...]) -> Trial:
+    """Permissions on an instance."""
+    _, project, _, zone, _, name = nic.instance.split("/")
+    return Trial(
+        compute_v1.InstancesClient, {"project": project, "zone": zone, "resource": name}, permissions
+    )
+
+
+def _short(text: str) -> str:
+    """Names of routes are short, and of few signs."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _fits(route: Any, vip: Vip) -> bool:
+    return ip_network(route.dest_range) == ip_network(destination(vip))
+
+
+def _deaf() -> tuple[str, str]:
+    return (
+        "it was made without canIpForward, so GCP drops what a route leads to it",
+        "GCP changes that on a stopped instance only: stop it, set canIpForward, start it again",
+    )
