@@ -39,10 +39,19 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
         "nlb-probe": Mode(frozenset({"target_groups"}), probed=True),
         "nlb-register": Mode(frozenset({"target_groups"})),
     },
+    "gcp": {
+        "ilb-probe": Mode(frozenset({"forwarding_rules"}), probed=True),
+        "route": Mode(alone=True),
+        "alias-ip": Mode(),
+        "forwarding-rule": Mode(frozenset({"forwarding_rules"})),
+    },
 }
 """Of the providers in this package; those of other packages check their own when they start."""
-ALWAYS: Final[Mapping[str, frozenset[str]]] = {"aws": AWS_ALWAYS}
-LISTS: Final = frozenset({"route_tables", "target_groups"})
+ALWAYS: Final[Mapping[str, frozenset[str]]] = {
+    "aws": AWS_ALWAYS,
+    "gcp": frozenset({"project", "network", "region"}),
+}
+LISTS: Final = frozenset({"route_tables", "target_groups", "forwarding_rules"})
 """Settings that take several values."""
 
 
@@ -65,7 +74,8 @@ def _automatic(marked: Marked, here: Path, vip: shape.Vip) -> Iterator[Problem]:
     if vip.provider == "onprem" and vip.settings:
         yield marked.problem((*here, "settings"), "provider onprem has no settings")
         return
-    known = set().union(*ALWAYS.values(), *(mode.needed | mode.known for mode in MODES["aws"].values()))
+    modes = [mode for of_cloud in MODES.values() for mode in of_cloud.values()]
+    known = set().union(*ALWAYS.values(), *(mode.needed | mode.known for mode in modes))
     yield from _settings(marked, here, vip, known)
 
 

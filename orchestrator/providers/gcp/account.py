@@ -1,10 +1,11 @@
-"""Requests to Compute Engine: short time-outs, and each that changes something asks for leave and is sent once."""
+"""Requests to Compute Engine: short time-outs; what changes something asks for leave and is sent once."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -151,6 +152,20 @@ class Account:
         """Of a list that comes in pages."""
         return list(self.call(lambda: list(self.ask(method, kind, what, **words)), what))
 
+    def patch(self, path: str, words: Mapping[str, str], body: Mapping[str, Any], what: str) -> Any:
+        """A change that the library cannot write; its operation, as from the library."""
+        url = f"{self.endpoint}/compute/v1/{path}"
+        query = {**words, "requestId": str(uuid.uuid4())}
+
+        def send() -> Any:
+            answer = self.session().patch(url, params=query, json=body, timeout=READ_S)
+            if not answer.ok:
+                understood: Any = google.api_core.exceptions.from_http_response
+                raise understood(answer)
+            return compute_v1.Operation.from_json(answer.content, ignore_unknown_fields=True)
+
+        return self.call(send, what)
+
     def call(self, request: Callable[[], Any], what: str) -> Any:
         """One request; its answer, or a fault in our words."""
         try:
@@ -171,9 +186,7 @@ class Account:
         except (requests.RequestException, ParseError, OSError, ValueError) as fault:
             raise ProviderUnreachable(NAME, what, str(fault) or type(fault).__name__) from fault
 
-    def _understood(
-        self, fault: google.api_core.exceptions.GoogleAPICallError, what: str
-    ) -> ProviderFault:
+    def _understood(self, fault: google.api_core.exceptions.GoogleAPICallError, what: str) -> ProviderFault:
         status, reasons = int(fault.code or 0), reasons_of(fault)
         why = f"{', '.join(sorted(reasons)) or status}: {fault.message}"
         if status == 401:
@@ -184,7 +197,9 @@ class Account:
         if status == 403:
             return ProviderRefused(NAME, what, f"this node's service account lacks the right to it ({why})")
         if status == 404:
-            return PlaceWrong(what, f"not in project {self.project} ({why})", "correct the name, or `project`")
+            return PlaceWrong(
+                what, f"not in project {self.project} ({why})", "correct the name, or `project`"
+            )
         return ProviderRefused(NAME, what, why)
 
     # --- changing ---------------------------------------------------------------------------------------
@@ -241,21 +256,21 @@ def reasons_of(fault: google.api_core.exceptions.GoogleAPICallError) -> frozense
     return frozenset(str(each) for each in told if each)
 
 
-class OwnAccount(google.auth.compute_engine.Credentials):  # type: ignore[misc]
+class OwnAccount(google.auth.compute_engine.Credentials):
     """The instance's service account; its metadata service is never asked through a proxy."""
 
     def refresh(self, request: Any) -> None:
         direct = requests.Session()
         direct.trust_env = False
-        super().refresh(google.auth.transport.requests.Request(direct))
+        renew: Any = super().refresh
+        renew(google.auth.transport.requests.Request(direct))
 
 
 def _credentials() -> Any:
     """As Google's libraries find them everywhere: the environment's file, or the instance's own account."""
     found, _ = google.auth.default(scopes=[SCOPE])
-    if isinstance(found, google.auth.compute_engine.Credentials):
-        return OwnAccount(scopes=[SCOPE])
-    return found
+    own: Any = OwnAccount
+    return own(scopes=[SCOPE]) if isinstance(found, google.auth.compute_engine.Credentials) else found
 
 
 def _endpoint() -> str:

@@ -63,9 +63,7 @@ class Metadata:
         return told if isinstance(told, dict) else {}
 
     def _ask(self, path: str) -> str:
-        request = urllib.request.Request(
-            f"{self._where}/computeMetadata/v1/{path}", headers=dict((FLAVOR,))
-        )
+        request = urllib.request.Request(f"{self._where}/computeMetadata/v1/{path}", headers=dict((FLAVOR,)))
         try:
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:
                 if answer.headers.get(FLAVOR[0]) != FLAVOR[1]:

@@ -1,7 +1,7 @@
 """`route`: an address outside of all subnetworks, led to a node by a route whose priority is its reign's.
 
-The lowest number wins in GCP, and each reign has a lower one than those before it. So a successor's route leads
-before the former is gone, and what a stale primary asks for late changes nothing.
+The lowest number wins in GCP, and each reign has a lower one than those before it. So a successor's route
+leads before the former is gone, and what a stale primary asks for late changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orchestrator.providers.provider import Finding, Sight
 from orchestrator.providers.sending import side_by_side
 
 WORST: Final = 65535
-"""GCP's priorities go from 0 to this. After so many reigns they begin anew, and once the lease alone guards."""
+"""GCP's priorities go from 0 to this. After so many reigns they begin anew, once with the lease alone."""
 NEXT_HOPS: Final = (
     "next_hop_instance",
     "next_hop_ip",
@@ -48,12 +48,10 @@ class Routes(GcpMode):
             routes = self._found(vips)
         except ProviderFault as fault:
             return dict.fromkeys([vip.address for vip in vips], fault)
-        return {
-            vip.address: self._sight(vip, [each for each in routes if _fits(each, vip)]) for vip in vips
-        }
+        return {vip.address: self._sight(vip, [each for each in routes if _fits(each, vip)]) for vip in vips}
 
     def _found(self, vips: Sequence[Vip]) -> list[Any]:
-        """Of the nodes' network; of one IPv4 address the cloud finds them, of several all are looked through."""
+        """Of the nodes' network; those of one IPv4 address are picked by the cloud, of several here."""
         network = self._ground.me.network
         is_narrow = len(vips) == 1 and ":" not in vips[0].address
         words = {"filter": f'destRange = "{destination(vips[0])}"'} if is_narrow else {}
@@ -69,7 +67,9 @@ class Routes(GcpMode):
         best = min((each.priority for each in routes), default=None)
         leading = {each.name: self._led(vip, each) for each in routes if each.priority == best}
         rest = {each.name: self._led(vip, each) for each in routes if each.priority != best}
-        foreign = {name: led for name, led in rest.items() if any(self._ground.node_of(one) is None for one in led)}
+        foreign = {
+            name: led for name, led in rest.items() if any(self._ground.node_of(one) is None for one in led)
+        }
         if len(leading) > 1:
             # Equal ones share the traffic.
             leading = {"its routes": frozenset().union(*leading.values())}
@@ -82,7 +82,7 @@ class Routes(GcpMode):
         return frozenset() if is_left_over else frozenset({led})
 
     def check(self, vip: Vip) -> None:
-        """It is in no subnetwork, which GCP keeps; the network is this project's; and this instance forwards."""
+        """It is in no subnetwork, the network is this project's, and this instance forwards."""
         me = self._ground.me
         owner = project_of(me.network, self._account.project)
         if owner != self._account.project:
