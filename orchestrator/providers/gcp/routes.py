@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, Final
 
@@ -168,9 +168,12 @@ class Routes(GcpMode):
 
     # --- beforehand -------------------------------------------------------------------------------------
 
-    def trials(self, vip: Vip) -> list[Trial]:
+    def trials(self, vip: Vip) -> Iterable[Trial]:
         """Of a route itself Compute Engine can be asked only once there is one."""
-        return [instance_trial(self._ground.me, ("compute.instances.use",))]
+        yield instance_trial(self._ground.me, ("compute.instances.use",))
+        for route in self._of(vip):
+            words = {"project": self._account.project, "resource": route.name}
+            yield Trial(CLIENT, words, ("compute.routes.delete",))
 
     def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
         self._ground.learn()

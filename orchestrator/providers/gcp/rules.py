@@ -10,7 +10,7 @@ from google.cloud import compute_v1
 from orchestrator.providers.faults import PlaceWrong, ProviderFault
 from orchestrator.providers.gcp.account import last, path_of
 from orchestrator.providers.gcp.ground import Ground
-from orchestrator.providers.gcp.mode import GcpMode
+from orchestrator.providers.gcp.mode import GcpMode, Trial
 from orchestrator.providers.modes import lies_in
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Finding, Sight
@@ -135,6 +135,15 @@ class Forwarding(Rules):
         )
 
     # --- beforehand -------------------------------------------------------------------------------------
+
+    def trials(self, vip: Vip) -> Iterable[Trial]:
+        """Of a rule itself Compute Engine cannot be asked."""
+        words = {
+            "project": self._account.project,
+            "zone": self._ground.me.zone,
+            "resource": last(self._mine()),
+        }
+        yield Trial(compute_v1.TargetInstancesClient, words, ("compute.targetInstances.use",))
 
     def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
         self._ground.learn()
