@@ -155,6 +155,13 @@ class Clouds:
         # From before the pulse was asked: it may have answered late.
         return asked + min(LEAVE_S, standing.lease_s), ""
 
+    async def held(self, module: ModuleName) -> Epoch | None:
+        """The epoch that this node serves the module under now, where it does and that is known."""
+        try:
+            return (await self._standing(module)).held
+        except (HafarmError, OSError, TimeoutError):
+            return None
+
     # --- looking ----------------------------------------------------------------------------------------
 
     async def look(self, name: str) -> None:

@@ -109,10 +109,11 @@ class GcpScene(Scene):
 
     def reset(self) -> None:
         """Nothing is remembered that an old answer could show."""
-        super().reset()
         store = self.gcp.cloud.store
+        self.gcp.served.do(store.hasten)
+        super().reset()
         self.knobs.forget()
-        self.gcp.served.do(lambda: (store.hasten(), store.past.clear(), store.remember()))
+        self.gcp.served.do(lambda: (store.past.clear(), store.remember()))
 
     def build(self) -> None:
         """What else is there."""
