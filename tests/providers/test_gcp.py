@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from google.auth.compute_engine import _metadata
-from google.cloud import compute_v1
 
-from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import HafarmError
-from orchestrator.model.names import Epoch, NodeName
 from orchestrator.providers.detect import provider_here
 from orchestrator.providers.faults import (
-    ForeignOwner,
     MetadataSilent,
     PlaceWrong,
     ProviderRefused,
-    ProviderUnreachable,
 )
-from orchestrator.providers.gcp import account, mover
-from orchestrator.providers.gcp.account import change_of
-from orchestrator.providers.gcp.firewall import admits
-from orchestrator.providers.gcp.ground import Nic
-from orchestrator.providers.gcp.mover import Gcp, policy
-from orchestrator.providers.gcp.routes import priority
-from orchestrator.providers.mover import Choice, Place, Vip
-from orchestrator.providers.provider import Finding, Owner, Sight
-from tests.clouds.gcp.schemas import Json
+from orchestrator.providers.gcp import mover
+from orchestrator.providers.gcp.mover import policy
+from orchestrator.providers.mover import Vip
 from tests.clouds.knobs import Do
+from tests.providers.gcp_here import (
+    ROLE,
+    UPDATE,
+    Leave,
+    Stand,
+    as_paris,
+    chosen,
+    claim,
+    key_file,
+    made,
+    place,
+    preflight,
+    vip_of,
+)
 from tests.providers.gcp_scenes import (
     NETWORK,
     PROJECT,
@@ -47,131 +44,33 @@ from tests.providers.gcp_scenes import (
     IlbProbe,
     Route,
     instance,
-    simulated,
     subnet,
 )
-from tests.providers.nodes import BOTH, LYON, OWN, PARIS, SHOP, environ
+from tests.providers.nodes import BOTH, LYON, PARIS, SHOP
 from tests.providers.scenes import STRANGER
 from tests.providers.test_aws import asked_for_policy
 
-HEALTH = IlbProbe.health_port
-UPDATE = "compute.instances.updateNetworkInterface"
-ROLE = "a custom role for the nodes' service account"
-
-
-class Leave:
-    """Always yes, under one reign."""
-
-    def __init__(self, epoch: int = 3) -> None:
-        self.epoch = Epoch(epoch)
-        self.asked: list[str] = []
-        self.seconds = 5.0
-
-    def check(self, what: str) -> None:
-        self.asked.append(what)
-
-    def left_s(self) -> float:
-        return self.seconds
-
 
 @pytest.fixture(scope="module")
-def scenes() -> Iterator[tuple[dict[type[GcpScene], GcpScene], ExitStack]]:
-    """Each kind is built once, in a cloud of its own."""
-    with ExitStack() as stack:
-        yield {}, stack
-
-
-@pytest.fixture
-def scene_of(
-    scenes: tuple[dict[type[GcpScene], GcpScene], ExitStack],
-) -> Iterator[Callable[[type[GcpScene]], Any]]:
-    built, stack = scenes
-
-    def made(kind: type[GcpScene]) -> GcpScene:
-        if kind not in built:
-            built[kind] = kind(stack.enter_context(simulated()))
-        built[kind].reset()
-        return built[kind]
-
+def stand() -> Iterator[Stand]:
+    made = Stand()
     yield made
-    for scene in built.values():
-        scene.knobs.clear()
+    made.close()
 
 
 @pytest.fixture
-def routed(scene_of: Callable[[type[GcpScene]], Any]) -> Any:
-    return scene_of(Route)
+def routed(stand: Stand) -> Any:
+    return stand(Route)
 
 
 @pytest.fixture
-def aliased(scene_of: Callable[[type[GcpScene]], Any]) -> Any:
-    return scene_of(AliasIp)
+def aliased(stand: Stand) -> Any:
+    return stand(AliasIp)
 
 
 @pytest.fixture
-def probed(scene_of: Callable[[type[GcpScene]], Any]) -> Any:
-    return scene_of(IlbProbe)
-
-
-@contextmanager
-def as_paris(scene: GcpScene, **changed: str) -> Iterator[None]:
-    """In this process; Google's library reads one of the variables when it is imported."""
-    told = scene.environment(PARIS) | changed
-    before = _metadata._GCE_METADATA_HOST
-    _metadata._GCE_METADATA_HOST = told["GCE_METADATA_HOST"]
-    try:
-        with environ(told):
-            yield
-    finally:
-        _metadata._GCE_METADATA_HOST = before
-
-
-def vip_of(config: VipConfig, **changed: Any) -> Vip:
-    made = Vip(SHOP, config.address.partition("/")[0], config.mode, config.settings, (PARIS, LYON))
-    return replace(made, **changed)
-
-
-def place(*vips: Vip, own: Mapping[NodeName, str] = OWN, health_port: int = HEALTH) -> Place:
-    addresses = {name: (text,) for name, text in own.items()}
-    return Place("test", PARIS, addresses, vips, health_port)  # type: ignore[arg-type]
-
-
-def made(scene: GcpScene, vip: Vip | None = None, **more: Any) -> Gcp:
-    return Gcp(place(vip or vip_of(scene.vip), own=scene.own, **more))
-
-
-def chosen(scene: GcpScene, vip: Vip, **more: Any) -> Choice:
-    with as_paris(scene):
-        found = made(scene, vip, **more).choices()[vip.address]
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
-def seen(scene: GcpScene, vip: Vip | None = None) -> Sight:
-    vip = vip or vip_of(scene.vip)
-    with as_paris(scene):
-        found = made(scene, vip).observe()[vip.address]
-    if isinstance(found, Exception):
-        raise found
-    return found
-
-
-def claim(scene: GcpScene, epoch: int = 3, vip: Vip | None = None) -> Leave:
-    """As paris; what leave was asked for."""
-    leave, vip = Leave(epoch), vip or vip_of(scene.vip)
-    with as_paris(scene):
-        assert made(scene, vip).claim(vip.address, BOTH, leave).missing == {}
-    return leave
-
-
-def preflight(scene: GcpScene, vip: Vip | None = None) -> list[Finding]:
-    with as_paris(scene):
-        return made(scene, vip).preflight(False, Leave())
-
-
-def told(found: list[Finding]) -> str:
-    return "\n".join(f"{one.subject}: {one.problem}; {one.remedy}" for one in found)
+def probed(stand: Stand) -> Any:
+    return stand(IlbProbe)
 
 
 # --- how ------------------------------------------------------------------------------------------
@@ -192,10 +91,8 @@ def test_outside_of_all_subnetworks_it_is_a_route(routed: Route) -> None:
 
 
 @pytest.mark.parametrize("kind", [IlbProbe, ForwardingRule])
-def test_forwarding_rules_that_are_named_say_it(
-    scene_of: Callable[[type[GcpScene]], Any], kind: type[GcpScene]
-) -> None:
-    scene = scene_of(kind)
+def test_forwarding_rules_that_are_named_say_it(stand: Stand, kind: type[GcpScene]) -> None:
+    scene = stand(kind)
     choice = chosen(scene, vip_of(scene.vip, mode=""))
     assert (choice.mode, choice.local) == (kind.mode, True)
 
@@ -266,18 +163,14 @@ def test_an_alias_lies_in_the_subnetwork_and_is_ipv4(aliased: AliasIp) -> None:
         ({"forwarding_rules": ("shop-tcp",), "region": ("us-east1",)}, "not in region us-east1"),
     ],
 )
-def test_a_wrong_name_is_named(
-    scene_of: Callable[[type[GcpScene]], Any], settings: dict[str, tuple[str, ...]], said: str
-) -> None:
-    scene = scene_of(ForwardingRule)
+def test_a_wrong_name_is_named(stand: Stand, settings: dict[str, tuple[str, ...]], said: str) -> None:
+    scene = stand(ForwardingRule)
     with pytest.raises(PlaceWrong, match=said):
         chosen(scene, vip_of(scene.vip, settings={**scene.vip.settings, **settings}))
 
 
-def test_another_rules_address_and_another_kind_of_rule_are_refused(
-    scene_of: Callable[[type[GcpScene]], Any], probed: IlbProbe
-) -> None:
-    scene = scene_of(ForwardingRule)
+def test_another_rules_address_and_another_kind_of_rule_are_refused(stand: Stand, probed: IlbProbe) -> None:
+    scene = stand(ForwardingRule)
     with pytest.raises(PlaceWrong, match=r"has 198\.18\.60\.1, and the virtual IP is 198\.18\.60\.2"):
         chosen(scene, vip_of(scene.vip, address="198.18.60.2"))
     with pytest.raises(PlaceWrong, match="leads to no regional backend service"):
@@ -289,9 +182,9 @@ def test_another_rules_address_and_another_kind_of_rule_are_refused(
 
 
 def test_without_a_target_instance_the_command_that_makes_one_is_told(
-    scene_of: Callable[[type[GcpScene]], Any],
+    stand: Stand,
 ) -> None:
-    scene = scene_of(ForwardingRule)
+    scene = stand(ForwardingRule)
     body = dict(scene.gcp.of("targetInstances")["to-paris"])
     scene.gcp.remove(scene.target(PARIS))
     try:
@@ -351,9 +244,9 @@ def test_a_foreign_owner_is_told_beforehand(aliased: AliasIp) -> None:
     ],
 )
 def test_a_right_that_is_missing_is_named_before_anything_changes(
-    scene_of: Callable[[type[GcpScene]], Any], kind: type[GcpScene], lacking: str
+    stand: Stand, kind: type[GcpScene], lacking: str
 ) -> None:
-    scene = scene_of(kind)
+    scene = stand(kind)
     scene.knobs.rights[PARIS] = set(policy(place(vip_of(scene.vip)))[ROLE]["includedPermissions"]) - {lacking}
     found = preflight(scene)
     assert found
@@ -369,219 +262,6 @@ def test_a_right_that_is_missing_is_told_by_the_claim_that_needs_it(routed: Rout
         as_paris(routed),
     ):
         made(routed).claim(routed.address, BOTH, Leave())
-
-
-# --- routes ---------------------------------------------------------------------------------------
-
-
-def test_the_successors_route_is_there_before_the_formers_is_deleted(routed: Route) -> None:
-    routed.lead(LYON, priority(Epoch(2)))
-    leave = claim(routed, 3)
-    assert [each.action for each in routed.knobs.changes(PARIS)] == [
-        "compute.routes.create",
-        "compute.routes.delete",
-    ]
-    assert leave.asked == ["routes of global", f"delete given-lyon-{priority(Epoch(2))} of routes"]
-    (mine,) = routed.routes().values()
-    assert mine["priority"] == priority(Epoch(3))
-    assert json.loads(mine["description"].removeprefix("hafarm ")) == {
-        "cluster": "test", "module": "shop", "node": "paris", "epoch": 3,
-    }  # fmt: skip
-
-
-def test_a_stale_primarys_route_does_not_win(routed: Route) -> None:
-    claim(routed, 7)
-    routed.lead(LYON, priority(Epoch(6)))  # its request was under way for long
-    assert routed.owners() == {PARIS}
-    assert seen(routed).owner is Owner.MINE
-    claim(routed, 8)
-    assert len(routed.routes()) == 1
-
-
-def test_the_same_nodes_next_reign_has_a_better_route(routed: Route) -> None:
-    """Else what a reign between them asked for late would win."""
-    claim(routed, 3)
-    claim(routed, 9)
-    (mine,) = routed.routes().values()
-    assert mine["priority"] == priority(Epoch(9))
-    assert claim(routed, 9).asked == []
-
-
-def test_a_deletion_that_is_denied_is_named_and_the_address_is_here(routed: Route) -> None:
-    routed.lead(LYON, priority(Epoch(2)))
-    routed.knobs.turn(Do.DENIED, "compute.routes.delete", who=PARIS)
-    with as_paris(routed):
-        node = made(routed)
-        for _ in range(2):
-            moved = node.claim(routed.address, BOTH, Leave(3))
-            assert list(moved.missing) == [f"given-lyon-{priority(Epoch(2))}"]
-    assert routed.owners() == {PARIS}
-
-
-def test_a_route_of_ours_to_what_is_no_node_any_more_is_taken_over(routed: Route) -> None:
-    claim(routed, 3)
-    (name,) = routed.routes()
-    path = f"projects/{PROJECT}/global/routes/{name}"
-    routed.gcp.cloud.store.resources[path]["nextHopInstance"] = f"https://x/compute/v1/{instance(STRANGER)}"
-    assert seen(routed).owner is Owner.NOBODY
-    claim(routed, 4)
-    (mine,) = routed.routes().values()
-    assert mine["nextHopInstance"].endswith(instance(PARIS))
-
-
-def test_a_worse_route_of_a_stranger_is_foreign_too(routed: Route) -> None:
-    claim(routed, 3)
-    routed.lead(STRANGER, 65_535)
-    assert seen(routed).owner is Owner.FOREIGN
-    with pytest.raises(ForeignOwner, match="given-stranger-65535"):
-        claim(routed, 4)
-
-
-def test_priorities_fall_with_each_reign_and_stay_in_their_range() -> None:
-    assert [priority(Epoch(each)) for each in (0, 1, 65_535)] == [65_535, 65_534, 0]
-    assert priority(Epoch(65_536)) == 65_535
-
-
-def test_an_ipv6_address_is_led_by_a_route(routed: Route) -> None:
-    vip = vip_of(routed.vip, address="2001:db8:50::1")
-    claim(routed, vip=vip)
-    assert seen(routed, vip).owner is Owner.MINE
-    found = [each for each in routed.gcp.of("routes").values() if each["destRange"] == "2001:db8:50::1/128"]
-    assert len(found) == 1
-
-
-def test_several_addresses_are_looked_at_in_one_request(routed: Route) -> None:
-    one = vip_of(routed.vip)
-    with as_paris(routed):
-        node = Gcp(place(one, replace(one, address="198.18.50.2")))
-        node.choices()
-        routed.knobs.forget()
-        assert {each.owner for each in node.observe().values()} == {Owner.NOBODY}  # type: ignore[union-attr]
-    assert [each.action for each in routed.knobs.log] == ["compute.routes.list"]
-
-
-# --- aliases --------------------------------------------------------------------------------------
-
-
-def test_the_last_alias_leaves_and_others_stay(aliased: AliasIp) -> None:
-    """Google's library leaves an empty list out, and then nothing changes."""
-    claim(aliased)
-    with as_paris(aliased):
-        made(aliased).release(aliased.address, Leave())
-    assert aliased.aliases(PARIS) == []
-    other: Json = {"ipCidrRange": "10.0.1.50/32"}
-    aliased.gcp.cloud.store.resources[instance(PARIS)]["networkInterfaces"][0]["aliasIpRanges"] = [other]
-    claim(aliased)
-    assert aliased.aliases(PARIS) == [other, {"ipCidrRange": "10.0.1.100/32"}]
-    with as_paris(aliased):
-        made(aliased).release(aliased.address, Leave())
-    assert aliased.aliases(PARIS) == [other]
-    aliased.gcp.cloud.store.resources[instance(PARIS)]["networkInterfaces"][0]["aliasIpRanges"] = []
-
-
-def test_who_reads_an_old_fingerprint_looks_again(aliased: AliasIp) -> None:
-    aliased.give(LYON)
-    overtaken = aliased.knobs.turn(Do.OVERTAKEN, UPDATE, who=PARIS, times=1)
-    with as_paris(aliased):
-        node = made(aliased)
-        with pytest.raises(ProviderUnreachable, match=r"conditionNotMet: .*Invalid fingerprint"):
-            node.claim(aliased.address, BOTH, Leave())
-        assert overtaken.hits == 1
-        assert aliased.owners() == {LYON}
-        node.claim(aliased.address, BOTH, Leave())
-    assert aliased.owners() == {PARIS}
-
-
-def test_a_wider_range_with_the_address_in_it_is_not_taken(aliased: AliasIp) -> None:
-    held = aliased.gcp.cloud.store.resources[instance(LYON)]["networkInterfaces"][0]
-    held["aliasIpRanges"] = [{"ipCidrRange": "10.0.1.96/28"}]
-    try:
-        with pytest.raises(ForeignOwner, match=r"lyon with 10\.0\.1\.96/28"):
-            claim(aliased)
-    finally:
-        held["aliasIpRanges"] = []
-
-
-# --- what the cloud says --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("knob", "kind", "said"),
-    [
-        ({"effect": "broken", "status": 403, "code": "rateLimitExceeded"}, ProviderUnreachable, "rateLimit"),
-        ({"effect": "throttled"}, ProviderUnreachable, "rateLimitExceeded"),
-        ({"effect": "broken", "status": 503}, ProviderUnreachable, "backendError"),
-        (
-            {"effect": "broken", "status": 403, "code": "accessNotConfigured"},
-            ProviderRefused,
-            "accessNotConf",
-        ),
-        ({"effect": "fails", "code": "QUOTA_EXCEEDED"}, ProviderRefused, "QUOTA_EXCEEDED"),
-        ({"effect": "fails", "code": "INTERNAL_ERROR"}, ProviderUnreachable, "INTERNAL_ERROR"),
-        ({"effect": "slow", "seconds": 30}, ProviderUnreachable, "its operation is not over yet"),
-    ],
-)
-def test_a_no_for_now_is_told_from_a_no_for_good(
-    routed: Route, knob: dict[str, Any], kind: type[Exception], said: str
-) -> None:
-    routed.knobs.turn(knob.pop("effect"), "compute.routes.create", who=PARIS, times=1, **knob)
-    leave = Leave()
-    leave.seconds = 0.2
-    with as_paris(routed), pytest.raises(kind, match=said):
-        made(routed).claim(routed.address, BOTH, leave)
-    assert len([each for each in leave.asked if each == "routes of global"]) == 1
-
-
-def test_an_operation_that_outlives_the_order_is_found_by_the_next(routed: Route) -> None:
-    routed.knobs.turn(Do.SLOW, "compute.routes.create", who=PARIS, times=1, seconds=30)
-    leave = Leave()
-    leave.seconds = 0.2
-    with as_paris(routed):
-        node = made(routed)
-        with pytest.raises(ProviderUnreachable):
-            node.claim(routed.address, BOTH, leave)
-        routed.gcp.served.do(routed.gcp.cloud.store.hasten)
-        assert node.claim(routed.address, BOTH, Leave()).changes == 0
-    assert routed.owners() == {PARIS}
-
-
-def test_a_token_that_ends_is_read_again(routed: Route) -> None:
-    with as_paris(routed):
-        node = made(routed)
-        before = routed.gcp.cloud.tokens.asked
-        routed.knobs.turn(Do.EXPIRED, "*", who=PARIS, times=1)
-        assert isinstance(node.observe()[routed.address], Sight)
-        assert routed.gcp.cloud.tokens.asked == before + 1
-
-
-def test_without_credentials_the_remedy_is_told(routed: Route, tmp_path: Path) -> None:
-    with as_paris(routed, NO_GCE_CHECK="true", HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path)):
-        mine = account.Account(PROJECT)
-        before, _metadata._NO_GCE_CHECK = _metadata._NO_GCE_CHECK, True
-        try:
-            with pytest.raises(ProviderRefused, match="give its instance a service account"):
-                mine.ask("list", compute_v1.RoutesClient, "the list of routes", project=PROJECT)
-        finally:
-            _metadata._NO_GCE_CHECK = before
-
-
-def test_a_change_without_an_order_is_a_mistake_of_ours(routed: Route) -> None:
-    with as_paris(routed), pytest.raises(AssertionError, match="delete x of routes without leave"):
-        account.Account(PROJECT).ask("delete_unary", compute_v1.RoutesClient, "x", project=PROJECT, route="x")
-
-
-def test_what_only_asks_needs_no_leave() -> None:
-    base = "/compute/v1/projects/p"
-    assert change_of("GET", f"{base}/global/routes") == ""
-    assert change_of("POST", f"{base}/regions/r/backendServices/b/getHealth") == ""
-    assert change_of("POST", f"{base}/zones/z/instanceGroups/g/listInstances") == ""
-    assert change_of("POST", f"{base}/zones/z/instances/i/testIamPermissions") == ""
-    assert change_of("POST", f"{base}/global/routes") == "routes of global"
-    assert change_of("DELETE", f"{base}/global/routes/x") == "delete x of routes"
-    assert (
-        change_of("PATCH", f"{base}/zones/z/instances/i/updateNetworkInterface")
-        == "updateNetworkInterface of i"
-    )
 
 
 # --- the metadata service -------------------------------------------------------------------------
@@ -608,28 +288,6 @@ def test_what_the_file_says_need_not_be_asked_for(routed: Route, tmp_path: Path)
         finally:
             routed.gcp.metadata[PARIS].face.knobs.clear()
     assert routed.owners() == {PARIS}
-
-
-def key_file(scene: GcpScene, where: Path) -> str:
-    """As an operator downloads it; the simulator knows the account."""
-    key = rsa.generate_private_key(65537, 2048)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    scene.gcp.cloud.keys["paris@shop-1.test"] = public.decode()
-    account_of = {
-        "type": "service_account",
-        "project_id": PROJECT,
-        "client_email": "paris@shop-1.test",
-        "private_key": private.decode(),
-        "token_uri": f"{scene.gcp.served.url}/token",
-    }
-    path = where / "key.json"
-    path.write_text(json.dumps(account_of))
-    return str(path)
 
 
 def test_a_web_server_that_is_not_googles_is_not_believed(routed: Route) -> None:
@@ -660,87 +318,6 @@ def test_the_hardware_says_where_it_is(
     assert provider_here(environment, tmp_path)[0] == provider
 
 
-# --- a load balancer ------------------------------------------------------------------------------
-
-
-def test_a_balancer_that_is_as_it_should_be_gives_nothing_to_mend(probed: IlbProbe) -> None:
-    assert told(preflight(probed)) == ""
-    probed.give(LYON)
-    assert (seen(probed).owner, seen(probed).nodes) == (Owner.NODE, {LYON})
-    with as_paris(probed):
-        node = made(probed)
-        node.choices()  # the agent asks when it starts
-        probed.knobs.forget()
-        assert node.claim(probed.address, BOTH, Leave()).changes == 0
-    assert probed.knobs.log == [], "a move asks nothing of GCP"
-
-
-def test_what_a_balancer_does_otherwise_is_found(probed: IlbProbe) -> None:
-    held = probed.gcp.cloud.store.resources
-    base = f"projects/{PROJECT}/regions/{REGION}"
-    kept = {path: json.loads(json.dumps(each)) for path, each in held.items()}
-    held[f"{base}/healthChecks/shop"]["httpHealthCheck"] = {"port": 80, "requestPath": "/"}
-    held[f"{base}/backendServices/shop"] |= {"failoverPolicy": {}, "connectionTrackingPolicy": {}}
-    del held[f"projects/{PROJECT}/global/firewalls/probes"]
-    probed.gcp.cloud.changes.groups[probed.group(LYON)] = [instance(STRANGER)]
-    try:
-        text = told(preflight(probed))
-    finally:
-        held.clear()
-        held.update(kept)
-        probed.give()
-    for said in (
-        "it asks HTTP /; HTTP, path /m/shop/primary",
-        "asks port 80; port 9702",
-        "no group behind it has lyon",
-        "stranger is no node of this cluster",
-        "sends to all groups where no node is healthy",
-        "leaves established connections",
-        "paris: no firewall rule of net lets probes from 130.211.0.0/22, 35.191.0.0/16 in; allow tcp:9702",
-    ):
-        assert said in text
-
-
-def firewall(**words: Any) -> compute_v1.Firewall:
-    base = {"direction": "INGRESS", "priority": 1000, "source_ranges": ["35.191.0.0/16"]}
-    return compute_v1.Firewall({**base, **words})
-
-
-TCP = {"I_p_protocol": "tcp", "ports": ["9700-9709"]}
-
-
-@pytest.mark.parametrize(
-    ("rules", "admitted"),
-    [
-        ([], False),
-        ([firewall(allowed=[TCP])], True),
-        ([firewall(allowed=[{"I_p_protocol": "all"}], source_ranges=[])], True),
-        ([firewall(allowed=[{"I_p_protocol": "tcp", "ports": ["9702"]}])], True),
-        ([firewall(allowed=[{"I_p_protocol": "tcp", "ports": ["970"]}])], False),
-        ([firewall(allowed=[{"I_p_protocol": "udp"}])], False),
-        ([firewall(allowed=[TCP], disabled=True)], False),
-        ([firewall(allowed=[TCP], direction="EGRESS")], False),
-        ([firewall(allowed=[TCP], source_ranges=["35.191.0.0/17"])], False),
-        ([firewall(allowed=[TCP], source_ranges=["0.0.0.0/0"], target_tags=["web"])], False),
-        ([firewall(allowed=[TCP], target_tags=["shop"])], True),
-        ([firewall(allowed=[TCP], target_service_accounts=["a@b"])], True),
-        ([firewall(allowed=[TCP], source_ranges=[], source_tags=["shop"])], False),
-        ([firewall(allowed=[TCP]), firewall(denied=[TCP])], False),
-        ([firewall(allowed=[TCP], priority=900), firewall(denied=[TCP])], True),
-        (
-            [firewall(allowed=[TCP]), firewall(denied=[TCP], priority=900, source_ranges=["35.191.7.0/24"])],
-            False,
-        ),
-        ([firewall(allowed=[TCP], source_ranges=["::/0"])], False),
-    ],
-)
-def test_the_rule_with_the_lowest_number_decides(rules: list[Any], admitted: bool) -> None:
-    nic = Nic(
-        PARIS, instance(PARIS), "nic0", "10.0.1.11", "s", "n", True, frozenset({"shop"}), frozenset({"a@b"})
-    )
-    assert admits(rules, "35.191.0.0/16", 9702, nic) is admitted
-
-
 # --- rights ---------------------------------------------------------------------------------------
 
 
@@ -768,9 +345,9 @@ def life(scene: GcpScene) -> list[str]:
 
 @pytest.mark.parametrize("kind", [Route, AliasIp, ForwardingRule, IlbProbe])
 def test_the_printed_role_is_enough_and_every_permission_in_it_is_needed(
-    scene_of: Callable[[type[GcpScene]], Any], kind: type[GcpScene]
+    stand: Stand, kind: type[GcpScene]
 ) -> None:
-    scene = scene_of(kind)
+    scene = stand(kind)
     permissions = policy(place(vip_of(scene.vip), own=scene.own))[ROLE]["includedPermissions"]
 
     def lived(allowed: list[str]) -> list[str]:
