@@ -49,6 +49,11 @@ def test_the_health_port_reaches_the_model() -> None:
         ),
         ("provider: aws, mode: secondary-ip, settings: {region: [a, b]}", "settings.region", "not a list"),
         ("provider: aws, mode: secondary-ip, settings: {vpc: ''}", "settings.vpc", "is empty"),
+        ("provider: gcp, mode: rout", "mode", "did you mean 'route'?"),
+        ("provider: gcp, mode: route", "address", "stands alone: 198.18.0.100/32"),
+        ("provider: gcp, mode: forwarding-rule", "settings", "forwarding-rule needs forwarding_rules"),
+        ("provider: gcp, mode: ilb-probe, settings: {forwarding_rules: a}", "mode", "needs `ports: {health"),
+        ("provider: gcp, settings: {vpc: x}", "settings.vpc", "unknown setting"),
         ("provider: onprem, settings: {region: x}", "settings", "has no settings"),
         ("mode: overlay-route", "mode", "provider auto has no modes"),
     ],
@@ -61,3 +66,9 @@ def test_what_cannot_be_is_told_with_its_place(vip: str, place: str, said: str) 
 def test_the_health_port_is_nobody_elses() -> None:
     made = with_vip("address: 198.18.0.100/24").replace("preset: lan,", "preset: lan, ports: {health: 9701},")
     assert any("port 9701 is the agents'" in line for line in refused(made))
+
+
+def test_with_auto_the_settings_of_every_cloud_may_stand() -> None:
+    text = "address: 198.18.0.100/24, settings: {route_tables: [rtb-1], forwarding_rules: [shop], project: p}"
+    (vip,) = load_text(with_vip(text), "hafarm.yaml").mirrors[0].vip
+    assert vip.settings["forwarding_rules"] == ("shop",)

@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import Epoch
+from orchestrator.providers.clouds import CLAIM
 from orchestrator.providers.faults import ForeignOwner, Superseded, WorkerSaid
+from orchestrator.providers.mover import Wish
 from orchestrator.providers.provider import Owner, Sight
 from tests.providers.aws_scenes import AWS_SCENES
 from tests.providers.gcp_scenes import GCP_SCENES
-from tests.providers.nodes import LYON, PARIS, Node, cluster
+from tests.providers.nodes import LYON, PARIS, SHOP, Node, cluster
 from tests.providers.scenes import STRANGER, Scene
 from tests.support.waiting import until
 
@@ -282,5 +285,22 @@ def test_one_part_that_is_denied_keeps_no_other_and_is_named(stage: Stage) -> No
         await stage.paris.look()
         await until(lambda: stage.scene.owners() == {PARIS}, 20)
         await until(lambda: "HF7013" in stage.paris.codes(), 20)
+
+    stage.run(story())
+
+
+@pytest.mark.parametrize("built", ["route"], indirect=True, scope="module")
+def test_an_agent_that_was_started_anew_leads_back_under_the_reign_it_serves(stage: Stage) -> None:
+    async def story() -> None:
+        paris = stage.paris
+        paris.addresses._reign = Epoch(1)  # as long as it has not asked which it is
+        paris.clouds.wish(SHOP, Wish(CLAIM, Epoch(1)))
+        paris.held = Epoch(7)
+        stage.scene.give(LYON)
+        await paris.look()
+        await until(lambda: stage.scene.owners() == {PARIS}, 20)
+        assert paris.addresses._reign == Epoch(7)
+        (route,) = [each for each in stage.scene.routes().values() if each["name"].startswith("hafarm")]  # type: ignore[attr-defined]
+        assert route["priority"] == 65_535 - 7
 
     stage.run(story())

@@ -298,8 +298,14 @@ def test_a_web_server_that_is_not_googles_is_not_believed(routed: Route) -> None
 
 
 def test_it_is_asked_past_a_proxy(routed: Route) -> None:
-    with as_paris(routed, http_proxy="http://127.0.0.1:9", no_proxy=routed.gcp.served.address.split(":")[0]):
+    """For who it is as well as for a token; only Compute Engine may be asked through one."""
+    direct = {
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": routed.gcp.served.url.replace("127.0.0.1", "localhost")
+    }
+    with as_paris(routed, http_proxy="http://127.0.0.1:9", no_proxy="localhost", **direct):
+        before = routed.gcp.cloud.tokens.asked
         assert made(routed)._prepared().has_metadata
+        assert routed.gcp.cloud.tokens.asked > before
 
 
 @pytest.mark.parametrize(

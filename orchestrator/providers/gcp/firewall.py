@@ -60,9 +60,9 @@ def _has(text: str, port: int) -> bool:
 
 
 def _covers(wide: str, narrow: str) -> bool:
-    one, other = ip_network(wide), ip_network(narrow)
+    one, other = ip_network(wide, strict=False), ip_network(narrow)
     return one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]
 
 
 def _meet(one: str, other: str) -> bool:
-    return ip_network(one).overlaps(ip_network(other))
+    return ip_network(one).overlaps(ip_network(other, strict=False))
