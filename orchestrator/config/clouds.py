@@ -49,9 +49,9 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
 """Of the providers in this package; those of other packages check their own when they start."""
 ALWAYS: Final[Mapping[str, frozenset[str]]] = {
     "aws": AWS_ALWAYS,
-    "gcp": frozenset({"project", "network", "region"}),
+    "gcp": frozenset({"project", "network", "region", "zones"}),
 }
-LISTS: Final = frozenset({"route_tables", "target_groups", "forwarding_rules"})
+LISTS: Final = frozenset({"route_tables", "target_groups", "forwarding_rules", "zones"})
 """Settings that take several values."""
 
 

@@ -129,6 +129,19 @@ def test_an_address_of_a_secondary_range_is_an_alias_of_that_range(aliased: Alia
         aliased.gcp.cloud.store.resources[instance(PARIS)]["networkInterfaces"][0]["aliasIpRanges"] = []
 
 
+def test_where_zones_are_named_the_nodes_are_looked_for_there_alone(routed: Route) -> None:
+    zones = {"zones": (f"{REGION}-b", f"{REGION}-c")}
+    assert chosen(routed, vip_of(routed.vip, settings=zones, mode="")).mode == "route"
+    assert {
+        each.target.rpartition("projects/")[2] for each in routed.knobs.log if "instances" in each.action
+    } == {
+        f"{PROJECT}/zones/{REGION}-b/instances",
+        f"{PROJECT}/zones/{REGION}-c/instances",
+    }
+    with pytest.raises(PlaceWrong, match=r"no network interface .* has any of its addresses"):
+        chosen(routed, vip_of(routed.vip, settings={"zones": (f"{REGION}-c",)}))
+
+
 # --- what is refused beforehand -------------------------------------------------------------------
 
 

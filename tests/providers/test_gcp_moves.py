@@ -226,15 +226,35 @@ def test_a_no_for_now_is_told_from_a_no_for_good(
 
 def test_an_operation_that_outlives_the_order_is_found_by_the_next(routed: Route) -> None:
     routed.knobs.turn(Do.SLOW, "compute.routes.create", who=PARIS, times=1, seconds=30)
+    routed.lead(LYON, priority(Epoch(2)))
+    leave = Leave()
+    leave.seconds = 0.2
+    with as_paris(routed):
+        node = made(routed)
+        for _ in range(2):
+            with pytest.raises(ProviderUnreachable, match="its operation is not over yet"):
+                node.claim(routed.address, BOTH, leave)
+        assert leave.asked == ["routes of global"], "it was asked for once"
+        routed.gcp.served.do(routed.gcp.cloud.store.hasten)
+        assert node.claim(routed.address, BOTH, Leave()).changes == 1, "the former's deletion"
+    assert routed.owners() == {PARIS}
+
+
+def test_a_route_that_is_shown_before_it_leads_does_not_end_the_formers(routed: Route) -> None:
+    """The cloud shows what an operation makes, and is not over yet."""
+    routed.knobs.turn(Do.SLOW, "compute.routes.create", who=PARIS, times=1, seconds=30)
+    routed.lead(LYON, priority(Epoch(2)))
     leave = Leave()
     leave.seconds = 0.2
     with as_paris(routed):
         node = made(routed)
         with pytest.raises(ProviderUnreachable):
             node.claim(routed.address, BOTH, leave)
-        routed.gcp.served.do(routed.gcp.cloud.store.hasten)
-        assert node.claim(routed.address, BOTH, Leave()).changes == 0
-    assert routed.owners() == {PARIS}
+        routed.lead(PARIS, priority(Epoch(3)))  # as its own will be
+        with pytest.raises(ProviderUnreachable, match="its operation is not over yet"):
+            node.claim(routed.address, BOTH, leave)
+    assert leave.asked == ["routes of global"]
+    assert f"given-lyon-{priority(Epoch(2))}" in routed.routes()
 
 
 def test_a_token_that_ends_is_read_again(routed: Route) -> None:

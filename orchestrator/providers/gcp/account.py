@@ -20,6 +20,7 @@ import requests.adapters
 from google.cloud import compute_v1
 from google.protobuf.json_format import ParseError
 
+from orchestrator.model.names import Epoch
 from orchestrator.providers.faults import (
     PlaceWrong,
     ProviderFault,
@@ -99,6 +100,8 @@ class Account:
         self._making = threading.Lock()
         self._credentials: Any = None
         self._made: dict[type[Any], Any] = {}
+        self._under_way: dict[str, tuple[Epoch, Any]] = {}
+        """Operations that outlived the order that began them, by what they do."""
 
     def client(self, kind: type[Client]) -> Client:
         """Made once."""
@@ -204,8 +207,27 @@ class Account:
 
     # --- changing ---------------------------------------------------------------------------------------
 
-    def finish(self, begun: Any, what: str, leave: Leave) -> None:
-        """Until an operation is over; raises how it failed, or that it goes on longer than there is time."""
+    def carry_out(self, what: str, begin: Callable[[], Any], leave: Leave) -> None:
+        """Begin an operation and wait until it is over; raises how it failed, or that there is no more time.
+
+        One that outlived an earlier order of this reign is waited for, and not begun again.
+        """
+        if not self.is_under_way(what, leave.epoch):
+            self._under_way[what] = leave.epoch, begin()
+        _, begun = self._under_way[what]
+        operation = self._over(begun, what, leave)
+        del self._under_way[what]
+        for error in operation.error.errors:
+            why = f"{error.code}: {error.message}"
+            if error.code in OVER_AGAIN or operation.http_error_status_code >= 500:
+                raise ProviderUnreachable(NAME, what, why)
+            raise ProviderRefused(NAME, what, why)
+
+    def is_under_way(self, what: str, epoch: Epoch) -> bool:
+        """As far as this process knows."""
+        return what in self._under_way and self._under_way[what][0] == epoch
+
+    def _over(self, begun: Any, what: str, leave: Leave) -> Any:
         pause_s, operation = FIRST_LOOK_S, begun
         while operation.status != compute_v1.Operation.Status.DONE:
             if leave.left_s() < pause_s:
@@ -213,11 +235,7 @@ class Account:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LOOK_MAX_S)
             operation = self._operation(begun, what)
-        for error in operation.error.errors:
-            why = f"{error.code}: {error.message}"
-            if error.code in OVER_AGAIN or operation.http_error_status_code >= 500:
-                raise ProviderUnreachable(NAME, what, why)
-            raise ProviderRefused(NAME, what, why)
+        return operation
 
     def _operation(self, begun: Any, what: str) -> Any:
         """As it is now; it is asked where it runs."""
@@ -260,17 +278,23 @@ class OwnAccount(google.auth.compute_engine.Credentials):
     """The instance's service account; its metadata service is never asked through a proxy."""
 
     def refresh(self, request: Any) -> None:
-        direct = requests.Session()
-        direct.trust_env = False
         renew: Any = super().refresh
-        renew(google.auth.transport.requests.Request(direct))
+        renew(_direct())
 
 
 def _credentials() -> Any:
     """As Google's libraries find them everywhere: the environment's file, or the instance's own account."""
-    found, _ = google.auth.default(scopes=[SCOPE])
+    found, _ = google.auth.default(scopes=[SCOPE], request=_direct())
     own: Any = OwnAccount
     return own(scopes=[SCOPE]) if isinstance(found, google.auth.compute_engine.Credentials) else found
+
+
+def _direct() -> Any:
+    """Past any proxy that the environment names."""
+    session = requests.Session()
+    session.trust_env = False
+    made: Any = google.auth.transport.requests.Request
+    return made(session)
 
 
 def _endpoint() -> str:

@@ -95,13 +95,13 @@ class Alias(GcpMode):
         for nic in self._ground.nics():
             interface = interfaces.get(nic.instance)
             if nic != self._ground.me and interface is not None and _has(interface, vip.address):
-                self._account.finish(*self._remove(nic, interface, vip), leave)
+                self._account.carry_out(*self._removal(nic, interface, vip), leave)
         me = self._ground.me
         mine = interfaces.get(me.instance)
         if mine is None:
             raise PlaceWrong(me.machine, f"has no interface {me.name} any more", "restart the agent")
         if not _has(mine, vip.address):
-            self._account.finish(*self._add(me, mine, vip), leave)
+            self._account.carry_out(*self._addition(me, mine, vip), leave)
         return {}
 
     def release(self, vip: Vip) -> None:
@@ -109,27 +109,26 @@ class Alias(GcpMode):
         me = self._ground.me
         interface = self._interfaces().get(me.instance)
         if interface is not None and _has(interface, vip.address):
-            self._remove(me, interface, vip)
+            _, begin = self._removal(me, interface, vip)
+            begin()
 
-    def _remove(self, nic: Nic, interface: Any, vip: Vip) -> tuple[Any, str]:
+    def _removal(self, nic: Nic, interface: Any, vip: Vip) -> tuple[str, Callable[[], Any]]:
         kept = [each for each in _ranges(interface) if not _is(each, vip.address)]
-        return self._write(nic, interface, kept, f"the removal of {vip.address} from {nic.machine}")
+        what = f"the removal of {vip.address} from {nic.machine}"
+        return what, lambda: self._write(nic, interface, kept, what)
 
-    def _add(self, nic: Nic, interface: Any, vip: Vip) -> tuple[Any, str]:
+    def _addition(self, nic: Nic, interface: Any, vip: Vip) -> tuple[str, Callable[[], Any]]:
         name = self._ground.subnet().range_of(vip.address)
         one = {"ipCidrRange": f"{vip.address}/32"} | ({"subnetworkRangeName": name} if name else {})
-        return self._write(
-            nic, interface, [*_ranges(interface), one], f"the addition of {vip.address} to {nic.machine}"
-        )
+        what = f"the addition of {vip.address} to {nic.machine}"
+        return what, lambda: self._write(nic, interface, [*_ranges(interface), one], what)
 
-    def _write(
-        self, nic: Nic, interface: Any, ranges: Sequence[Mapping[str, str]], what: str
-    ) -> tuple[Any, str]:
+    def _write(self, nic: Nic, interface: Any, ranges: Sequence[Mapping[str, str]], what: str) -> Any:
         """The list is written whole. The library leaves an empty one out of the request, which then changes
         nothing and is answered with success; so the body is made here."""
         body = {"fingerprint": interface.fingerprint, "aliasIpRanges": list(ranges)}
         words = {"networkInterface": nic.name}
-        return self._account.patch(f"{nic.instance}/updateNetworkInterface", words, body, what), what
+        return self._account.patch(f"{nic.instance}/updateNetworkInterface", words, body, what)
 
     def settled(self, vip: Vip) -> bool:
         """The instance is told when it has it."""

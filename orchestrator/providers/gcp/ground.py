@@ -69,6 +69,7 @@ class Ground:
         self._machine: Machine | None = None
         self.account = Account(self._project())
         self._network = self._named_network()
+        self._zones = sorted({zone for vip in place.vips for zone in vip.settings.get("zones", ())})
         self._learning = threading.Lock()
         self._nics: tuple[Nic, ...] = ()
         self._subnets: tuple[Subnet, ...] | None = None
@@ -126,7 +127,10 @@ class Ground:
         return self._machine is None or nic.instance == self._machine.path
 
     def instances(self) -> Iterable[Any]:
-        """All of the project: Compute Engine has no surer way from an address to its instance."""
+        """All of the project, or of the zones that are named: Compute Engine has no surer way from an address
+        to its instance."""
+        if self._zones:
+            return [each for zone in self._zones for each in self._instances_in(zone)]
         scopes = self.account.all_of(
             "aggregated_list",
             compute_v1.InstancesClient,
@@ -134,6 +138,15 @@ class Ground:
             project=self.account.project,
         )
         return [each for _, scope in scopes for each in scope.instances]
+
+    def _instances_in(self, zone: str) -> Sequence[Any]:
+        return self.account.all_of(
+            "list",
+            compute_v1.InstancesClient,
+            f"the list of instances in {zone}",
+            project=self.account.project,
+            zone=zone,
+        )
 
     def subnets(self) -> Sequence[Subnet]:
         """Of the nodes' network, in all regions; asked once for as long as the nodes stay where they are."""

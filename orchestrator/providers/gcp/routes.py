@@ -101,6 +101,8 @@ class Routes(GcpMode):
     def whole(self, vip: Vip, leave: Leave) -> bool:
         """Under this reign or a later one, and nothing else is left."""
         routes = self._of(vip)
+        if self._account.is_under_way(_insertion(vip), leave.epoch):
+            return False
         return self._is_current(routes, leave.epoch) and not self._others(vip, routes, leave.epoch)
 
     def _is_current(self, routes: Sequence[Any], epoch: Epoch) -> bool:
@@ -119,7 +121,9 @@ class Routes(GcpMode):
         ]
 
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
-        if not self._is_current(self._of(vip), leave.epoch):
+        # One that is not over yet may be shown already, and not lead yet.
+        is_under_way = self._account.is_under_way(_insertion(vip), leave.epoch)
+        if is_under_way or not self._is_current(self._of(vip), leave.epoch):
             self._insert(vip, leave)
         # Looked at once more: what was inserted meanwhile is the former's too. Nobody waits for a deletion to
         # be over: a worse route is silent.
@@ -136,9 +140,8 @@ class Routes(GcpMode):
             next_hop_instance=me.instance,
             description=self._description(vip, leave.epoch),
         )
-        what = f"the insertion of route {route.name}"
-        words = {"project": self._account.project, "route_resource": route}
-        self._account.finish(self._begin("insert_unary", CLIENT, what, **words), what, leave)
+        what, words = _insertion(vip), {"project": self._account.project, "route_resource": route}
+        self._account.carry_out(what, lambda: self._begin("insert_unary", CLIENT, what, **words), leave)
 
     def _deletion(self, name: str) -> Any:
         words = {"project": self._account.project, "route": name}
@@ -225,6 +228,10 @@ def instance_trial(nic: Nic, permissions: tuple[str, ...]) -> Trial:
     return Trial(
         compute_v1.InstancesClient, {"project": project, "zone": zone, "resource": name}, permissions
     )
+
+
+def _insertion(vip: Vip) -> str:
+    return f"the insertion of a route for {vip.address}"
 
 
 def _short(text: str) -> str:

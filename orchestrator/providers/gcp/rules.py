@@ -123,15 +123,15 @@ class Forwarding(Rules):
         )
 
     def _lead(self, name: str, target: str, leave: Leave) -> Callable[[], None]:
-        what = f"the move of forwarding rule {name}"
+        what = f"the move of forwarding rule {name} to {last(target)}"
         words = {
             "project": self._account.project,
             "region": self._ground.region,
             "forwarding_rule": name,
             "target_reference_resource": compute_v1.TargetReference(target=target),
         }
-        return lambda: self._account.finish(
-            self._begin("set_target_unary", CLIENT, what, **words), what, leave
+        return lambda: self._account.carry_out(
+            what, lambda: self._begin("set_target_unary", CLIENT, what, **words), leave
         )
 
     # --- beforehand -------------------------------------------------------------------------------------
