@@ -146,7 +146,7 @@ class Route(GcpScene):
         for name in owners:
             self.lead(name, 60_000)
 
-    def lead(self, owner: str, priority: int) -> None:
+    def lead(self, owner: str, priority: int, name: str = "") -> None:
         """Another route."""
         body: Json = {
             "network": "global/networks/net",
@@ -154,7 +154,7 @@ class Route(GcpScene):
             "priority": priority,
             "nextHopInstance": instance(owner),
         }
-        self.gcp.put(f"projects/{PROJECT}/global/routes/given-{owner}-{priority}", body)
+        self.gcp.put(f"projects/{PROJECT}/global/routes/{name or f'given-{owner}-{priority}'}", body)
 
     def owners(self) -> set[str]:
         """The best lead."""

@@ -304,3 +304,17 @@ def test_an_agent_that_was_started_anew_leads_back_under_the_reign_it_serves(sta
         assert route["priority"] == 65_535 - 7
 
     stage.run(story())
+
+
+@pytest.mark.parametrize("built", ["route"], indirect=True, scope="module")
+def test_a_node_of_an_earlier_reign_is_refused_by_the_route_of_a_later(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.lyon.claim(5)
+        stage.knobs.log.clear()
+        with pytest.raises(WorkerSaid, match="of a later reign than 3") as refused:
+            await stage.paris.claim(3)
+        assert refused.value.told == Superseded.code
+        assert stage.knobs.changes(PARIS) == []
+        assert stage.scene.owners() == {LYON}
+
+    stage.run(story())

@@ -17,6 +17,7 @@ from orchestrator.providers.faults import (
     ForeignOwner,
     ProviderRefused,
     ProviderUnreachable,
+    Superseded,
 )
 from orchestrator.providers.gcp import account
 from orchestrator.providers.gcp.account import change_of
@@ -81,13 +82,41 @@ def test_the_successors_route_is_there_before_the_formers_is_deleted(routed: Rou
     }  # fmt: skip
 
 
+def name_of(scene: Route, epoch: int) -> str:
+    """As the provider calls a route of this reign, of whichever node."""
+    with as_paris(scene):
+        mode: Any = made(scene)
+        mode._prepared()
+        prefix: str = mode._made["route"]._prefix(vip_of(scene.vip))
+    return f"{prefix}{epoch}-lyon"
+
+
 def test_a_stale_primarys_route_does_not_win(routed: Route) -> None:
     claim(routed, 7)
-    routed.lead(LYON, priority(Epoch(6)))  # its request was under way for long
+    routed.lead(LYON, priority(Epoch(6)), name_of(routed, 6))  # its request was under way for long
     assert routed.owners() == {PARIS}
     assert seen(routed).owner is Owner.MINE
     claim(routed, 8)
     assert len(routed.routes()) == 1
+
+
+def test_who_finds_the_route_of_a_later_reign_changes_nothing(routed: Route) -> None:
+    """Although he was given leave."""
+    routed.lead(LYON, priority(Epoch(9)), name_of(routed, 9))
+    with pytest.raises(Superseded, match=r"of a later reign than 3; .*delete that route"):
+        claim(routed, 3)
+    assert routed.knobs.changes(PARIS) == []
+    assert routed.owners() == {LYON}
+
+
+def test_priorities_that_begin_anew_leave_no_hole(routed: Route) -> None:
+    claim(routed, 65_535)
+    routed.lead(LYON, priority(Epoch(65_534)), name_of(routed, 65_534))
+    claim(routed, 65_536)
+    (mine,) = routed.routes().values()
+    assert mine["priority"] == 65_535
+    actions = [each.action for each in routed.knobs.changes(PARIS)]
+    assert actions[-3:] == ["compute.routes.create", "compute.routes.delete", "compute.routes.delete"]
 
 
 def test_the_same_nodes_next_reign_has_a_better_route(routed: Route) -> None:
@@ -250,7 +279,7 @@ def test_a_route_that_is_shown_before_it_leads_does_not_end_the_formers(routed: 
         node = made(routed)
         with pytest.raises(ProviderUnreachable):
             node.claim(routed.address, BOTH, leave)
-        routed.lead(PARIS, priority(Epoch(3)))  # as its own will be
+        routed.lead(PARIS, priority(Epoch(3)), name_of(routed, 3))  # as its own will be
         with pytest.raises(ProviderUnreachable, match="its operation is not over yet"):
             node.claim(routed.address, BOTH, leave)
     assert leave.asked == ["routes of global"]

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from google.cloud import compute_v1
 
-from orchestrator.model.names import Epoch
-from orchestrator.providers.faults import PlaceWrong, ProviderFault
+from orchestrator.model.names import NEVER, Epoch
+from orchestrator.providers.faults import PlaceWrong, ProviderFault, Superseded
 from orchestrator.providers.gcp.account import last, path_of, project_of
 from orchestrator.providers.gcp.ground import Nic
 from orchestrator.providers.gcp.mode import GcpMode, Trial
@@ -78,7 +78,7 @@ class Routes(GcpMode):
     def _led(self, vip: Vip, route: Any) -> frozenset[str]:
         """Nowhere, if it is this cluster's own and the instance is no node's any more."""
         led = hop(route)
-        is_left_over = route.name.startswith(self._prefix(vip)) and self._ground.node_of(led) is None
+        is_left_over = self._is_made_by_us(vip, route) and self._ground.node_of(led) is None
         return frozenset() if is_left_over else frozenset({led})
 
     def check(self, vip: Vip) -> None:
@@ -100,35 +100,46 @@ class Routes(GcpMode):
 
     def whole(self, vip: Vip, leave: Leave) -> bool:
         """Under this reign or a later one, and nothing else is left."""
-        routes = self._of(vip)
         if self._account.is_under_way(_insertion(vip), leave.epoch):
             return False
-        return self._is_current(routes, leave.epoch) and not self._others(vip, routes, leave.epoch)
+        routes = self._of(vip)
+        return self._is_current(vip, routes, leave.epoch) and not self._others(vip, routes, leave.epoch)
 
-    def _is_current(self, routes: Sequence[Any], epoch: Epoch) -> bool:
-        """A route of this node has the reign's priority or a better one."""
-        mine = self._ground.me.instance
-        return any(hop(each) == mine and each.priority <= priority(epoch) for each in routes)
+    def _is_current(self, vip: Vip, routes: Sequence[Any], epoch: Epoch) -> bool:
+        """A route of this node is of this reign, or of a later one."""
+        return any(self._is_mine(each) and self._epoch_of(vip, each) >= epoch for each in routes)
 
     def _others(self, vip: Vip, routes: Sequence[Any], epoch: Epoch) -> list[Any]:
         """What is to be deleted: other nodes' routes, and this one's of former reigns; nobody else's."""
-        mine = self._ground.me.instance
         return [
             each
             for each in routes
-            if (hop(each) != mine or each.priority > priority(epoch))
-            and (self._ground.node_of(hop(each)) is not None or each.name.startswith(self._prefix(vip)))
+            if not (self._is_mine(each) and self._epoch_of(vip, each) >= epoch)
+            and (self._ground.node_of(hop(each)) is not None or self._is_made_by_us(vip, each))
         ]
 
+    def _is_mine(self, route: Any) -> bool:
+        return hop(route) == self._ground.me.instance
+
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
+        routes = self._of(vip)
+        self._require_latest(vip, routes, leave.epoch)
         # One that is not over yet may be shown already, and not lead yet.
         is_under_way = self._account.is_under_way(_insertion(vip), leave.epoch)
-        if is_under_way or not self._is_current(self._of(vip), leave.epoch):
+        if is_under_way or not self._is_current(vip, routes, leave.epoch):
             self._insert(vip, leave)
         # Looked at once more: what was inserted meanwhile is the former's too. Nobody waits for a deletion to
         # be over: a worse route is silent.
         others = self._others(vip, self._of(vip), leave.epoch)
         return side_by_side({each.name: self._deletion(each.name) for each in others})
+
+    def _require_latest(self, vip: Vip, routes: Sequence[Any], epoch: Epoch) -> None:
+        """Whoever finds the route of a later reign is stale, whatever his lease says."""
+        for each in routes:
+            if not self._is_mine(each) and self._epoch_of(vip, each) > epoch:
+                why = f"route {each.name} is of a later reign than {epoch}; "
+                remedy = "if the cluster was made anew since, delete that route"
+                raise Superseded(f"the claim of {vip.address}", why + remedy)
 
     def _insert(self, vip: Vip, leave: Leave) -> None:
         me = self._ground.me
@@ -163,6 +174,16 @@ class Routes(GcpMode):
         """The same for the same address, reign and node alone: a second one is refused."""
         return f"{self._prefix(vip)}{epoch}-{_short(self._ground.place.me)}"
 
+    def _is_made_by_us(self, vip: Vip, route: Any) -> bool:
+        return bool(route.name.startswith(self._prefix(vip)))
+
+    def _epoch_of(self, vip: Vip, route: Any) -> Epoch:
+        """By its name: priorities begin anew one day. What was not made by us is of no reign."""
+        if not self._is_made_by_us(vip, route):
+            return NEVER
+        text = route.name.removeprefix(self._prefix(vip)).partition("-")[0]
+        return Epoch(int(text)) if text.isdecimal() else NEVER
+
     def _description(self, vip: Vip, epoch: Epoch) -> str:
         """For people who look at the network's routes."""
         place = self._ground.place
@@ -189,7 +210,7 @@ class Routes(GcpMode):
             found += [
                 Finding(f"route {route.name}", f"{each.code}: {each.message}", "mend what it leads to")
                 for each in route.warnings
-                if hop(route) == self._ground.me.instance
+                if self._is_mine(route)
             ]
         return found
 
