@@ -40,8 +40,10 @@ from tests.providers.gcp_here import (
 from tests.providers.gcp_scenes import (
     PROJECT,
     AliasIp,
+    ForwardingRule,
     Route,
     instance,
+    rule,
 )
 from tests.providers.nodes import BOTH, LYON, PARIS
 from tests.providers.scenes import STRANGER
@@ -221,6 +223,19 @@ def test_a_wider_range_with_the_address_in_it_is_not_taken(aliased: AliasIp) -> 
             claim(aliased)
     finally:
         held["aliasIpRanges"] = []
+
+
+# --- forwarding rules -----------------------------------------------------------------------------
+
+
+def test_an_ipv6_rule_has_a_range_and_leads_the_address_in_it(stand: Stand) -> None:
+    scene = stand(ForwardingRule)
+    body = {"IPAddress": "2001:db8:60::/96", "ipVersion": "IPV6", "loadBalancingScheme": "EXTERNAL"}
+    scene.gcp.put(rule("shop-v6"), body)
+    vip = vip_of(scene.vip, address="2001:db8:60::1", settings={"forwarding_rules": ("shop-v6",)})
+    leave = claim(scene, vip=vip)
+    assert leave.asked == ["setTarget of shop-v6"]
+    assert (seen(scene, vip).owner, scene.owners()) == (Owner.MINE, set())
 
 
 # --- what the cloud says --------------------------------------------------------------------------
