@@ -20,7 +20,7 @@ from orchestrator.agent.control import Neighbours
 from orchestrator.agent.farm_flows import Flow, Flows, TheirFlows
 from orchestrator.agent.farm_hands import FarmHands
 from orchestrator.agent.hands import Hands
-from orchestrator.agent.health import health
+from orchestrator.agent.health import health, listeners
 from orchestrator.agent.journal import Journal
 from orchestrator.agent.lines import Refused
 from orchestrator.agent.loop import Loop
@@ -294,8 +294,8 @@ class Agent:
         )
         await runner.setup()
         self._runners.append(runner)
-        for address in self.config.node(self.me).addresses.values():
-            await web.TCPSite(runner, address, self.config.health_port, reuse_address=True).start()
+        for listener in listeners(self.config, self.me):
+            await web.SockSite(runner, listener).start()
 
     async def _close(self) -> None:
         for runner in self._runners:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from aiohttp import web
 
 from orchestrator.mirror.state import Mirror, Stage
-from orchestrator.model.names import ModuleName
+from orchestrator.model.config import ClusterConfig
+from orchestrator.model.names import ModuleName, NodeName
 from orchestrator.node import Node
+
+FREEBIND: Final = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
+"""IP_FREEBIND and IPV6_FREEBIND of Linux: an address may be listened on that is not here yet."""
 
 
 def health(node: Callable[[], Node], ending: Callable[[], bool]) -> web.Application:
@@ -34,6 +40,27 @@ def health(node: Callable[[], Node], ending: Callable[[], bool]) -> web.Applicat
     app.router.add_get("/m/{module}/primary", primary)
     app.router.add_get("/m/{module}/up", up)
     return app
+
+
+def listeners(config: ClusterConfig, me: NodeName) -> Iterator[socket.socket]:
+    """On this node's own addresses, and on those that a load balancer passes on unchanged: some ask there."""
+    passed = [
+        vip.address.partition("/")[0]
+        for module in config.mirrors
+        for vip in module.vip
+        if me in module.nodes and "forwarding_rules" in vip.settings
+    ]
+    for address in dict.fromkeys((*config.node(me).addresses.values(), *passed)):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(*FREEBIND[family], 1)
+            listener.bind((address, config.health_port))
+        except OSError:
+            listener.close()
+            raise
+        yield listener
 
 
 def serves(mirror: Mirror) -> bool:

@@ -40,12 +40,21 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
         "nlb-register": Mode(frozenset({"target_groups"})),
         "dns": Mode(frozenset({"zone", "record"}), frozenset({"ttl", "values"})),
     },
+    "gcp": {
+        "ilb-probe": Mode(frozenset({"forwarding_rules"}), probed=True),
+        "route": Mode(alone=True),
+        "alias-ip": Mode(),
+        "forwarding-rule": Mode(frozenset({"forwarding_rules"})),
+    },
 }
 """Of the providers in this package; those of other packages check their own when they start."""
-ALWAYS: Final[Mapping[str, frozenset[str]]] = {"aws": AWS_ALWAYS}
 FENCERS: Final[Mapping[str, frozenset[str]]] = {"aws": frozenset({"region", "vpc"})}
 """Which of the providers in this package switch nodes off, and what each may be told for it."""
-LISTS: Final = frozenset({"route_tables", "target_groups", "values"})
+ALWAYS: Final[Mapping[str, frozenset[str]]] = {
+    "aws": AWS_ALWAYS,
+    "gcp": frozenset({"project", "network", "region", "zones"}),
+}
+LISTS: Final = frozenset({"route_tables", "target_groups", "values", "forwarding_rules", "zones"})
 """Settings that take several values."""
 
 
@@ -84,7 +93,8 @@ def _automatic(marked: Marked, here: Path, vip: shape.Vip) -> Iterator[Problem]:
     if vip.provider == "onprem" and vip.settings:
         yield marked.problem((*here, "settings"), "provider onprem has no settings")
         return
-    known = set().union(*ALWAYS.values(), *(mode.needed | mode.known for mode in MODES["aws"].values()))
+    modes = [mode for of_cloud in MODES.values() for mode in of_cloud.values()]
+    known = set().union(*ALWAYS.values(), *(mode.needed | mode.known for mode in modes))
     yield from _settings(marked, here, vip, known)
 
 

@@ -255,6 +255,12 @@ class Addresses:
             self._taking_back = asyncio.create_task(self._take_back())
 
     async def _take_back(self) -> None:
+        held = await self._clouds.held(self._module.name)
+        is_ours = self._clouds.wished(self._module.name) == Wish(CLAIM, self._reign)
+        if held is not None and is_ours and held > self._reign:
+            # After the agent's start it was not known yet; what is led here must not look older than it is.
+            self._reign = held
+            self._clouds.wish(self._module.name, Wish(CLAIM, held))
         wish = Wish(CLAIM, self._reign)
         for address, vip in self._cloud.items():
             known = self._missing.get(address)

@@ -178,6 +178,13 @@ class Clouds:
             return self.fence_refused(NodeName(node), module)
         return "" if self._wishes.get(module) == Wish(verb, epoch) else "something else is wanted by now"
 
+    async def held(self, module: ModuleName) -> Epoch | None:
+        """The epoch that this node serves the module under now, where it does and that is known."""
+        try:
+            return (await self._standing(module)).held
+        except (HafarmError, OSError, TimeoutError):
+            return None
+
     # --- looking ----------------------------------------------------------------------------------------
 
     async def look(self, name: str) -> None:

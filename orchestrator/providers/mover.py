@@ -74,6 +74,11 @@ class Moved:
 class Leave(Protocol):
     """Leave to change something. Asked directly before each request that does, and never kept."""
 
+    @property
+    def epoch(self) -> Epoch:
+        """The reign under which it is ordered: what a later one did is newer. 0 where no reign orders it."""
+        ...
+
     def check(self, what: str) -> None:
         """Raises Superseded when the node must not send it any more."""
         ...

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from orchestrator.agent.health import health, serves
+from orchestrator.agent.health import health, listeners, serves
 from orchestrator.mirror.state import Mirror, Stage
 from orchestrator.model.config import VipConfig
 from orchestrator.model.names import ModuleName
@@ -105,3 +105,25 @@ def test_an_answer_comes_from_memory() -> None:
             assert sorted(took)[10] < SLOW_S
 
     asyncio.run(story())
+
+
+def test_it_is_asked_at_an_address_that_is_passed_on_before_that_is_here() -> None:
+    """A passthrough load balancer's probe has the virtual IP as its destination, also at a standby."""
+    passed = VipConfig("198.18.61.1/32", provider="gcp", settings={"forwarding_rules": ("shop",)})
+    config = cluster(passed, {PARIS: "127.0.0.1"}, health_port=_free_port())
+    sockets = list(listeners(config, PARIS))
+    try:
+        where = [one.getsockname() for one in sockets]
+        assert where == [("127.0.0.1", config.health_port), ("198.18.61.1", config.health_port)]
+    finally:
+        for one in sockets:
+            one.close()
+    config = cluster(VipConfig("198.18.61.1/32"), {PARIS: "127.0.0.1"}, health_port=_free_port())
+    (own,) = listeners(config, PARIS)
+    own.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

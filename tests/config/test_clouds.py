@@ -49,6 +49,11 @@ def test_the_health_port_reaches_the_model() -> None:
         ),
         ("provider: aws, mode: secondary-ip, settings: {region: [a, b]}", "settings.region", "not a list"),
         ("provider: aws, mode: secondary-ip, settings: {vpc: ''}", "settings.vpc", "is empty"),
+        ("provider: gcp, mode: rout", "mode", "did you mean 'route'?"),
+        ("provider: gcp, mode: route", "address", "stands alone: 198.18.0.100/32"),
+        ("provider: gcp, mode: forwarding-rule", "settings", "forwarding-rule needs forwarding_rules"),
+        ("provider: gcp, mode: ilb-probe, settings: {forwarding_rules: a}", "mode", "needs `ports: {health"),
+        ("provider: gcp, settings: {vpc: x}", "settings.vpc", "unknown setting"),
         ("provider: onprem, settings: {region: x}", "settings", "has no settings"),
         ("provider: aws, mode: dns, settings: {zone: Z1}", "settings", "dns needs record"),
         (
@@ -76,3 +81,9 @@ def test_scheduled_events_are_heeded_by_choice() -> None:
         assert load_text(text, "hafarm.yaml").scheduled_events == choice
     told = refused(changed("preset: lan,", "preset: lan, scheduled_events: drain,"))
     assert any("cluster.scheduled_events: " in line and "'swap' or 'tell'" in line for line in told), told
+
+
+def test_with_auto_the_settings_of_every_cloud_may_stand() -> None:
+    text = "address: 198.18.0.100/24, settings: {route_tables: [rtb-1], forwarding_rules: [shop], project: p}"
+    (vip,) = load_text(with_vip(text), "hafarm.yaml").mirrors[0].vip
+    assert vip.settings["forwarding_rules"] == ("shop",)

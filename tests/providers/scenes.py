@@ -52,6 +52,10 @@ class Scene(ABC):
     def owners(self) -> set[str]:
         """Who has it, or a part of it."""
 
+    def leads(self, call: Any) -> bool:
+        """Whether this is the request that leads the address to a node."""
+        return bool(call.action == self.change)
+
     def second_part(self) -> tuple[str, str]:
         """Of what has several: what requests call it, and what people are told."""
         raise NotImplementedError(self.mode)

@@ -12,17 +12,21 @@ from typing import Any
 import pytest
 
 from orchestrator.model.errors import HafarmError
+from orchestrator.model.names import Epoch
+from orchestrator.providers.clouds import CLAIM
 from orchestrator.providers.faults import ForeignOwner, Superseded, WorkerSaid
+from orchestrator.providers.mover import Wish
 from orchestrator.providers.provider import Owner, Sight
 from tests.providers.aws_scenes import AWS_SCENES
-from tests.providers.nodes import LYON, PARIS, Node, cluster
+from tests.providers.gcp_scenes import GCP_SCENES
+from tests.providers.nodes import LYON, PARIS, SHOP, Node, cluster
 from tests.providers.scenes import STRANGER, Scene
 from tests.support.waiting import until
 
 LATE_S = 6.0
 """Longer than a request is waited for."""
 
-SCENES: dict[str, type[Scene]] = {**AWS_SCENES}
+SCENES: dict[str, type[Scene]] = {**AWS_SCENES, **GCP_SCENES}
 SHARED = [name for name, scene in SCENES.items() if scene.shared]
 SEVERAL = [name for name, scene in SCENES.items() if scene.parts > 1]
 """The others are moved whole or not."""
@@ -116,7 +120,7 @@ def test_an_answer_that_is_lost_is_looked_for_and_not_asked_again(stage: Stage) 
         await stage.paris.claim(3)
         assert lost.hits == 1
         assert stage.scene.owners() == {PARIS}
-        done = [each for each in stage.knobs.changes(PARIS) if each.action == stage.scene.change]
+        done = [each for each in stage.knobs.changes(PARIS) if stage.scene.leads(each)]
         assert len(done) == stage.scene.parts
 
     stage.run(story())
@@ -281,5 +285,36 @@ def test_one_part_that_is_denied_keeps_no_other_and_is_named(stage: Stage) -> No
         await stage.paris.look()
         await until(lambda: stage.scene.owners() == {PARIS}, 20)
         await until(lambda: "HF7013" in stage.paris.codes(), 20)
+
+    stage.run(story())
+
+
+@pytest.mark.parametrize("built", ["route"], indirect=True, scope="module")
+def test_an_agent_that_was_started_anew_leads_back_under_the_reign_it_serves(stage: Stage) -> None:
+    async def story() -> None:
+        paris = stage.paris
+        paris.addresses._reign = Epoch(1)  # as long as it has not asked which it is
+        paris.clouds.wish(SHOP, Wish(CLAIM, Epoch(1)))
+        paris.held = Epoch(7)
+        stage.scene.give(LYON)
+        await paris.look()
+        await until(lambda: stage.scene.owners() == {PARIS}, 20)
+        assert paris.addresses._reign == Epoch(7)
+        (route,) = [each for each in stage.scene.routes().values() if each["name"].startswith("hafarm")]  # type: ignore[attr-defined]
+        assert route["priority"] == 65_535 - 7
+
+    stage.run(story())
+
+
+@pytest.mark.parametrize("built", ["route"], indirect=True, scope="module")
+def test_a_node_of_an_earlier_reign_is_refused_by_the_route_of_a_later(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.lyon.claim(5)
+        stage.knobs.log.clear()
+        with pytest.raises(WorkerSaid, match="of a later reign than 3") as refused:
+            await stage.paris.claim(3)
+        assert refused.value.told == Superseded.code
+        assert stage.knobs.changes(PARIS) == []
+        assert stage.scene.owners() == {LYON}
 
     stage.run(story())

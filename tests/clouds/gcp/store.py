@@ -131,7 +131,10 @@ class Store:
             return
         try:
             if running.fails_with is not None:
-                raise OperationError(running.fails_with, f"The operation on '{running.about}' failed.", 500)
+                status = 500 if running.fails_with == "INTERNAL_ERROR" else 403
+                raise OperationError(
+                    running.fails_with, f"The operation on '{running.about}' failed.", status
+                )
             running.finish()
         except OperationError as fault:
             running.told["error"] = {"errors": [{"code": fault.code, "message": fault.message}]}
