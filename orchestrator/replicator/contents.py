@@ -61,7 +61,8 @@ class Contents(Namespace):
     def start_syncers(self) -> None:
         self._syncers = Workers(_SYNCERS, "sync")
         self._behind = WriteBehind()
-        self._inline = threading.Semaphore(_SYNCS_INLINE)
+        self._inline = list(range(_SYNCS_INLINE))
+        """Leave for one thread each: taken and given back in one step, where a semaphore makes a dozen calls."""
 
     # --- opening ----------------------------------------------------------------------------------------
 
@@ -338,14 +339,16 @@ class Contents(Namespace):
             self.outlet.hurry()
             self.outlet.when_durable(sequence, held.done)
         # A thread that waits here saves the way to another one and back; the last reader never does.
-        if not self._inline.acquire(blocking=False):
+        try:
+            leave = self._inline.pop()
+        except IndexError:
             self._syncers.put(sync_here)
             return
         self.widen()
         try:
             sync_here()
         finally:
-            self._inline.release()
+            self._inline.append(leave)
 
     # --- attributes -------------------------------------------------------------------------------------
 
