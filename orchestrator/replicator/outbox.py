@@ -55,7 +55,7 @@ class Outbox:
     def __init__(self, binding: int = 1, window_bytes: int = WINDOW_BYTES) -> None:
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
-        """Who waits for it holds the lock by either; the lock itself is entered without a call of Python's."""
+        """Of the same lock, which is entered by itself: without a call of Python's."""
         self.last = 0
         self.binding = binding
         self._frames: deque[tuple[int, bytes, NodeName | None]] = deque()
