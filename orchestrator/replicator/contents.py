@@ -62,7 +62,7 @@ class Contents(Namespace):
         self._syncers = Workers(_SYNCERS, "sync")
         self._behind = WriteBehind()
         self._inline = list(range(_SYNCS_INLINE))
-        """Leave for one thread each: taken and given back in one step; a semaphore makes a dozen calls for it."""
+        """Leave for one thread each: taken and given back in one step, a semaphore takes a dozen calls."""
 
     # --- opening ----------------------------------------------------------------------------------------
 
