@@ -61,7 +61,8 @@ class Contents(Namespace):
     def start_syncers(self) -> None:
         self._syncers = Workers(_SYNCERS, "sync")
         self._behind = WriteBehind()
-        self._inline = threading.Semaphore(_SYNCS_INLINE)
+        self._inline = list(range(_SYNCS_INLINE))
+        """Leave for one thread each: taken and given back in one step, a semaphore takes a dozen calls."""
 
     # --- opening ----------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class Contents(Namespace):
         if size >= LARGE_BYTES:
             self.widen()
         self.outlet.before_change(self.data_keys(node, offset, offset + size), ())
-        sequence, at_once = 0, False
+        sequence = 0
         with self.ordered(caller, node):
             # Looked at before: a write as the caller itself ends setuid, and the others must hear of it.
             loses = how & wire.WRITE_KILL_PRIVILEGES and self._is_special(node, file.fd)
@@ -161,8 +162,8 @@ class Contents(Namespace):
             if not node.local:
                 if written < size:
                     data = data[:written]
-                at_once, node.synced = node.synced, False
-                sequence = self.send(ops.Write(self.number, node.id, offset, data), at_once)
+                # Where a sync follows, as in a database, the two leave together: one way through the wire.
+                self.send(ops.Write(self.number, node.id, offset, data))
                 self.touch(node)
             if loses:
                 self._strip_privileges(node)
@@ -172,13 +173,7 @@ class Contents(Namespace):
         if file.flags & os.O_SYNC:
             self._make_durable(caller.unique, file.fd, node, sequence, disk.fsync, answer)
             return NO_REPLY
-        if not at_once:
-            return answer
-        # It travels while the application is on its way to the sync, which another thread serves.
-        self.widen()
-        self.reply(caller.unique, 0, answer)
-        self.outlet.hurry()
-        return NO_REPLY
+        return answer
 
     def _is_special(self, node: Node, fd: int) -> bool:
         """Whether it is setuid or setgid. Held: the stripe.
@@ -311,7 +306,6 @@ class Contents(Namespace):
         while len(directories) > codec.DIRECTORIES_MAX:
             some, directories = directories[: codec.DIRECTORIES_MAX], directories[codec.DIRECTORIES_MAX :]
             self.send(ops.Sync(self.number, node.id, data_only, some))
-        node.synced = True
         times = None
         now = time.monotonic()
         if not data_only and now >= node.timed_at + _TIMES_S and self.untouch(node):
@@ -345,14 +339,16 @@ class Contents(Namespace):
             self.outlet.hurry()
             self.outlet.when_durable(sequence, held.done)
         # A thread that waits here saves the way to another one and back; the last reader never does.
-        if not self._inline.acquire(blocking=False):
+        try:
+            leave = self._inline.pop()
+        except IndexError:
             self._syncers.put(sync_here)
             return
         self.widen()
         try:
             sync_here()
         finally:
-            self._inline.release()
+            self._inline.append(leave)
 
     # --- attributes -------------------------------------------------------------------------------------
 

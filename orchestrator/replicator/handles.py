@@ -39,7 +39,6 @@ class Node:
         "opens",
         "orphan",
         "plain_in",
-        "synced",
         "table",
         "timed_at",
         "users",
@@ -66,8 +65,6 @@ class Node:
         self.bound = 0
         self.orphan = False
         """Its last name is gone; a hidden link keeps it while it is open."""
-        self.synced = False
-        """Its last change was followed by a durable point: so will the next one be."""
         self.timed_at = 0.0
         """When its times went with a durable point last."""
         self.plain_in = 0

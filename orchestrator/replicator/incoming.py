@@ -271,7 +271,8 @@ class Session:
         points.begin(sequence)
         with receiver.progress:
             # Each holds descriptors: a disk that is slower than the stream slows the stream.
-            receiver.progress.wait_for(lambda: self._syncing < SYNCS_MAX or self._ended.is_set())
+            while self._syncing >= SYNCS_MAX and not self._ended.is_set():
+                receiver.progress.wait()
             self._syncing += 1
 
         def bring_to_disk() -> None:

@@ -55,6 +55,7 @@ class Outbox:
     def __init__(self, binding: int = 1, window_bytes: int = WINDOW_BYTES) -> None:
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
+        """Of the same lock, which is entered by itself: without a call of Python's."""
         self.last = 0
         self.binding = binding
         self._frames: deque[tuple[int, bytes, NodeName | None]] = deque()
@@ -79,7 +80,7 @@ class Outbox:
 
         `hurried`: whoever puts it sends it too, or says `hurry`.
         """
-        with self.changed:
+        with self._lock:
             if wait and self._is_full():
                 self._wait_for_room()
             self.last += 1
@@ -89,7 +90,7 @@ class Outbox:
 
     def hurry(self, node: NodeName) -> None:
         """The sender of this receiver looks now, if it rests."""
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             if receiver is not None and receiver.resting:
                 receiver.resting = False
@@ -106,7 +107,7 @@ class Outbox:
 
     def holds_up_s(self, node: NodeName) -> float:
         """For how long emitters have waited for this receiver, which applied nothing meanwhile."""
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             if not self._waiting or receiver is None or not self._frames:
                 return 0.0
@@ -137,7 +138,7 @@ class Outbox:
 
         Every id is bound anew for it.
         """
-        with self.changed:
+        with self._lock:
             self.binding += 1
             start = self.last
             self._wake(node)
@@ -156,13 +157,13 @@ class Outbox:
             receiver.news.notify_all()
 
     def can_resume(self, node: NodeName, applied: int) -> bool:
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             return receiver is not None and receiver.applied <= applied <= self.last
 
     def resume(self, node: NodeName, applied: int) -> bool:
         """The same receiver goes on after this number; False when what it missed is no longer kept."""
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             if receiver is None or not receiver.applied <= applied <= self.last:
                 return False
@@ -174,7 +175,7 @@ class Outbox:
 
     def disconnect(self, node: NodeName) -> None:
         """Its connection broke: what it did not apply is kept while there is room."""
-        with self.changed:
+        with self._lock:
             if node in self._receivers:
                 self._receivers[node].connected = False
                 self._wake(node)
@@ -182,7 +183,7 @@ class Outbox:
 
     def detach(self, node: NodeName) -> None:
         """Nothing is kept for this receiver any more."""
-        with self.changed:
+        with self._lock:
             self._wake(node)
             self._receivers.pop(node, None)
             self._trim()
@@ -194,7 +195,7 @@ class Outbox:
         Nothing came for `asking_s` where the receiver has not applied all that it was sent, else for
         `resting_s`; the one that counted is returned.
         """
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             if receiver is None or self._stopped:
                 return asking_s
@@ -217,7 +218,7 @@ class Outbox:
 
     def take(self, node: NodeName) -> bytes | None:
         """The next frames for this receiver, perhaps none; None when it is detached."""
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             if receiver is None or self._stopped:
                 return None
@@ -244,7 +245,7 @@ class Outbox:
 
     def applied(self, node: NodeName, sequence: int) -> None:
         """This receiver has applied all up to here: nobody needs to keep it for that one."""
-        with self.changed:
+        with self._lock:
             receiver = self._receivers.get(node)
             if receiver is not None and receiver.applied < sequence <= receiver.sent:
                 receiver.applied, receiver.moved_at = sequence, time.monotonic()
@@ -253,7 +254,7 @@ class Outbox:
 
     def wait_applied(self, node: NodeName, behind_max: int, alive: Callable[[], bool]) -> bool:
         """Wait until this receiver is at most so many numbers behind; False when it is gone."""
-        with self.changed:
+        with self._lock:
             while alive() and node in self._receivers and not self._stopped:
                 if self.last - self._receivers[node].applied <= behind_max:
                     return True
@@ -261,7 +262,7 @@ class Outbox:
             return False
 
     def stop(self) -> None:
-        with self.changed:
+        with self._lock:
             self._stopped = True
             for node in self._receivers:
                 self._wake(node)

@@ -148,8 +148,10 @@ def test_every_match_names_a_workload_and_a_contender() -> None:
         assert hasattr(data.Contenders, other)
 
 
-def test_a_workload_gives_one_figure() -> None:
+def test_a_workload_gives_one_figure_and_takes_away_nothing_of_a_former_round() -> None:
     with tempfile.TemporaryDirectory() as place:
         words = [sys.executable, "-m", "tests.bench.workloads", "untar", place, "0.01"]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert float(done.stdout) > 0
+        for number in range(2):
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            assert float(done.stdout) > 0
+            assert len(list(Path(place).glob("*/tree"))) == number + 1

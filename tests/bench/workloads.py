@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,12 +157,19 @@ def coldread(place: Path, measure: float) -> float:
     return _read(name)
 
 
+def _new_folder(place: Path) -> Path:
+    """Beside those of former rounds, which stay to the end of the measurement.
+
+    ext4 passes over each inode that was deleted in the last minutes whenever it looks for a free one: to take
+    the former ones away first would measure that, on every contender's disk.
+    """
+    return Path(tempfile.mkdtemp(prefix="round-", dir=place))
+
+
 def create(place: Path, measure: float) -> float:
     """Create a file, write 1 KB, close: files per second."""
     count = max(500, int(5000 * measure))
-    folder = place / "create"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = _new_folder(place)
     data = b"y" * 1000
     start = time.monotonic()
     for number in range(count):
@@ -191,9 +199,7 @@ def _archive(folders: int) -> bytes:
 def untar(place: Path, measure: float) -> float:
     """Unpack a source tree of 150 folders with 20 files each: entries per second."""
     folders = max(30, int(150 * measure))
-    folder = place / "untar"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = _new_folder(place)
     archive = _archive(folders)
     start = time.monotonic()
     subprocess.run(["tar", "-x", "-f", "-", "-C", folder], input=archive, check=True)

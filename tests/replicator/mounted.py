@@ -28,6 +28,8 @@ class Recorder:
         self.synced_here: list[int] = []
         self.hurried: list[Operation] = []
         """What was sent and has left, as somebody said that it should."""
+        self.promised: list[Operation] = []
+        """What was sent with the promise of such a hurry."""
         self._owed: set[int] = set()
         """By whose thread: sent so that nobody else lets it leave."""
         self._lock = threading.Lock()
@@ -36,6 +38,7 @@ class Recorder:
         with self._lock:
             self.sent.append(operation)
             if hurried:
+                self.promised.append(operation)
                 self._owed.add(threading.get_ident())
             return len(self.sent)
 
