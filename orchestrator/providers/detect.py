@@ -19,7 +19,7 @@ HARDWARE: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "gcp": (("product_name", "Google Compute Engine"),),
 }
-HERE: Final = frozenset({"aws"})
+HERE: Final = frozenset({"aws", "azure"})
 """Clouds for which this version has a provider."""
 
 

@@ -29,7 +29,10 @@ from orchestrator.providers.mover import Choice, Make, Mover, Place, place_from_
 from orchestrator.providers.process import READY, inbox
 from orchestrator.providers.provider import Sight
 
-BUILT_IN: Final[Mapping[str, str]] = {"aws": "orchestrator.providers.aws.mover:Aws"}
+BUILT_IN: Final[Mapping[str, str]] = {
+    "aws": "orchestrator.providers.aws.mover:Aws",
+    "azure": "orchestrator.providers.azure.mover:Azure",
+}
 """Name: module and callable. Others are found by the entry point of this group."""
 GROUP: Final = "hafarm.providers"
 LEAVE_TIMEOUT_S: Final = 3.0

@@ -15,6 +15,7 @@ from orchestrator.model.errors import HafarmError
 from orchestrator.providers.faults import ForeignOwner, Superseded, WorkerSaid
 from orchestrator.providers.provider import Owner, Sight
 from tests.providers.aws_scenes import AWS_SCENES
+from tests.providers.azure_scenes import AZURE_SCENES
 from tests.providers.nodes import LYON, PARIS, Node, cluster
 from tests.providers.scenes import STRANGER, Scene
 from tests.support.waiting import until
@@ -22,7 +23,7 @@ from tests.support.waiting import until
 LATE_S = 6.0
 """Longer than a request is waited for."""
 
-SCENES: dict[str, type[Scene]] = {**AWS_SCENES}
+SCENES: dict[str, type[Scene]] = {**AWS_SCENES, **AZURE_SCENES}
 SHARED = [name for name, scene in SCENES.items() if scene.shared]
 SEVERAL = [name for name, scene in SCENES.items() if scene.parts > 1]
 """The others are moved whole or not."""
