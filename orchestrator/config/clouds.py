@@ -31,6 +31,7 @@ class Mode:
 
 
 AWS_ALWAYS: Final = frozenset({"region", "vpc"})
+AZURE_ALWAYS: Final = frozenset({"subscription", "resource_group", "network", "endpoint"})
 MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
     "aws": {
         "secondary-ip": Mode(),
@@ -39,10 +40,17 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
         "nlb-probe": Mode(frozenset({"target_groups"}), probed=True),
         "nlb-register": Mode(frozenset({"target_groups"})),
     },
+    "azure": {
+        "ilb-probe": Mode(frozenset({"load_balancer"}), frozenset({"frontend"}), probed=True),
+        "udr": Mode(frozenset({"route_tables"}), alone=True),
+        "nic-ipconfig": Mode(),
+        "public-ip": Mode(frozenset({"public_ip"})),
+        "lb-pool": Mode(frozenset({"backend_pools"})),
+    },
 }
 """Of the providers in this package; those of other packages check their own when they start."""
-ALWAYS: Final[Mapping[str, frozenset[str]]] = {"aws": AWS_ALWAYS}
-LISTS: Final = frozenset({"route_tables", "target_groups"})
+ALWAYS: Final[Mapping[str, frozenset[str]]] = {"aws": AWS_ALWAYS, "azure": AZURE_ALWAYS}
+LISTS: Final = frozenset({"route_tables", "target_groups", "backend_pools", "resource_group"})
 """Settings that take several values."""
 
 
@@ -65,7 +73,9 @@ def _automatic(marked: Marked, here: Path, vip: shape.Vip) -> Iterator[Problem]:
     if vip.provider == "onprem" and vip.settings:
         yield marked.problem((*here, "settings"), "provider onprem has no settings")
         return
-    known = set().union(*ALWAYS.values(), *(mode.needed | mode.known for mode in MODES["aws"].values()))
+    known = set().union(
+        *ALWAYS.values(), *(mode.needed | mode.known for ours in MODES.values() for mode in ours.values())
+    )
     yield from _settings(marked, here, vip, known)
 
 

@@ -61,7 +61,7 @@ def simulated() -> Iterator[Simulated]:
 
 
 class AzureScene(Scene):
-    """A virtual network with two subnets, and a table of routes for each."""
+    """A virtual network with three subnets, and a table of routes for each."""
 
     subnet_of: ClassVar[dict[str, str]] = {PARIS: "a", LYON: "b", STRANGER: "a"}
 
@@ -86,7 +86,7 @@ class AzureScene(Scene):
 
     def build(self) -> None:
         self.azure.put(path("networkSecurityGroups", "guard"))
-        for name in ("a", "b"):
+        for name in ("a", "b", "c"):
             self.azure.put(path("routeTables", name))
         subnets = [
             {
@@ -96,7 +96,7 @@ class AzureScene(Scene):
                     "routeTable": {"id": path("routeTables", name)},
                 },
             }
-            for number, name in ((1, "a"), (2, "b"))
+            for number, name in enumerate(("a", "b", "c"), 1)
         ]
         self.azure.put(
             path("virtualNetworks", "net"),
@@ -158,9 +158,6 @@ class AzureScene(Scene):
 class Udr(AzureScene):
     mode, change, look, parts = "udr", f"{TABLES}/routes/write", f"{TABLES}/read", 3
     tables: ClassVar[tuple[str, ...]] = ("a", "b", "c")
-
-    def make(self) -> None:
-        self.azure.put(path("routeTables", "c"))
 
     def address(self) -> str:
         return "198.18.50.1/32"

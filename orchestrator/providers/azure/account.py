@@ -71,7 +71,8 @@ class Account:
 
     def __init__(self, endpoint: str = "", environment: str = "") -> None:
         """`environment`: the cloud, as its metadata service calls it."""
-        cloud, self._authority = CLOUDS.get(environment, (settings.current.azure_cloud, ""))
+        current: Any = settings.current
+        cloud, self._authority = CLOUDS.get(environment, (current.azure_cloud, ""))
         places = get_arm_endpoints(cloud)
         self.endpoint = endpoint or str(places["resource_manager"])
         self._scopes: list[str] = places["credential_scopes"]

@@ -33,7 +33,7 @@ class Probe(AzureMode):
         asked = [(vip, node) for vip in vips for node in vip.nodes]
         with ThreadPoolExecutor(AT_ONCE, "probe") as threads:
             answers = list(threads.map(lambda each: self._serves(*each), asked))
-        well = {vip.address: [] for vip in vips}  # type: dict[str, list[NodeName]]
+        well: dict[str, list[NodeName]] = {vip.address: [] for vip in vips}
         for (vip, node), answer in zip(asked, answers, strict=True):
             if answer:
                 well[vip.address].append(node)
@@ -117,7 +117,7 @@ class Probe(AzureMode):
             yield Finding(subject, text, "set noHealthyBackendsBehavior to AllProbedDown")
 
     def _of_pool(self, subject: str, pool: Any, vip: Vip) -> Iterable[Finding]:
-        there = {
+        there: dict[str, NodeName | None] = {
             str(each.ip_address): self._ground.node_of_address(each.ip_address)
             for each in pool.load_balancer_backend_addresses or ()
             if each.ip_address
@@ -125,8 +125,8 @@ class Probe(AzureMode):
         for each in pool.backend_ip_configurations or ():
             nic = holder(str(each.id))
             there[nic.rpartition("/")[2]] = self._ground.node_of_nic(nic)
-        for node in sorted(set(vip.nodes) - set(there.values())):
-            text = f"{node} is not in it, and gets nothing when it serves"
+        for lacking in sorted(set(vip.nodes) - set(there.values())):
+            text = f"{lacking} is not in it, and gets nothing when it serves"
             yield Finding(subject, text, "put every node in it, for ever")
         for name, node in sorted(there.items()):
             if node is None:

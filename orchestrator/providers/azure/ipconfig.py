@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from azure.mgmt.network.models import NetworkInterfaceIPConfiguration, Subnet
+from azure.mgmt.network.models import (
+    NetworkInterfaceIPConfiguration,
+    NetworkInterfaceIPConfigurationPropertiesFormat,
+    Subnet,
+)
 
 from orchestrator.providers.azure.ground import DONE, Part
 from orchestrator.providers.azure.interfaces import LeftS, rewrite, settled
@@ -106,15 +110,15 @@ class IpConfiguration(AzureMode):
             held = self._held(nic, vip)
             if held:
                 return not all(is_wanted(each) for each in held)
-            made = NetworkInterfaceIPConfiguration(
-                name=called(vip.address),
+            made = NetworkInterfaceIPConfigurationPropertiesFormat(
                 private_ip_address=vip.address,
                 private_ip_address_version="IPv6" if ":" in vip.address else "IPv4",
                 private_ip_allocation_method="Static",
                 primary=False,
                 subnet=Subnet(id=self._ground.me.subnet),
             )
-            nic.ip_configurations = [*nic.ip_configurations, made]
+            configuration = NetworkInterfaceIPConfiguration(name=called(vip.address), properties=made)
+            nic.ip_configurations = [*nic.ip_configurations, configuration]
             return True
 
         rewrite(self._ground, one, with_it, left_s)

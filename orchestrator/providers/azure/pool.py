@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from azure.mgmt.network.models import LoadBalancerBackendAddress, SubResource
+from azure.mgmt.network.models import (
+    LoadBalancerBackendAddress,
+    LoadBalancerBackendAddressPropertiesFormat,
+    SubResource,
+)
 
 from orchestrator.providers.azure.ground import Part
 from orchestrator.providers.azure.mode import AzureMode, called, is_wanted, only_as_seen, state_of
@@ -86,11 +90,15 @@ class Pool(AzureMode):
             if len(kept) == len(members) == 1 and is_wanted(found):
                 return
             if not kept:
-                made = LoadBalancerBackendAddress(name=called(self._ground.place.me), ip_address=mine)
-                if found.virtual_network is None:
-                    made.virtual_network = SubResource(id=self._ground.me.network)
-                kept = [made]
+                kept = [self._member(mine, found)]
             self._write(one, found, kept)
+
+    def _member(self, address: str, pool: Any) -> LoadBalancerBackendAddress:
+        """The network is said once, of the pool or of each member."""
+        made = LoadBalancerBackendAddressPropertiesFormat(ip_address=address)
+        if pool.virtual_network is None:
+            made.virtual_network = SubResource(id=self._ground.me.network)
+        return LoadBalancerBackendAddress(name=called(self._ground.place.me), properties=made)
 
     def _write(self, one: Resource, found: Any, members: Sequence[Any]) -> None:
         client = self._client(one)

@@ -103,12 +103,12 @@ def roles(cluster: str, rights: Iterable[Right]) -> Mapping[str, Any]:
     for scope, actions in on.items():
         alike[tuple(sorted(actions))].append(scope)
     found = {}
-    for number, (actions, scopes) in enumerate(alike.items(), 1):
+    for number, (granted, scopes) in enumerate(alike.items(), 1):
         found[f"a role to assign to the nodes' identities at {', '.join(scopes)}"] = {
             "Name": f"hafarm {cluster} {number}",
             "IsCustom": True,
             "Description": f"What hafarm's cluster {cluster} needs there to move its virtual IPs.",
-            "Actions": list(actions),
+            "Actions": list(granted),
             "NotActions": [],
             "DataActions": [],
             "NotDataActions": [],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Any, Final
 
-from azure.mgmt.network.models import Route
+from azure.mgmt.network.models import Route, RoutePropertiesFormat
 
 from orchestrator.providers.azure.account import BUSY, NAME, OUTRUN, code_of
 from orchestrator.providers.azure.ground import Ground, Part
@@ -192,7 +192,11 @@ class Routes(AzureMode):
     def _write(self, one: Resource, vip: Vip, mine: str, route: Any, what: str) -> None:
         client = self._client(one)
         name = route.name if route is not None else called(vip.address)
-        body = Route(address_prefix=_prefix(vip), next_hop_type=APPLIANCE, next_hop_ip_address=mine)
+        body = Route(
+            properties=RoutePropertiesFormat(
+                address_prefix=_prefix(vip), next_hop_type=APPLIANCE, next_hop_ip_address=mine
+            )
+        )
         headers = only_as_seen(route) if route is not None else ONLY_NEW
         self._call(
             lambda: client.routes.begin_create_or_update(
