@@ -63,14 +63,16 @@ def simulated() -> Iterator[Simulated]:
 class AzureScene(Scene):
     """A virtual network with three subnets, and a table of routes for each."""
 
+    range: ClassVar[str] = "10.0"
+    """The first half of all addresses."""
     subnet_of: ClassVar[dict[str, str]] = {PARIS: "a", LYON: "b", STRANGER: "a"}
 
     def __init__(self, azure: Simulated) -> None:
         self.azure, self.arm, self.knobs = azure, azure.arm, azure.knobs
         self.do = azure.do
         self.build()
-        for name, address in {**self.own, STRANGER: "10.0.1.99"}.items():
-            self.add(name, address)
+        for name in (*self.own, STRANGER):
+            self.add(name, self.address_of(name))
         for name in self.own:
             azure.tell(name)
         self.make()
@@ -88,21 +90,20 @@ class AzureScene(Scene):
         self.azure.put(path("networkSecurityGroups", "guard"))
         for name in ("a", "b", "c"):
             self.azure.put(path("routeTables", name))
+        self.azure.put(path("virtualNetworks", "net"), **self.network())
+
+    def network(self) -> dict[str, Any]:
         subnets = [
             {
                 "name": name,
                 "properties": {
-                    "addressPrefix": f"10.0.{number}.0/24",
+                    "addressPrefix": f"{self.range}.{number}.0/24",
                     "routeTable": {"id": path("routeTables", name)},
                 },
             }
             for number, name in enumerate(("a", "b", "c"), 1)
         ]
-        self.azure.put(
-            path("virtualNetworks", "net"),
-            addressSpace={"addressPrefixes": ["10.0.0.0/16"]},
-            subnets=subnets,
-        )
+        return {"addressSpace": {"addressPrefixes": [f"{self.range}.0.0/16"]}, "subnets": subnets}
 
     def add(self, name: str, address: str) -> None:
         """A machine with one interface, which forwards and has a security group."""
@@ -131,11 +132,13 @@ class AzureScene(Scene):
         )
 
     def address_of(self, name: str) -> str:
-        return {**self.own, STRANGER: "10.0.1.99"}[name]  # type: ignore[dict-item]
+        return next((own for node, own in self.own.items() if node == name), f"{self.range}.1.99")
 
     def reset(self) -> None:
         """Nobody has it, and nothing is under way."""
         self.do(self.arm.store.hasten)
+        for served in self.azure.metadata.values():
+            served.face.knobs.clear()
         super().reset()
         self.knobs.forget()
         self.do(self.arm.store.past.clear)
@@ -205,6 +208,7 @@ class Udr(AzureScene):
 class NicIpConfig(AzureScene):
     mode, change, look = "nic-ipconfig", f"{NICS}/write", f"{NICS}/read"
     shared = False  # an address of a subnet is given once
+    requests = 2  # taken off one interface, and put on the other
     own: ClassVar[dict[NodeName, str]] = {PARIS: "10.0.1.11", LYON: "10.0.1.12"}
     subnet_of: ClassVar[dict[str, str]] = {PARIS: "a", LYON: "a", STRANGER: "a"}
 
@@ -229,7 +233,7 @@ class NicIpConfig(AzureScene):
 
 class PublicIp(AzureScene):
     mode, change, look = "public-ip", f"{NICS}/write", "Microsoft.Network/publicIPAddresses/read"
-    shared = False
+    shared, requests = False, 2
 
     def make(self) -> None:
         self.azure.put(path("publicIPAddresses", "shop"), publicIPAllocationMethod="Static")

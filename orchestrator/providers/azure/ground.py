@@ -42,6 +42,8 @@ class Nic:
     """Of that address; its identifier."""
     addresses: tuple[str, ...]
     mac: str
+    public: str
+    """The public address that is translated to its own, by identifier; empty: none."""
     forwards: bool
     """It takes packets for addresses that are not its own."""
     links: tuple[tuple[str, str], ...]
@@ -262,6 +264,7 @@ def _nic(found: Any, owners: Mapping[str, NodeName]) -> Nic | None:
                 str(each.subnet.id),
                 tuple(_addresses(held, owners)),
                 _mac(found.mac_address),
+                str(each.public_ip_address.id) if each.public_ip_address is not None else "",
                 bool(found.enable_ip_forwarding),
                 tuple(linked(found)),
             )

@@ -14,7 +14,7 @@ from azure.mgmt.network.models import (
 
 from orchestrator.providers.azure.ground import DONE, Part
 from orchestrator.providers.azure.interfaces import LeftS, rewrite, settled
-from orchestrator.providers.azure.mode import AzureMode, called, is_wanted, state_of
+from orchestrator.providers.azure.mode import WANTED, AzureMode, called, is_wanted, state_of
 from orchestrator.providers.azure.names import Resource, resource
 from orchestrator.providers.azure.rights import (
     ASK,
@@ -44,9 +44,7 @@ class IpConfiguration(AzureMode):
             listed = self._ground.listed()
         except ProviderFault as fault:
             return dict.fromkeys([vip.address for vip in vips], fault)
-        return {
-            vip.address: self._ground.sight({vip.address: self._part(vip, listed)}, False) for vip in vips
-        }
+        return {vip.address: self.judged(vip, {vip.address: self._part(vip, listed)}, False) for vip in vips}
 
     def _part(self, vip: Vip, listed: Sequence[Any]) -> Part:
         holders = {str(nic.id).lower(): each for nic in listed for each in self._held(nic, vip)}
@@ -84,15 +82,16 @@ class IpConfiguration(AzureMode):
 
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
         """The former interface must have let go before Azure gives the address to another."""
-        owners = self._part(vip, self._ground.listed()).owners
-        me = self._ground.me
+        part, me = self.seen(vip), self._ground.me
+        owners = part.owners
         others = [one for text in sorted(owners - {me.key}) if (one := resource(text)) is not None]
         for one in others:
             self._take_off(one, vip, leave.left_s)
         for one in others:
             settled(self._ground, one, leave.left_s)
-        self._put_on(me.resource, vip, leave.left_s)
-        return {}
+        if me.key not in owners or part.state not in WANTED:
+            self._put_on(me.resource, vip, leave.left_s)
+        return self.ended(vip, {}, leave)
 
     def _take_off(self, one: Resource, vip: Vip, left_s: LeftS) -> None:
         def without(nic: Any) -> bool:

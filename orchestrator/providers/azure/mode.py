@@ -4,23 +4,55 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from orchestrator.providers.azure.account import call
-from orchestrator.providers.azure.ground import DONE, UNDER_WAY, Ground
+from orchestrator.providers.azure.account import NAME, call
+from orchestrator.providers.azure.ground import DONE, UNDER_WAY, Ground, Part
 from orchestrator.providers.azure.names import Resource, resource
 from orchestrator.providers.azure.rights import ASK, Right, Where, permitted
-from orchestrator.providers.faults import ProviderRefused
+from orchestrator.providers.faults import ProviderFault, ProviderRefused, ProviderUnreachable
 from orchestrator.providers.modes import LOOK_AGAIN_MAX_S, LOOK_AGAIN_S, Mode
-from orchestrator.providers.mover import Vip
+from orchestrator.providers.mover import Leave, Vip
+from orchestrator.providers.provider import Sight
 
+WANTED: Final = frozenset({DONE, *UNDER_WAY})
 ONLY_NEW: Final = {"If-None-Match": "*"}
 """Of a request that makes something: not where somebody made it meanwhile."""
 
 
 class AzureMode(Mode[Ground]):
     """One way."""
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._parts: dict[str, Mapping[str, Part]] = {}
+        """By address, as seen last."""
+
+    def judged(self, vip: Vip, parts: Mapping[str, Part], by_address: bool) -> Sight:
+        """Who has it. `by_address`: the parts' owners are addresses, else interfaces."""
+        self._parts[vip.address] = parts
+        return self._ground.sight(parts, by_address)
+
+    def seen(self, vip: Vip) -> Part:
+        """Of an address that is one thing: a claim looks directly before it moves, and judges who has it."""
+        (part,) = self._parts[vip.address].values()
+        return part
+
+    def ended(
+        self, vip: Vip, failed: Mapping[str, ProviderFault], leave: Leave
+    ) -> Mapping[str, ProviderFault]:
+        """Look until nothing is under way that was not refused; with the parts whose change went wrong."""
+        for _ in pauses(leave.left_s):
+            seen = self.look([vip])[vip.address]
+            if not isinstance(seen, ProviderFault):
+                states = {label: part.state for label, part in self._parts[vip.address].items()}
+                if not any(state in UNDER_WAY for label, state in states.items() if label not in failed):
+                    wrong = {label: state for label, state in states.items() if state != DONE}
+                    return {label: _went_wrong(label, state) for label, state in wrong.items()} | dict(failed)
+            elif not seen.again:
+                raise seen
+        return failed
 
     @staticmethod
     @abstractmethod
@@ -57,6 +89,11 @@ class AzureMode(Mode[Ground]):
         return self._ground.account.network(one.subscription)
 
 
+def _went_wrong(label: str, state: str) -> ProviderFault:
+    """It is asked for again: most often something else was under way there."""
+    return ProviderUnreachable(NAME, label, f"its change ended as {state}: Azure's activity log says why")
+
+
 def state_of(found: Any) -> str:
     """How far the last change of a thing is."""
     return plain(found.provisioning_state) or DONE
@@ -69,7 +106,7 @@ def plain(value: object) -> str:
 
 def is_wanted(found: Any) -> bool:
     """Whether what it says is so, or will be: only what went wrong must be asked for again."""
-    return state_of(found) in {DONE, *UNDER_WAY}
+    return state_of(found) in WANTED
 
 
 def pauses(left_s: Callable[[], float]) -> Iterator[None]:
@@ -83,7 +120,7 @@ def pauses(left_s: Callable[[], float]) -> Iterator[None]:
 
 def only_as_seen(found: Any) -> dict[str, str]:
     """Of a request that changes something: not where somebody changed it meanwhile."""
-    return {"If-Match": str(found.etag)}
+    return {"If-Match": str(found.etag)} if found.etag else {}
 
 
 def called(address: str) -> str:

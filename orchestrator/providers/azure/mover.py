@@ -83,6 +83,11 @@ def _short(subnet: str) -> str:
 
 def policy(place: Place) -> Mapping[str, Any]:
     """Custom roles by where they are to be assigned; needs nothing but the configuration."""
+    return roles(place.cluster, needed(place))
+
+
+def needed(place: Place) -> list[Right]:
+    """The least rights of a node, whichever of them it is."""
     groups = tuple({group: None for vip in place.vips for group in vip.settings.get("resource_group", ())})
     names = Names(the_one(place.vips, "subscription") or UNSEEN.subscription, groups or UNSEEN.groups)
     network = the_one(place.vips, "network")
@@ -99,7 +104,7 @@ def policy(place: Place) -> Mapping[str, Any]:
                 rights += Routes.own_rights(where)
         if not vip.mode:
             rights.append(Right(where.network, (READ_NETWORK,)))
-    return roles(place.cluster, rights)
+    return rights
 
 
 def _possible(vip: Vip) -> Iterable[str]:

@@ -50,7 +50,7 @@ class Pool(AzureMode):
                 return found
             members = frozenset(str(each.ip_address) for each in _members(found))
             parts[one.short] = Part(members, state_of(found))
-        return self._ground.sight(parts, by_address=True)
+        return self.judged(vip, parts, by_address=True)
 
     def _named(self, vip: Vip) -> list[Resource]:
         pools = [
@@ -80,7 +80,8 @@ class Pool(AzureMode):
         def lead(one: Resource) -> Callable[[], None]:
             return lambda: self._lead(one, vip)
 
-        return side_by_side({one.short: lead(one) for one in self._named(vip)})
+        failed = side_by_side({one.short: lead(one) for one in self._named(vip)})
+        return self.ended(vip, failed, leave)
 
     def _lead(self, one: Resource, vip: Vip) -> None:
         with self._ground.turn(one.key):

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 from azure.mgmt.network.models import PublicIPAddress
 
+from orchestrator.providers.azure.account import NAME
 from orchestrator.providers.azure.ground import Part
 from orchestrator.providers.azure.interfaces import LeftS, rewrite, settled
 from orchestrator.providers.azure.ipconfig import RELEASE_S
-from orchestrator.providers.azure.mode import AzureMode, is_wanted, state_of
+from orchestrator.providers.azure.mode import WANTED, AzureMode, is_wanted, state_of
 from orchestrator.providers.azure.names import NAMESPACE, Resource, holder, resource
 from orchestrator.providers.azure.rights import ASK, JOINS, WRITE_NIC, Right, Where, by_scope, joined
-from orchestrator.providers.faults import PlaceWrong, ProviderFault
+from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderRefused
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Sight
 
@@ -33,7 +34,7 @@ class PublicIp(AzureMode):
         seen: dict[str, Sight | Exception] = {}
         for vip in vips:
             try:
-                seen[vip.address] = self._ground.sight({vip.address: self._part(vip)}, by_address=False)
+                seen[vip.address] = self.judged(vip, {vip.address: self._part(vip)}, by_address=False)
             except ProviderFault as fault:
                 seen[vip.address] = fault
         return seen
@@ -71,15 +72,21 @@ class PublicIp(AzureMode):
         if found.ip_address != vip.address:
             text = f"is {found.ip_address or 'not allocated'}, and the virtual IP {vip.address}"
             raise PlaceWrong(f"public IP address {found.name}", text, "correct one of them")
+        me = self._ground.me
+        if me.public and me.public.lower() != self._named(vip).key:
+            text = f"its configuration has another public address ({me.public.rpartition('/')[2]})"
+            raise PlaceWrong(f"interface {me.resource.short}", text, "take that one off: it can have one")
 
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
         """The former interface must have let go before Azure gives it to another."""
-        owner, me = resource(_user(self._found(vip))), self._ground.me
+        part, me = self.seen(vip), self._ground.me
+        owner = resource(next(iter(part.owners), ""))
         if owner is not None and owner.key != me.key:
             self._take_off(owner, vip, leave.left_s)
             settled(self._ground, owner, leave.left_s)
-        self._put_on(vip, leave.left_s)
-        return {}
+        if owner is None or owner.key != me.key or part.state not in WANTED:
+            self._put_on(vip, leave.left_s)
+        return self.ended(vip, {}, leave)
 
     def _take_off(self, one: Resource, vip: Vip, left_s: LeftS) -> None:
         def without(nic: Any) -> bool:
@@ -98,9 +105,7 @@ class PublicIp(AzureMode):
             if self._has(own, vip):
                 return not is_wanted(own)
             if own.public_ip_address is not None:
-                other = str(own.public_ip_address.id).rpartition("/")[2]
-                text = f"its configuration {own.name} has another public address ({other})"
-                raise PlaceWrong(f"interface {nic.name}", text, "take that one off: it can have one")
+                raise ProviderRefused(NAME, f"interface {nic.name}", "it has another public address by now")
             own.public_ip_address = PublicIPAddress(id=self._named(vip).id)
             return True
 
@@ -123,4 +128,5 @@ class PublicIp(AzureMode):
 
 def _user(found: Any) -> str:
     """The interface, or whatever else has it, by identifier; nothing: nobody."""
-    return holder(str(found.ip_configuration.id)) if found.ip_configuration is not None else ""
+    user = found.ip_configuration or found.nat_gateway
+    return holder(str(user.id)) if user is not None else ""

@@ -98,7 +98,7 @@ class Routes(AzureMode):
             tables[label] = found[one.key]
         self._seen[vip.address] = tables
         parts = {label: _part(_route(table, vip)) for label, table in tables.items()}
-        return self._ground.sight(parts, by_address=True)
+        return self.judged(vip, parts, by_address=True)
 
     # --- beforehand -------------------------------------------------------------------------------------
 
@@ -158,9 +158,8 @@ class Routes(AzureMode):
             return lambda: self._lead(named[label], vip, mine, route, leave)
 
         routes = {label: _route(table, vip) for label, table in self._seen[vip.address].items()}
-        return side_by_side(
-            {label: lead(label, route) for label, route in routes.items() if not _is_led(route, mine)}
-        )
+        deeds = {label: lead(label, route) for label, route in routes.items() if not _is_led(route, mine)}
+        return self.ended(vip, side_by_side(deeds), leave)
 
     def _lead(self, one: Resource, vip: Vip, mine: str, route: Any, leave: Leave) -> None:
         """A change of another route beside it makes the ETag old too: this one's own hop says whose it is."""
