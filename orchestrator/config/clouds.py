@@ -73,9 +73,8 @@ def _automatic(marked: Marked, here: Path, vip: shape.Vip) -> Iterator[Problem]:
     if vip.provider == "onprem" and vip.settings:
         yield marked.problem((*here, "settings"), "provider onprem has no settings")
         return
-    known = set().union(
-        *ALWAYS.values(), *(mode.needed | mode.known for ours in MODES.values() for mode in ours.values())
-    )
+    modes = [mode for of_cloud in MODES.values() for mode in of_cloud.values()]
+    known = set().union(*ALWAYS.values(), *(mode.needed | mode.known for mode in modes))
     yield from _settings(marked, here, vip, known)
 
 

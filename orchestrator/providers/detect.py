@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Final
 
 DMI: Final = Path("/sys/class/dmi/id")
-METADATA: Final = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
-"""Of AWS' own library: who sets it says that there is one."""
+METADATA: Final[Mapping[str, str]] = {
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT": "aws",
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST": "azure",
+}
+"""Of the clouds' own libraries: who sets one says that there is a metadata service of that cloud."""
 HARDWARE: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     # All of a cloud's pairs must be there: the vendor alone also makes other machines.
     "aws": (("sys_vendor", "Amazon EC2"),),
@@ -25,8 +28,9 @@ HERE: Final = frozenset({"aws", "azure"})
 
 def provider_here(environment: Mapping[str, str] = os.environ, dmi: Path = DMI) -> tuple[str, str]:
     """Who moves the addresses of `provider: auto` on this machine, and why."""
-    if environment.get(METADATA):
-        return "aws", f"{METADATA} names a metadata service"
+    for variable, name in METADATA.items():
+        if environment.get(variable):
+            return name, f"{variable} names a metadata service"
     for name, marks in HARDWARE.items():
         if all(_read(dmi / file) == text for file, text in marks):
             told = " and ".join(f"{file} is {text!r}" for file, text in marks)

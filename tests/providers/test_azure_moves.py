@@ -132,7 +132,9 @@ def test_an_operation_that_fails_is_told_and_asked_for_again(scene_of: SceneOf) 
 @pytest.mark.parametrize("kind", [NicIpConfig, PublicIp, LbPool])
 def test_every_kind_asks_again_for_what_failed(scene_of: SceneOf, kind: type[AzureScene]) -> None:
     scene = scene_of(kind)
-    scene.knobs.turn("fails", kind.change, code="InternalServerError", times=1)
+    scene.give(LYON)
+    first = "lb0" if kind is LbPool else PARIS
+    scene.knobs.turn("fails", kind.change, code="InternalServerError", about=first, times=1)
     with environ(scene.environment(PARIS)):
         node = made(scene, vip_of(scene.vip))
     if kind.parts > 1:

@@ -7,9 +7,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from orchestrator.providers.azure.account import NAME, call
+from orchestrator.providers.azure.account import BUSY, NAME, OUTRUN, call, code_of
 from orchestrator.providers.azure.ground import DONE, UNDER_WAY, Ground, Part
-from orchestrator.providers.azure.names import Resource, resource
+from orchestrator.providers.azure.names import Resource, holder, resource
 from orchestrator.providers.azure.rights import ASK, Right, Where, permitted
 from orchestrator.providers.faults import ProviderFault, ProviderRefused, ProviderUnreachable
 from orchestrator.providers.modes import LOOK_AGAIN_MAX_S, LOOK_AGAIN_S, Mode
@@ -17,6 +17,8 @@ from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Sight
 
 WANTED: Final = frozenset({DONE, *UNDER_WAY})
+LAST_S: Final = 1.0
+"""With less than this left of an order no further part is begun: the rest is the next attempt's."""
 ONLY_NEW: Final = {"If-None-Match": "*"}
 """Of a request that makes something: not where somebody made it meanwhile."""
 
@@ -48,11 +50,46 @@ class AzureMode(Mode[Ground]):
             if not isinstance(seen, ProviderFault):
                 states = {label: part.state for label, part in self._parts[vip.address].items()}
                 if not any(state in UNDER_WAY for label, state in states.items() if label not in failed):
-                    wrong = {label: state for label, state in states.items() if state != DONE}
-                    return {label: _went_wrong(label, state) for label, state in wrong.items()} | dict(failed)
+                    wrong = {
+                        label: _went_wrong(label, state) for label, state in states.items() if state != DONE
+                    }
+                    return _not_all(wrong | dict(failed), len(states))
             elif not seen.again:
                 raise seen
-        return failed
+        return _not_all(failed, len(self._parts[vip.address]))
+
+    def write(
+        self,
+        one: Resource,
+        seen: Any,
+        see: Callable[[], Any],
+        owners: Callable[[Any], frozenset[str]],
+        send: Callable[[Any], Any],
+        leave: Leave,
+    ) -> None:
+        """Let `send` change what was seen, under its ETag.
+
+        A change of something beside it makes that old too. Then, and where something else is under way, it is
+        seen anew, and sent again if its owners are still the same: what was refused was not done.
+        """
+        fault = ProviderUnreachable(NAME, one.short, "it was not begun: the attempt's time is over")
+        if leave.left_s() < LAST_S:
+            raise fault
+        # Of a balancer or a table one change at a time is taken.
+        with self._ground.turn(holder(one.id)):
+            for _ in pauses(leave.left_s):
+                try:
+                    send(seen)
+                    return
+                except ProviderUnreachable as refused:
+                    if code_of(refused) not in OUTRUN | BUSY:
+                        raise
+                    fault = refused
+                fresh = see()
+                if owners(fresh) != owners(seen):
+                    break
+                seen = fresh
+        raise fault
 
     @staticmethod
     @abstractmethod
@@ -92,6 +129,13 @@ class AzureMode(Mode[Ground]):
 def _went_wrong(label: str, state: str) -> ProviderFault:
     """It is asked for again: most often something else was under way there."""
     return ProviderUnreachable(NAME, label, f"its change ended as {state}: Azure's activity log says why")
+
+
+def _not_all(failed: Mapping[str, ProviderFault], parts: int) -> Mapping[str, ProviderFault]:
+    """Where nothing at all was moved there is nothing to serve by."""
+    if len(failed) == parts:
+        raise next(iter(failed.values()))
+    return failed
 
 
 def state_of(found: Any) -> str:

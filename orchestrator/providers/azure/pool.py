@@ -11,9 +11,9 @@ from azure.mgmt.network.models import (
     SubResource,
 )
 
-from orchestrator.providers.azure.ground import Part
+from orchestrator.providers.azure.ground import Ground, Part
 from orchestrator.providers.azure.mode import AzureMode, called, is_wanted, only_as_seen, state_of
-from orchestrator.providers.azure.names import NAMESPACE, Resource
+from orchestrator.providers.azure.names import NAMESPACE, Resource, holder
 from orchestrator.providers.azure.rights import ASK, Right, Where, by_scope
 from orchestrator.providers.faults import PlaceWrong, ProviderFault
 from orchestrator.providers.mover import Leave, Vip
@@ -30,6 +30,11 @@ class Pool(AzureMode):
     name = "lb-pool"
     settings = ("backend_pools",)
 
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._pools: dict[str, Any] = {}
+        """As they were looked at last: a claim looks directly before it moves."""
+
     def look(self, vips: Sequence[Vip]) -> Mapping[str, Sight | Exception]:
         """One request per pool: Azure has none for several balancers."""
         seen: dict[str, Any] = {}
@@ -37,7 +42,7 @@ class Pool(AzureMode):
             for one in self._named(vip):
                 if one.key not in seen:
                     try:
-                        seen[one.key] = self._found(one)
+                        seen[one.key] = self._pools[one.key] = self._found(one)
                     except ProviderFault as fault:
                         seen[one.key] = fault
         return {vip.address: self._seen(vip, seen) for vip in vips}
@@ -48,8 +53,7 @@ class Pool(AzureMode):
             found = seen[one.key]
             if isinstance(found, ProviderFault):
                 return found
-            members = frozenset(str(each.ip_address) for each in _members(found))
-            parts[one.short] = Part(members, state_of(found))
+            parts[one.short] = Part(_addresses(found), state_of(found))
         return self.judged(vip, parts, by_address=True)
 
     def _named(self, vip: Vip) -> list[Resource]:
@@ -76,23 +80,25 @@ class Pool(AzureMode):
 
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
         """All pools side by side; one that refuses does not keep the others."""
+        mine = self._ground.me.address
 
-        def lead(one: Resource) -> Callable[[], None]:
-            return lambda: self._lead(one, vip)
+        def lead(one: Resource, seen: Any) -> Callable[[], None]:
+            return lambda: self.write(
+                one,
+                seen,
+                see=lambda: self._found(one),
+                owners=_addresses,
+                send=lambda found: self._lead(one, found, mine),
+                leave=leave,
+            )
 
-        failed = side_by_side({one.short: lead(one) for one in self._named(vip)})
-        return self.ended(vip, failed, leave)
+        deeds = {one.short: lead(one, self._pools[one.key]) for one in self._named(vip)}
+        return self.ended(vip, side_by_side(deeds), leave)
 
-    def _lead(self, one: Resource, vip: Vip) -> None:
-        with self._ground.turn(one.key):
-            found, mine = self._found(one), self._ground.me.address
-            members = _members(found)
-            kept = [each for each in members if each.ip_address == mine]
-            if len(kept) == len(members) == 1 and is_wanted(found):
-                return
-            if not kept:
-                kept = [self._member(mine, found)]
-            self._write(one, found, kept)
+    def _lead(self, one: Resource, found: Any, mine: str) -> None:
+        kept = [each for each in _members(found) if each.ip_address == mine]
+        if _addresses(found) != {mine} or not is_wanted(found):
+            self._put(one, found, kept or [self._member(mine, found)])
 
     def _member(self, address: str, pool: Any) -> LoadBalancerBackendAddress:
         """The network is said once, of the pool or of each member."""
@@ -101,7 +107,7 @@ class Pool(AzureMode):
             made.virtual_network = SubResource(id=self._ground.me.network)
         return LoadBalancerBackendAddress(name=called(self._ground.place.me), properties=made)
 
-    def _write(self, one: Resource, found: Any, members: Sequence[Any]) -> None:
+    def _put(self, one: Resource, found: Any, members: Sequence[Any]) -> None:
         client = self._client(one)
         found.load_balancer_backend_addresses = list(members)
         self._call(
@@ -115,11 +121,11 @@ class Pool(AzureMode):
         """Only where somebody else is in it: it is never left empty."""
         mine = self._ground.me.address
         for one in self._named(vip):
-            with self._ground.turn(one.key):
+            with self._ground.turn(holder(one.id)):
                 found = self._found(one)
                 others = [each for each in _members(found) if each.ip_address != mine]
                 if others and len(others) < len(_members(found)):
-                    self._write(one, found, others)
+                    self._put(one, found, others)
 
     @staticmethod
     def rights(vip: Vip, where: Where) -> list[Right]:
@@ -132,3 +138,7 @@ class Pool(AzureMode):
 
 def _members(found: Any) -> list[Any]:
     return list(found.load_balancer_backend_addresses or ())
+
+
+def _addresses(found: Any) -> frozenset[str]:
+    return frozenset(str(each.ip_address) for each in _members(found))

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from azure.mgmt.network.models import Route, RoutePropertiesFormat
 
-from orchestrator.providers.azure.account import BUSY, NAME, OUTRUN, code_of
 from orchestrator.providers.azure.ground import Ground, Part
 from orchestrator.providers.azure.interfaces import rewrite
 from orchestrator.providers.azure.mode import (
@@ -18,7 +17,6 @@ from orchestrator.providers.azure.mode import (
     called,
     is_wanted,
     only_as_seen,
-    pauses,
     plain,
     state_of,
 )
@@ -32,7 +30,7 @@ from orchestrator.providers.azure.rights import (
     by_scope,
     joined,
 )
-from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderRefused, ProviderUnreachable
+from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderRefused
 from orchestrator.providers.modes import lies_in, policy_hint
 from orchestrator.providers.mover import Leave, Vip
 from orchestrator.providers.provider import Finding, Sight
@@ -41,8 +39,6 @@ from orchestrator.providers.sending import side_by_side
 APPLIANCE: Final = "VirtualAppliance"
 READ: Final = f"{NAMESPACE}/routeTables/read"
 WRITE: Final = f"{NAMESPACE}/routeTables/routes/write"
-LAST_S: Final = 1.0
-"""With less than this left of an order no further table is begun: the rest is the next attempt's."""
 
 
 class Routes(AzureMode):
@@ -162,25 +158,15 @@ class Routes(AzureMode):
         return self.ended(vip, side_by_side(deeds), leave)
 
     def _lead(self, one: Resource, vip: Vip, mine: str, route: Any, leave: Leave) -> None:
-        """A change of another route beside it makes the ETag old too: this one's own hop says whose it is."""
-        what = f"the route in {one.short}"
-        fault = ProviderUnreachable(NAME, what, "it was not begun: the attempt's time is over")
-        if leave.left_s() < LAST_S:
-            raise fault
-        with self._ground.turn(one.key):
-            for _ in pauses(leave.left_s):
-                try:
-                    self._write(one, vip, mine, route, what)
-                    return
-                except ProviderUnreachable as refused:
-                    if code_of(refused) not in OUTRUN | BUSY:
-                        raise
-                    fault = refused
-                fresh = _route(self._fresh(one), vip)
-                if _part(fresh).owners != _part(route).owners:
-                    break
-                route = fresh
-        raise fault
+        """The route's own hop says whose it is: another one of the table moves the ETag too."""
+        self.write(
+            one,
+            route,
+            see=lambda: _route(self._fresh(one), vip),
+            owners=lambda found: _part(found).owners,
+            send=lambda found: self._send(one, vip, mine, found),
+            leave=leave,
+        )
 
     def _fresh(self, one: Resource) -> Any:
         client = self._client(one)
@@ -188,7 +174,7 @@ class Routes(AzureMode):
             lambda: client.route_tables.get(one.group, one.names[0]), f"route table {one.short}"
         )
 
-    def _write(self, one: Resource, vip: Vip, mine: str, route: Any, what: str) -> None:
+    def _send(self, one: Resource, vip: Vip, mine: str, route: Any) -> None:
         client = self._client(one)
         name = route.name if route is not None else called(vip.address)
         body = Route(
@@ -201,7 +187,7 @@ class Routes(AzureMode):
             lambda: client.routes.begin_create_or_update(
                 one.group, one.names[0], name, body, headers=headers, polling=False
             ).result(),
-            what,
+            f"the route in {one.short}",
         )
 
     def _let_pass(self, leave: Leave) -> None:
