@@ -20,7 +20,7 @@ from orchestrator.providers.faults import MetadataSilent, PlaceWrong
 from orchestrator.providers.provider import Owner, Sight
 from tests.clouds.azure.site import GROUP, SUBSCRIPTION, path
 from tests.providers.azure_scenes import AzureScene, LbPool, NicIpConfig, PublicIp, Udr
-from tests.providers.azure_worlds import Leave, SceneOf, chosen, made, preflight, scene_of, vip_of
+from tests.providers.azure_worlds import Leave, SceneOf, chosen, made, place, preflight, scene_of, vip_of
 from tests.providers.nodes import BOTH, LYON, PARIS, environ
 from tests.providers.scenes import STRANGER
 from tests.providers.test_aws import asked_for_policy
@@ -306,6 +306,19 @@ def test_a_claim_lets_the_interface_forward_what_it_is_to_take(scene_of: SceneOf
     assert scene.knobs.changes(PARIS)[0].action == "Microsoft.Network/networkInterfaces/write"
     assert scene.owners() == {PARIS}
     assert scene.found("networkInterfaces", PARIS)["properties"]["enableIPForwarding"] is True
+
+
+def test_a_node_that_is_in_no_named_group_is_found(scene_of: SceneOf) -> None:
+    for kind in (Udr, NicIpConfig):
+        scene = scene_of(kind)
+        addresses = {**scene.own, LYON: "10.0.2.99"}
+        with environ(scene.environment(PARIS)):
+            provider = mover.Azure(place(vip_of(scene.vip), own=addresses))
+            (found,) = provider.preflight(False, Leave())
+        assert (found.subject, "in resource group shop has any of its addresses" in found.problem) == (
+            LYON,
+            True,
+        )
 
 
 def test_a_table_that_no_subnet_uses_is_found(scene_of: SceneOf) -> None:

@@ -14,7 +14,7 @@ from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.providers.azure import mover, rights
 from orchestrator.providers.azure.account import Account
-from orchestrator.providers.faults import PlaceWrong, ProviderRefused, ProviderUnreachable
+from orchestrator.providers.faults import PlaceWrong, ProviderUnreachable
 from orchestrator.providers.provider import Owner
 from tests.clouds.azure.site import SUBSCRIPTION, path
 from tests.clouds.knobs import Done
@@ -194,18 +194,22 @@ def test_a_token_that_has_ended_is_read_again(scene_of: SceneOf) -> None:
     assert scene.arm.identities.asked == before + 1
 
 
-def test_a_machine_without_an_identity_is_told_so(scene_of: SceneOf) -> None:
+def test_a_machine_without_an_identity_is_told_so_and_goes_on_when_it_has_one(scene_of: SceneOf) -> None:
     scene = scene_of(Udr)
     served = scene.azure.metadata[PARIS].face
     served.identity = ""
-    try:
-        with (
-            environ(scene.environment(PARIS)),
-            pytest.raises(ProviderRefused, match="has no identity: give its"),
-        ):
-            made(scene, vip_of(scene.vip)).claim("198.18.50.1", BOTH, Leave())
-    finally:
+    with environ(scene.environment(PARIS)):
+        node = made(scene, vip_of(scene.vip))
+        with pytest.raises(ProviderUnreachable, match="there is no token: give this machine an identity"):
+            node.claim("198.18.50.1", BOTH, Leave())
         served.identity = PARIS
+        assert node.claim("198.18.50.1", BOTH, Leave()).missing == {}
+
+
+def test_a_machines_token_is_not_asked_for_through_a_proxy(scene_of: SceneOf) -> None:
+    scene = scene_of(Udr)
+    with environ(scene.environment(PARIS) | {"http_proxy": "http://127.0.0.1:9"}):
+        assert made(scene, vip_of(scene.vip)).claim("198.18.50.1", BOTH, Leave()).missing == {}
 
 
 class Fifty(Udr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ READ_S: Final = 5
 """The library's own is five minutes each: longer than a take-over may take."""
 REST_MAX_S: Final = 60.0
 """The longest that we stay silent because Azure said so: it speaks of seconds."""
+LINE_MAX: Final = 500
+"""Of what the library says: without a token it tells of every way to get one."""
 PERMISSIONS: Final = "providers/Microsoft.Authorization/permissions?api-version=2022-04-01"
 READS: Final = frozenset({"GET", "HEAD"})
 CLOUDS: Final[Mapping[str, tuple[AzureClouds, str]]] = {
@@ -144,17 +147,20 @@ class Account:
 
 
 def _credential(authority: str) -> Any:
-    """The environment, a workload's or the machine's identity, or `az login` of a person."""
-    words = {"authority": authority} if authority else {}
-    return azure.identity.DefaultAzureCredential(
-        # Each of these would be asked first, and takes seconds to say that nobody uses it here.
-        exclude_shared_token_cache_credential=True,
-        exclude_visual_studio_code_credential=True,
-        exclude_powershell_credential=True,
-        exclude_developer_cli_credential=True,
-        retry_total=1,
-        **words,
+    """The environment, a workload's or the machine's identity, or `az login` of a person: the first there is.
+
+    Not the library's own chain, which also asks the machine's metadata service through a proxy.
+    """
+    words: dict[str, Any] = {"authority": authority} if authority else {}
+    words["retry_total"] = 1
+    chain: list[Any] = [azure.identity.EnvironmentCredential(**words)]
+    if os.environ.get("AZURE_FEDERATED_TOKEN_FILE"):
+        chain.append(azure.identity.WorkloadIdentityCredential(**words))
+    client = os.environ.get("AZURE_CLIENT_ID")
+    machine = azure.identity.ManagedIdentityCredential(
+        client_id=client, use_env_settings=False, retry_total=1
     )
+    return azure.identity.ChainedTokenCredential(*chain, machine, azure.identity.AzureCliCredential())
 
 
 class LastBeforeTheSocket(policies.HTTPPolicy[Any, Any]):
@@ -188,11 +194,11 @@ def call(request: Callable[[], Any], what: str, account: Account) -> Any:
         raise
     except ClientAuthenticationError as fault:
         account.forget()
+        why = "the token was not good any more"
         if fault.response is None:
-            remedy = "give its machine one, or the agent AZURE_* variables"
-            why = f"this node has no identity: {remedy} ({_line(fault)})"
-            raise ProviderRefused(NAME, what, why) from fault
-        raise ProviderUnreachable(NAME, what, f"the token was not good any more ({_line(fault)})") from fault
+            # No identity, or a metadata service that gives none now: the library says the same.
+            why = "there is no token: give this machine an identity, or the agent AZURE_* variables"
+        raise ProviderUnreachable(NAME, what, f"{why} ({_line(fault)})") from fault
     except HttpResponseError as fault:
         raise _understood(fault, what, account) from fault
     except (AzureError, OSError, ValueError) as fault:
@@ -233,4 +239,4 @@ def _line(fault: BaseException) -> str:
     error = fault.error if isinstance(fault, HttpResponseError) else None
     if error is not None and error.code:
         return f"{error.code}: {' '.join(str(error.message or '').split())}"
-    return " ".join(str(fault).split()) or type(fault).__name__
+    return " ".join(str(fault).split())[:LINE_MAX] or type(fault).__name__

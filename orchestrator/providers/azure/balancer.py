@@ -72,7 +72,7 @@ class Probe(AzureMode):
 
     def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
         """What the load balancer asks where, and whom it would send to."""
-        self._ground.learn()
+        found = super().preflight(vip, repair, leave)
         balancer = self._found(vip)
         front = str(_frontend(balancer, vip).id).lower()
         rules = [
@@ -84,10 +84,9 @@ class Probe(AzureMode):
         if not rules:
             text = f"no rule of it leads {vip.address} anywhere"
             remedy = "add one, best for all ports (protocol All, port 0) with floating IP"
-            return [Finding(f"load balancer {balancer.name}", text, remedy)]
+            return [*found, Finding(f"load balancer {balancer.name}", text, remedy)]
         probes = {str(probe.id).lower(): probe for probe in balancer.probes or ()}
         pools = {str(pool.id).lower(): pool for pool in balancer.backend_address_pools or ()}
-        found = []
         for rule in rules:
             probe = probes.get(str(rule.probe.id).lower()) if rule.probe is not None else None
             found += list(self._of_probe(f"rule {balancer.name}/{rule.name}", probe, vip))

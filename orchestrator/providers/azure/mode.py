@@ -14,7 +14,7 @@ from orchestrator.providers.azure.rights import ASK, Right, Where, permitted
 from orchestrator.providers.faults import ProviderFault, ProviderRefused, ProviderUnreachable
 from orchestrator.providers.modes import LOOK_AGAIN_MAX_S, LOOK_AGAIN_S, Mode
 from orchestrator.providers.mover import Leave, Vip
-from orchestrator.providers.provider import Sight
+from orchestrator.providers.provider import Finding, Sight
 
 WANTED: Final = frozenset({DONE, *UNDER_WAY})
 LAST_S: Final = 1.0
@@ -95,6 +95,20 @@ class AzureMode(Mode[Ground]):
     @abstractmethod
     def rights(vip: Vip, where: Where) -> list[Right]:
         """The least rights for this address."""
+
+    def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
+        """Nodes that are in none of the resource groups: what is told of the others may be wrong."""
+        self._ground.learn()
+        groups = ", ".join(self._ground.names.groups)
+        return [
+            Finding(
+                node,
+                f"no network interface in resource group {groups} has any of its addresses",
+                "correct its `addresses`, or name its group in `resource_group` too",
+            )
+            for node in vip.nodes
+            if self._ground.nic(node) is None
+        ]
 
     def lacking(self, vip: Vip) -> Iterable[tuple[str, str]]:
         """By what Azure lists of this node's rights."""

@@ -124,12 +124,11 @@ class Routes(AzureMode):
 
     def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
         """IP forwarding, which is switched on with `repair`; and tables that lead nobody."""
-        found = []
+        found = super().preflight(vip, repair, leave)
         for label, table in self._seen[vip.address].items():
             if not table.subnets:
                 text = "no subnet uses it: it leads nobody"
                 found.append(Finding(f"route table {label}", text, "associate it with its clients' subnets"))
-        self._ground.learn()
         self._ground.forget_network()
         me = self._ground.me
         if not me.forwards and repair:
