@@ -128,6 +128,10 @@ def test_subnets_are_told_apart_by_identifier_and_not_by_range(scene_of: SceneOf
             "subnet": {"id": path("virtualNetworks/subnets", "twin", "a")},
         }
         scene.azure.put(path("networkInterfaces", name), ipConfigurations=[{"name": "c0", "properties": own}])
+    listed_last = path("networkInterfaces", LYON).lower()
+    scene.do(
+        lambda: scene.arm.store.resources.update({listed_last: scene.arm.store.resources.pop(listed_last)})
+    )
     choice = chosen(scene, vip_of(scene.vip, mode=""))
     assert choice.mode == "nic-ipconfig"
     assert "twin" not in choice.why

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -14,13 +15,16 @@ from orchestrator.model.config import VipConfig
 from orchestrator.model.errors import HafarmError
 from orchestrator.providers.azure import mover, rights
 from orchestrator.providers.azure.account import Account
-from orchestrator.providers.faults import PlaceWrong, ProviderUnreachable
+from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderUnreachable
+from orchestrator.providers.mover import Leave as LeaveOf
+from orchestrator.providers.mover import Vip
 from orchestrator.providers.provider import Owner
 from tests.clouds.azure.site import SUBSCRIPTION, path
 from tests.clouds.knobs import Done
 from tests.providers.azure_scenes import NICS, TABLES, AzureScene, LbPool, NicIpConfig, PublicIp, Udr
 from tests.providers.azure_worlds import Leave, SceneOf, made, place, preflight, scene_of, vip_of
 from tests.providers.nodes import BOTH, LYON, PARIS, environ
+from tests.providers.scenes import STRANGER
 from tests.providers.test_azure import Ilb
 
 __all__ = ["scene_of"]
@@ -91,6 +95,30 @@ def test_a_route_that_went_elsewhere_meanwhile_is_not_taken(scene_of: SceneOf) -
     assert list(moved.missing) == ["b"]
     assert "PreconditionFailed" in moved.missing["b"]
     assert scene.led_to("b") == "10.0.1.99"
+
+
+@pytest.mark.parametrize("kind", [Udr, LbPool])
+def test_a_claim_acts_on_what_it_has_judged_and_not_on_what_a_look_beside_it_saw(
+    scene_of: SceneOf, kind: type[AzureScene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scene_of(kind)
+    scene.give(LYON)
+    with environ(scene.environment(PARIS)):
+        node = made(scene, vip_of(scene.vip))
+        mode = node._mode(vip_of(scene.vip))
+    move = mode.move
+
+    def late(vip: Vip, leave: LeaveOf) -> Mapping[str, ProviderFault]:
+        scene.give(STRANGER)
+        beside = threading.Thread(target=node.observe)
+        beside.start()
+        beside.join()
+        return move(vip, leave)
+
+    monkeypatch.setattr(mode, "move", late)
+    with pytest.raises(ProviderUnreachable, match="PreconditionFailed"):
+        claim(scene, node)
+    assert scene.owners() == {STRANGER}
 
 
 def before_stranger(scene: Udr) -> dict[str, Any]:

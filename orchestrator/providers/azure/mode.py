@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,22 +24,34 @@ ONLY_NEW: Final = {"If-None-Match": "*"}
 """Of a request that makes something: not where somebody made it meanwhile."""
 
 
+class Looked(threading.local):
+    """What this very thread saw last, by address.
+
+    A claim acts on what it has judged: a look beside it may have seen another owner since, whom it must not
+    take it from.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, Mapping[str, Part]] = {}
+        self.things: dict[str, Mapping[str, Any]] = {}
+        """As Azure gave them, with their ETags."""
+
+
 class AzureMode(Mode[Ground]):
     """One way."""
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
-        self._parts: dict[str, Mapping[str, Part]] = {}
-        """By address, as seen last."""
+        self._looked = Looked()
 
     def judged(self, vip: Vip, parts: Mapping[str, Part], by_address: bool) -> Sight:
         """Who has it. `by_address`: the parts' owners are addresses, else interfaces."""
-        self._parts[vip.address] = parts
+        self._looked.parts[vip.address] = parts
         return self._ground.sight(parts, by_address)
 
     def seen(self, vip: Vip) -> Part:
         """Of an address that is one thing: a claim looks directly before it moves, and judges who has it."""
-        (part,) = self._parts[vip.address].values()
+        (part,) = self._looked.parts[vip.address].values()
         return part
 
     def ended(
@@ -48,7 +61,7 @@ class AzureMode(Mode[Ground]):
         for _ in pauses(leave.left_s):
             seen = self.look([vip])[vip.address]
             if not isinstance(seen, ProviderFault):
-                states = {label: part.state for label, part in self._parts[vip.address].items()}
+                states = {label: part.state for label, part in self._looked.parts[vip.address].items()}
                 if not any(state in UNDER_WAY for label, state in states.items() if label not in failed):
                     wrong = {
                         label: _went_wrong(label, state) for label, state in states.items() if state != DONE
@@ -56,7 +69,7 @@ class AzureMode(Mode[Ground]):
                     return _not_all(wrong | dict(failed), len(states))
             elif not seen.again:
                 raise seen
-        return _not_all(failed, len(self._parts[vip.address]))
+        return _not_all(failed, len(self._looked.parts[vip.address]))
 
     def write(
         self,

@@ -11,7 +11,7 @@ from azure.mgmt.network.models import (
     SubResource,
 )
 
-from orchestrator.providers.azure.ground import Ground, Part
+from orchestrator.providers.azure.ground import Part
 from orchestrator.providers.azure.mode import AzureMode, called, is_wanted, only_as_seen, state_of
 from orchestrator.providers.azure.names import NAMESPACE, Resource, holder
 from orchestrator.providers.azure.rights import ASK, Right, Where, by_scope
@@ -30,11 +30,6 @@ class Pool(AzureMode):
     name = "lb-pool"
     settings = ("backend_pools",)
 
-    def __init__(self, ground: Ground) -> None:
-        super().__init__(ground)
-        self._pools: dict[str, Any] = {}
-        """As they were looked at last: a claim looks directly before it moves."""
-
     def look(self, vips: Sequence[Vip]) -> Mapping[str, Sight | Exception]:
         """One request per pool: Azure has none for several balancers."""
         seen: dict[str, Any] = {}
@@ -42,7 +37,7 @@ class Pool(AzureMode):
             for one in self._named(vip):
                 if one.key not in seen:
                     try:
-                        seen[one.key] = self._pools[one.key] = self._found(one)
+                        seen[one.key] = self._found(one)
                     except ProviderFault as fault:
                         seen[one.key] = fault
         return {vip.address: self._seen(vip, seen) for vip in vips}
@@ -54,6 +49,7 @@ class Pool(AzureMode):
             if isinstance(found, ProviderFault):
                 return found
             parts[one.short] = Part(_addresses(found), state_of(found))
+        self._looked.things[vip.address] = seen
         return self.judged(vip, parts, by_address=True)
 
     def _named(self, vip: Vip) -> list[Resource]:
@@ -80,7 +76,7 @@ class Pool(AzureMode):
 
     def move(self, vip: Vip, leave: Leave) -> Mapping[str, ProviderFault]:
         """All pools side by side; one that refuses does not keep the others."""
-        mine = self._ground.me.address
+        mine, pools = self._ground.me.address, self._looked.things[vip.address]
 
         def lead(one: Resource, seen: Any) -> Callable[[], None]:
             return lambda: self.write(
@@ -92,7 +88,7 @@ class Pool(AzureMode):
                 leave=leave,
             )
 
-        deeds = {one.short: lead(one, self._pools[one.key]) for one in self._named(vip)}
+        deeds = {one.short: lead(one, pools[one.key]) for one in self._named(vip)}
         return self.ended(vip, side_by_side(deeds), leave)
 
     def _lead(self, one: Resource, found: Any, mine: str) -> None:

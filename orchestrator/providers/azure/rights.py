@@ -20,6 +20,8 @@ JOINS: Final = {
     "group": f"{NAMESPACE}/networkSecurityGroups/join/action",
     "public": f"{NAMESPACE}/publicIPAddresses/join/action",
     "pool": f"{NAMESPACE}/loadBalancers/backendAddressPools/join/action",
+    "rule": f"{NAMESPACE}/loadBalancers/inboundNatRules/join/action",
+    "gateway": f"{NAMESPACE}/applicationGateways/backendAddressPools/join/action",
     "application": f"{NAMESPACE}/applicationSecurityGroups/joinIpConfiguration/action",
 }
 """An interface is written whole, so whoever writes it needs the right to join all that it refers to."""
@@ -66,6 +68,10 @@ def linked(found: Any) -> Iterable[tuple[str, str]]:
             yield str(each.public_ip_address.id), JOINS["public"]
         for pool in each.load_balancer_backend_address_pools or ():
             yield str(pool.id), JOINS["pool"]
+        for rule in each.load_balancer_inbound_nat_rules or ():
+            yield str(rule.id), JOINS["rule"]
+        for pool in each.application_gateway_backend_address_pools or ():
+            yield str(pool.id), JOINS["gateway"]
         for group in each.application_security_groups or ():
             yield str(group.id), JOINS["application"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from azure.mgmt.network.models import Route, RoutePropertiesFormat
 
-from orchestrator.providers.azure.ground import Ground, Part
+from orchestrator.providers.azure.ground import Part
 from orchestrator.providers.azure.interfaces import rewrite
 from orchestrator.providers.azure.mode import (
     ONLY_NEW,
@@ -46,11 +46,6 @@ class Routes(AzureMode):
 
     name = "udr"
     settings = ("route_tables",)
-
-    def __init__(self, ground: Ground) -> None:
-        super().__init__(ground)
-        self._seen: dict[str, Mapping[str, Any]] = {}
-        """By address, the tables as they were looked at last: a claim looks directly before it moves."""
 
     # --- looking ----------------------------------------------------------------------------------------
 
@@ -92,7 +87,7 @@ class Routes(AzureMode):
                 text = f"is not in resource group {one.group} of subscription {one.subscription}"
                 return PlaceWrong(f"route table {one.short}", text, "correct `route_tables`")
             tables[label] = found[one.key]
-        self._seen[vip.address] = tables
+        self._looked.things[vip.address] = tables
         parts = {label: _part(_route(table, vip)) for label, table in tables.items()}
         return self.judged(vip, parts, by_address=True)
 
@@ -113,7 +108,7 @@ class Routes(AzureMode):
         if isinstance(seen, Exception):
             raise seen
         within = {me.network.lower(), *_peers(network)}
-        for label, table in self._seen[vip.address].items():
+        for label, table in self._looked.things[vip.address].items():
             used_in = {holder(str(subnet.id)) for subnet in table.subnets or ()}
             if used_in and not any(one.lower() in within for one in used_in):
                 told = ", ".join(sorted(one.rpartition("/")[2] for one in used_in))
@@ -125,7 +120,7 @@ class Routes(AzureMode):
     def preflight(self, vip: Vip, repair: bool, leave: Leave) -> list[Finding]:
         """IP forwarding, which is switched on with `repair`; and tables that lead nobody."""
         found = super().preflight(vip, repair, leave)
-        for label, table in self._seen[vip.address].items():
+        for label, table in self._looked.things[vip.address].items():
             if not table.subnets:
                 text = "no subnet uses it: it leads nobody"
                 found.append(Finding(f"route table {label}", text, "associate it with its clients' subnets"))
@@ -152,7 +147,7 @@ class Routes(AzureMode):
         def lead(label: str, route: Any) -> Callable[[], None]:
             return lambda: self._lead(named[label], vip, mine, route, leave)
 
-        routes = {label: _route(table, vip) for label, table in self._seen[vip.address].items()}
+        routes = {label: _route(table, vip) for label, table in self._looked.things[vip.address].items()}
         deeds = {label: lead(label, route) for label, route in routes.items() if not _is_led(route, mine)}
         return self.ended(vip, side_by_side(deeds), leave)
 
