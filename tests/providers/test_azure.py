@@ -294,7 +294,10 @@ def test_an_interface_that_does_not_forward_is_found_and_mended_by_order(scene_o
     scene = scene_of(Udr)
     scene.write_nic(PARIS, "10.0.1.11", forwards=False)
     (found,) = preflight(scene)
-    assert (found.subject, found.problem) == ("paris", "its IP forwarding is off: it drops the address")
+    assert (found.subject, found.problem) == (
+        "interface paris",
+        "its IP forwarding is off: it drops the address",
+    )
     assert "provider test azure` switches it on" in found.remedy
     assert scene.knobs.changes(PARIS) == []
     assert preflight(scene, repair=True) == []

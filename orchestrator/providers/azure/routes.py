@@ -133,7 +133,7 @@ class Routes(AzureMode):
             hint = f"{policy_hint('azure')}, or switch it on"
             remedy = hint if lacking else "`hafarm provider test azure` switches it on"
             text = "its IP forwarding is off: it drops the address"
-            found.append(Finding(me.resource.short, text, remedy))
+            found.append(Finding(f"interface {me.resource.short}", text, remedy))
         return found
 
     # --- moving -----------------------------------------------------------------------------------------
@@ -199,7 +199,9 @@ class Routes(AzureMode):
             rewrite(self._ground, me.resource, switch_on, leave.left_s)
         except ProviderRefused as fault:
             remedy = "switch it on, or give this node the right to do so"
-            raise PlaceWrong(me.resource.short, f"its IP forwarding is off ({fault.why})", remedy) from fault
+            raise PlaceWrong(
+                f"interface {me.resource.short}", f"its IP forwarding is off ({fault.why})", remedy
+            ) from fault
         self._ground.learn()
 
     # --- rights -----------------------------------------------------------------------------------------
