@@ -6,6 +6,8 @@ import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +20,7 @@ from orchestrator.providers.azure.account import Account
 from orchestrator.providers.faults import PlaceWrong, ProviderFault, ProviderUnreachable
 from orchestrator.providers.mover import Leave as LeaveOf
 from orchestrator.providers.mover import Vip
-from orchestrator.providers.provider import Owner
+from orchestrator.providers.provider import Owner, Sight
 from tests.clouds.azure.site import SUBSCRIPTION, path
 from tests.clouds.knobs import Done
 from tests.providers.azure_scenes import NICS, TABLES, AzureScene, LbPool, NicIpConfig, PublicIp, Udr
@@ -137,6 +139,24 @@ def test_a_table_that_is_busy_is_waited_for(scene_of: SceneOf) -> None:
     )
     assert claim(scene).missing == {}
     assert busy.hits == 2
+
+
+@pytest.mark.parametrize("kind", [Udr, NicIpConfig])
+def test_two_addresses_that_move_at_once_wait_for_each_other(
+    scene_of: SceneOf, kind: type[AzureScene]
+) -> None:
+    """They share tables or interfaces, on which one change at a time is taken."""
+    scene = scene_of(kind)
+    scene.knobs.turn("slow", kind.change, seconds=0.3)
+    first = vip_of(scene.vip)
+    second = vip_of(scene.vip, address=str(ip_address(first.address) + 1))
+    with environ(scene.environment(PARIS)), ThreadPoolExecutor(2) as threads:
+        node = made(scene, first, second)
+        node.choices()
+        moved = list(threads.map(lambda vip: node.claim(vip.address, BOTH, Leave()), (first, second)))
+        assert [each.missing for each in moved] == [{}, {}]
+        seen = [each.owner for each in node.observe().values() if isinstance(each, Sight)]
+        assert seen == [Owner.MINE, Owner.MINE]
 
 
 def test_an_operation_that_fails_is_told_and_asked_for_again(scene_of: SceneOf) -> None:
@@ -332,11 +352,11 @@ def test_an_interface_without_ipv6_cannot_be_led_to_by_it(scene_of: SceneOf) -> 
 # --- rights ---------------------------------------------------------------------------------------
 
 
-def life(scene: AzureScene) -> list[str]:
+def life(scene: AzureScene, **changed: Any) -> list[str]:
     """Everything that a node asks for in its life; what went wrong."""
     faults: list[str] = []
     with environ(scene.environment(PARIS)):
-        node = made(scene, vip_of(scene.vip), health_port=Ilb.port)
+        node = made(scene, vip_of(scene.vip, **changed), health_port=Ilb.port)
         address = scene.vip.address.partition("/")[0]
         steps: list[Callable[[], Any]] = [
             lambda: node.claim(address, BOTH, Leave()),
@@ -395,6 +415,15 @@ def test_each_request_is_covered_where_the_roles_are_to_be_assigned(
         if call.who == PARIS and not covers(granted, call)
     ]
     assert uncovered == []
+
+
+def test_where_the_choice_is_left_open_the_roles_are_enough_too(scene_of: SceneOf) -> None:
+    for kind in (Udr, NicIpConfig, PublicIp, LbPool, Ilb):
+        scene = scene_of(kind)
+        begin(scene)
+        documents = mover.policy(place(vip_of(scene.vip, mode=""), own=scene.own))
+        scene.knobs.allow_only({action for one in documents.values() for action in one["Actions"]}, PARIS)
+        assert life(scene, mode="") == []
 
 
 def covers(granted: Iterable[rights.Right], call: Any) -> bool:

@@ -13,7 +13,7 @@ from orchestrator.providers.azure.mode import AzureMode
 from orchestrator.providers.azure.names import Names
 from orchestrator.providers.azure.pool import Pool
 from orchestrator.providers.azure.public import PublicIp
-from orchestrator.providers.azure.rights import READ_NETWORK, READ_NICS, Right, Where, by_scope, roles
+from orchestrator.providers.azure.rights import READ_NICS, Right, Where, by_scope, roles
 from orchestrator.providers.azure.routes import Routes
 from orchestrator.providers.faults import PlaceWrong
 from orchestrator.providers.modes import ByMode, the_one
@@ -102,8 +102,6 @@ def needed(place: Place) -> list[Right]:
             rights += MODES[name].rights(vip, where)
             if name == Routes.name:
                 rights += Routes.own_rights(where)
-        if not vip.mode:
-            rights.append(Right(where.network, (READ_NETWORK,)))
     return rights
 
 
