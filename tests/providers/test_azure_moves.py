@@ -33,10 +33,21 @@ __all__ = ["scene_of"]
 ROUTE = f"{TABLES}/routes/write"
 
 
-def claim(scene: AzureScene, node: mover.Azure | None = None, time_s: float = 20.0) -> Any:
+class Until(Leave):
+    """There is time until something is so."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        super().__init__()
+        self._over = over
+
+    def left_s(self) -> float:
+        return 0.0 if self._over() else 5.0
+
+
+def claim(scene: AzureScene, node: mover.Azure | None = None, leave: Leave | None = None) -> Any:
     address = scene.vip.address.partition("/")[0]
     with environ(scene.environment(PARIS)):
-        return (node or made(scene, vip_of(scene.vip))).claim(address, BOTH, Leave(time_s))
+        return (node or made(scene, vip_of(scene.vip))).claim(address, BOTH, leave or Leave())
 
 
 def writes(scene: AzureScene) -> list[Done]:
@@ -203,10 +214,10 @@ def test_what_is_under_way_is_waited_for_and_not_asked_for_again(
     with environ(scene.environment(PARIS)):
         node = made(scene, vip_of(scene.vip))
     with pytest.raises(ProviderUnreachable, match="does not show yet"):
-        claim(scene, node, time_s=1.5)
+        claim(scene, node, Until(lambda: len(writes(scene)) == kind.parts))
     assert scene.owners() == set()
     with pytest.raises(ProviderUnreachable, match="does not show yet"):
-        claim(scene, node, time_s=1.5)
+        claim(scene, node, Leave(0.3))
     scene.do(scene.arm.store.hasten)
     assert claim(scene, node).missing == {}
     assert scene.owners() == {PARIS}
@@ -298,7 +309,7 @@ def test_fifty_tables_are_looked_at_in_one_request_and_written_once_each(scene_o
 def test_what_there_is_no_time_for_is_left_for_the_next_attempt(scene_of: SceneOf) -> None:
     scene = scene_of(Fifty)
     with pytest.raises(ProviderUnreachable, match="it was not begun: the attempt's time is over"):
-        claim(scene, time_s=0.9)
+        claim(scene, leave=Leave(0.9))
     assert writes(scene) == []
 
 

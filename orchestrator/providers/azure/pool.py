@@ -88,13 +88,16 @@ class Pool(AzureMode):
                 leave=leave,
             )
 
-        deeds = {one.short: lead(one, pools[one.key]) for one in self._named(vip)}
+        deeds = {
+            one.short: lead(one, pools[one.key])
+            for one in self._named(vip)
+            if _addresses(pools[one.key]) != {mine} or not is_wanted(pools[one.key])
+        }
         return self.ended(vip, side_by_side(deeds), leave)
 
     def _lead(self, one: Resource, found: Any, mine: str) -> None:
         kept = [each for each in _members(found) if each.ip_address == mine]
-        if _addresses(found) != {mine} or not is_wanted(found):
-            self._put(one, found, kept or [self._member(mine, found)])
+        self._put(one, found, kept or [self._member(mine, found)])
 
     def _member(self, address: str, pool: Any) -> LoadBalancerBackendAddress:
         """The network is said once, of the pool or of each member."""
