@@ -31,6 +31,7 @@ class Mode:
 
 
 AWS_ALWAYS: Final = frozenset({"region", "vpc"})
+AZURE_ALWAYS: Final = frozenset({"subscription", "resource_group", "network", "endpoint"})
 MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
     "aws": {
         "secondary-ip": Mode(),
@@ -46,15 +47,29 @@ MODES: Final[Mapping[str, Mapping[str, Mode]]] = {
         "alias-ip": Mode(),
         "forwarding-rule": Mode(frozenset({"forwarding_rules"})),
     },
+    "azure": {
+        "ilb-probe": Mode(frozenset({"load_balancer"}), frozenset({"frontend"}), probed=True),
+        "udr": Mode(frozenset({"route_tables"}), alone=True),
+        "nic-ipconfig": Mode(),
+        "public-ip": Mode(frozenset({"public_ip"})),
+        "lb-pool": Mode(frozenset({"backend_pools"})),
+    },
 }
 """Of the providers in this package; those of other packages check their own when they start."""
 FENCERS: Final[Mapping[str, frozenset[str]]] = {"aws": frozenset({"region", "vpc"})}
 """Which of the providers in this package switch nodes off, and what each may be told for it."""
 ALWAYS: Final[Mapping[str, frozenset[str]]] = {
     "aws": AWS_ALWAYS,
+    "azure": AZURE_ALWAYS,
     "gcp": frozenset({"project", "network", "region", "zones"}),
 }
-LISTS: Final = frozenset({"route_tables", "target_groups", "values", "forwarding_rules", "zones"})
+LISTS: Final = frozenset(
+    {
+        *("route_tables", "target_groups", "values"),
+        *("backend_pools", "resource_group"),
+        *("forwarding_rules", "zones"),
+    }
+)
 """Settings that take several values."""
 
 

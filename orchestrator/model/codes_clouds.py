@@ -51,7 +51,8 @@ CLOUDS: Final[Mapping[str, Code]] = {
         "The machine says that it runs in a cloud, but the cloud's metadata service, which knows where, does "
         "not answer.",
         "Enable it for this machine (on AWS version 2, hop limit 2 where the agent is in a container), or "
-        "say in hafarm.yaml what it would have said: `settings: {region: ...}`.",
+        "say in hafarm.yaml what it would have said: `settings: {region: ...}`, on Azure `settings: "
+        "{subscription: ..., resource_group: ...}`.",
         UNREACHABLE,
     ),
     "HF7010": Code(

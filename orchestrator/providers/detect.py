@@ -11,6 +11,7 @@ DMI: Final = Path("/sys/class/dmi/id")
 METADATA: Final[Mapping[str, str]] = {
     "AWS_EC2_METADATA_SERVICE_ENDPOINT": "aws",
     "GCE_METADATA_HOST": "gcp",
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST": "azure",
 }
 """Of the clouds' own libraries: who sets one says that there is a metadata service of that cloud."""
 HARDWARE: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
@@ -22,7 +23,7 @@ HARDWARE: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     "gcp": (("product_name", "Google Compute Engine"),),
 }
-HERE: Final = frozenset({"aws", "gcp"})
+HERE: Final = frozenset({"aws", "azure", "gcp"})
 """Clouds for which this version has a provider."""
 
 

@@ -143,7 +143,8 @@ class ByMode(ABC, Generic[Ground]):
         return Choice(name, mode.local, f"{why}; {label}" if label else why)
 
     def _mode(self, vip: Vip) -> Mode[Ground]:
-        return self._made[self._choice(vip).mode]
+        name = self._choice(vip).mode  # which makes the modes anew after a fault
+        return self._made[name]
 
     # --- looking ----------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from orchestrator.providers.provider import Sight
 BUILT_IN: Final[Mapping[str, str]] = {
     "aws": "orchestrator.providers.aws.mover:Aws",
     "gcp": "orchestrator.providers.gcp.mover:Gcp",
+    "azure": "orchestrator.providers.azure.mover:Azure",
 }
 """Name: module and callable. Others are found by the entry point of this group."""
 GROUP: Final = "hafarm.providers"

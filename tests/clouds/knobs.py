@@ -170,9 +170,21 @@ class Knobs:
                 met[knob.effect] = knob
         return met
 
+    def allowed(self, who: str) -> Collection[str]:
+        """The patterns of what a caller may do."""
+        return self.rights.get(who, self.rights.get("*", ("*",)))
+
+    def denied(self, target: str, who: str) -> list[str]:
+        """The patterns of what the knobs deny a caller there."""
+        met = [knob for knob in self.knobs if knob.effect is Do.DENIED]
+        asked = Call(("",), target, True, who)
+        found = [knob.action for knob in met if replace(knob, action="*").fits(asked)]
+        changes = ("*/write", "*/delete", "*/action")
+        return [one for action in found for one in (changes if action == "changes" else (action,))]
+
     def missing(self, call: Call, met: Mapping[Do, Knob]) -> str | None:
         """The first permission of those that the call needs which its caller has not."""
-        allowed = self.rights.get(call.who, self.rights.get("*", ("*",)))
+        allowed = self.allowed(call.who)
         for action in call.needs:
             if Do.DENIED in met and met[Do.DENIED].names(action):
                 return action

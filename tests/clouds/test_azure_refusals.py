@@ -55,6 +55,10 @@ def code(answer: requests.Response) -> tuple[int, str]:
         (ROUTE | {"addressPrefix": "198.18.200.10/99"}, "is no CIDR"),
         (ROUTE | {"nextHopType": "VirtualAppliance"}, "belongs to VirtualAppliance alone"),
         (ROUTE | {"nextHopIpAddress": "198.18.1.10"}, "belongs to VirtualAppliance alone"),
+        (
+            ROUTE | {"nextHopType": "VirtualAppliance", "nextHopIpAddress": "fd00::1"},
+            "fd00::1 is not of its prefix's family",
+        ),
     ],
 )
 def test_a_body_that_the_interface_data_do_not_know_is_refused(
@@ -202,3 +206,19 @@ def test_knobs_are_turned_from_another_process(ask: Ask, arm: Served[Arm], autho
     told = tell("GET", "done").json()
     assert [each["status"] for each in told["done"]] == [500, 200, 403]
     assert told["used"] == {"Microsoft.Network/routeTables/read": 1}
+
+
+def test_a_caller_is_told_what_it_may_do_there(ask: Ask, arm: Served[Arm]) -> None:
+    where = f"{path('routeTables', 'rt1')}/providers/Microsoft.Authorization/permissions"
+    version = "?api-version=2022-04-01"
+    everything = {"actions": ["*"], "notActions": [], "dataActions": [], "notDataActions": []}
+    assert ask("GET", where + version).json() == {"value": [everything]}
+    arm.face.knobs.allow_only(["Microsoft.Network/*/read", "Microsoft.Authorization/permissions/read"], "n1")
+    arm.face.knobs.turn(Do.DENIED, "changes", about="rt1", who="n1")
+    (told,) = ask("GET", where + version).json()["value"]
+    assert told["actions"] == ["Microsoft.Network/*/read", "Microsoft.Authorization/permissions/read"]
+    assert told["notActions"] == ["*/write", "*/delete", "*/action"]
+    arm.face.knobs.allow_only(["Microsoft.Network/*"], "n1")
+    assert code(ask("GET", where + version)) == (403, "AuthorizationFailed")
+    assert code(ask("GET", where)) == (400, "InvalidRequest")
+    assert code(ask("GET", where.replace("rt1", "rt9") + version)) == (404, "ResourceNotFound")

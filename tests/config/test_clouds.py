@@ -23,6 +23,12 @@ def test_settings_reach_the_model_as_lists_of_text() -> None:
     assert vip.settings == {"region": ("eu-west-1",), "route_tables": ("rtb-1", "rtb-2")}
 
 
+def test_with_auto_the_settings_of_every_cloud_may_stand_there() -> None:
+    text = "address: 198.19.0.1/32, settings: {backend_pools: [lb/nodes], resource_group: [a, b]}"
+    (vip,) = load_text(with_vip(text), "hafarm.yaml").mirrors[0].vip
+    assert vip.settings == {"backend_pools": ("lb/nodes",), "resource_group": ("a", "b")}
+
+
 def test_the_health_port_reaches_the_model() -> None:
     config = load_text(with_vip("address: 198.18.0.100/24", health=True), "hafarm.yaml")
     assert config.health_port == 9702
@@ -54,6 +60,24 @@ def test_the_health_port_reaches_the_model() -> None:
         ("provider: gcp, mode: forwarding-rule", "settings", "forwarding-rule needs forwarding_rules"),
         ("provider: gcp, mode: ilb-probe, settings: {forwarding_rules: a}", "mode", "needs `ports: {health"),
         ("provider: gcp, settings: {vpc: x}", "settings.vpc", "unknown setting"),
+        ("provider: azure, mode: udr", "settings", "udr needs route_tables"),
+        (
+            "provider: azure, mode: udr, settings: {route_tables: [a]}",
+            "address",
+            "stands alone: 198.18.0.100/32",
+        ),
+        ("provider: azure, mode: usr", "mode", "azure has no mode usr, did you mean 'udr'?"),
+        ("provider: azure, mode: lb-pool, settings: {pools: [a/b]}", "settings.pools", "unknown setting"),
+        (
+            "provider: azure, mode: ilb-probe, settings: {load_balancer: lb}",
+            "mode",
+            "needs `ports: {health: PORT}`",
+        ),
+        (
+            "provider: azure, mode: public-ip, settings: {public_ip: [a, b]}",
+            "settings.public_ip",
+            "one value, not a list",
+        ),
         ("provider: onprem, settings: {region: x}", "settings", "has no settings"),
         ("provider: aws, mode: dns, settings: {zone: Z1}", "settings", "dns needs record"),
         (

@@ -99,8 +99,8 @@ WRONG = [
     ),
     (
         "a cloud provider",
-        ("100/24}", "100/24, provider: azure}"),
-        "modules.0.vip.0.provider: no provider is named azure",
+        ("100/24}", "100/24, provider: nimbus}"),
+        "modules.0.vip.0.provider: no provider is named nimbus",
     ),
     ("no prefix", ("198.18.0.100/24", "198.18.0.100"), "an address with its prefix length is needed"),
     (

@@ -141,6 +141,7 @@ def _script(path: Path, text: str) -> None:
 def _run_bare(tree: Path, tools: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # `has` looks into the system's folders too; here they must look empty.
     text = (tree / "run").read_text().replace('PATH="$PATH:/usr/sbin:/sbin"', 'PATH="$PATH"')
+    text = text.replace("/usr/bin/python3 ", "")
     (tree / "run").write_text(text)
     env = {"PATH": str(tools)}
     return subprocess.run([str(tree / "run"), *words], capture_output=True, text=True, timeout=60, env=env)

@@ -24,6 +24,8 @@ class Scene(ABC):
     """How many things lead the address."""
     shared: ClassVar[bool] = True
     """It can have two owners at a time."""
+    requests: ClassVar[int] = 0
+    """How many of `change` a move from one node to the other takes; 0: one for each part."""
     own: ClassVar[dict[NodeName, str]] = OWN
     vip: VipConfig
     knobs: Any

@@ -1,1 +1,1 @@
-"""What moves addresses on Microsoft Azure; hafarm.yaml refuses these providers in this version."""
+"""What moves addresses on Microsoft Azure."""

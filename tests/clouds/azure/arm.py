@@ -16,6 +16,7 @@ from aiohttp import web
 from tests.clouds.azure import network
 from tests.clouds.azure.compute import BECOMES, Machines
 from tests.clouds.azure.identity import AUDIENCE, Identities
+from tests.clouds.azure.refusals import busy, expired, forbidden, not_found
 from tests.clouds.azure.routing import Asked, understood
 from tests.clouds.azure.shapes import Json, Shapes
 from tests.clouds.azure.store import CHILDREN, Address, ArmError, Operation, Store, list_of
@@ -42,6 +43,8 @@ _SHAPES: Final[Mapping[str, tuple[Shapes, str]]] = {
 }
 _CODES: Final = {429: "TooManyRequests", 500: "InternalServerError", 503: "ServiceUnavailable"}
 POLL: Final = "locations/operations/read"
+PERMISSIONS: Final = "/providers/Microsoft.Authorization/permissions"
+PERMISSIONS_VERSION: Final = "2022-04-01"
 
 
 def _shape(kind: str) -> tuple[Shapes, str]:
@@ -93,6 +96,8 @@ class Arm:
             who = self._who(request)
             if "/locations/" in request.path:
                 return await self._progress(request, who)
+            if request.path.lower().endswith(PERMISSIONS.lower()):
+                return self._permissions(request, who)
             return await self._serve(request, who)
         except ArmError as error:
             return _json(error.status, error.body())
@@ -112,7 +117,7 @@ class Arm:
                 f"The access token has been obtained for wrong audience or resource '{token.audience}'.",
             )
         if token.has_expired():
-            raise _expired()
+            raise expired()
         return token.who
 
     async def _serve(self, request: web.Request, who: str) -> web.StreamResponse:
@@ -141,13 +146,13 @@ class Arm:
         if Do.DELAY in met:
             await asyncio.sleep(met[Do.DELAY].seconds)
         if Do.EXPIRED in met:
-            raise _expired()
+            raise expired()
         refused = refusal(met)
         if refused is not None:
             return _refused(refused)
         lacking = self.knobs.missing(call, met)
         if lacking is not None:
-            raise _forbidden(call, lacking)
+            raise forbidden(call, lacking)
         self.knobs.note_used(call)
         self._require_group(asked)
         if asked.is_list:
@@ -182,7 +187,7 @@ class Arm:
     def _read(self, asked: Asked, request: web.Request, met: Mapping[Do, Knob]) -> web.Response:
         found = self.store.find(asked.address, self._among(met))
         if found is None:
-            raise _not_found(asked.address)
+            raise not_found(asked.address)
         if asked.verb:
             return self._answer(200, COMPUTE, "VirtualMachineInstanceView", self.machines.view(asked.address))
         shown = network.presented(self.store, found)
@@ -203,7 +208,7 @@ class Arm:
             parent = Address.of(asked.path.rsplit("/", 1)[0])
             held = self.store.find(parent, among)
             if held is None:
-                raise _not_found(parent)
+                raise not_found(parent)
             found = held["properties"].get(asked.kind.rsplit("/", 1)[1], [])
         else:
             found = [each for key, each in among.items() if key.startswith(f"{prefix}/")]
@@ -226,7 +231,7 @@ class Arm:
         if request.method == "PATCH":
             body = self._patched(asked, body, current)
         if self.store.busy_elsewhere(address):
-            raise _busy(address)
+            raise busy(address)
         self.store.remember()
         try:
             self._write(address, asked.kind, body)
@@ -249,7 +254,7 @@ class Arm:
 
     def _patched(self, asked: Asked, body: Json, current: Json | None) -> Json:
         if current is None:
-            raise _not_found(asked.address)
+            raise not_found(asked.address)
         if asked.operation.name == "update_tags" and set(body) - {"tags"}:
             raise ArmError(400, "InvalidRequestContent", "Only tags can be changed by PATCH.")
         kept = _writable(current)
@@ -302,7 +307,7 @@ class Arm:
             return web.Response(status=204)
         self._require_etag(request, address, current)
         if self.store.busy_elsewhere(address):
-            raise _busy(address)
+            raise busy(address)
         network.check_unused(self.store, address)
         self.store.remember()
 
@@ -329,7 +334,7 @@ class Arm:
             return _json(501, {"error": {"code": "NotSimulated", "message": asked.action}})
         address = asked.address
         if self.store.find(address) is None:
-            raise _not_found(address)
+            raise not_found(address)
         self.store.remember()
         self.machines.begin(address, asked.verb)
         operation = self._begin(address, met, lambda: self.machines.finish(address, asked.verb))
@@ -390,7 +395,7 @@ class Arm:
         if Do.DELAY in met:
             await asyncio.sleep(met[Do.DELAY].seconds)
         if Do.EXPIRED in met:
-            raise _expired()
+            raise expired()
         refused = refusal(met)
         if refused is not None:
             return _refused(refused)
@@ -403,6 +408,30 @@ class Arm:
         if self.retry_after_s is not None and not operation.ended:
             response.headers["Retry-After"] = str(self.retry_after_s)
         return response
+
+    # --- rights ---
+
+    def _permissions(self, request: web.Request, who: str) -> web.Response:
+        """What the caller may do on a scope, as its roles say; a knob that denies is an exception in them."""
+        if request.method != "GET" or dict(request.query) != {"api-version": PERMISSIONS_VERSION}:
+            raise ArmError(400, "InvalidRequest", f"Permissions are read with {PERMISSIONS_VERSION}.")
+        scope = request.path[: -len(PERMISSIONS)]
+        if len(scope.split("/")) > 5 and self.store.find(Address.of(scope)) is None:
+            raise not_found(Address.of(scope))
+        call = Call(("Microsoft.Authorization/permissions/read",), scope, False, who)
+        met = self.knobs.meet(call)
+        lacking = self.knobs.missing(call, met)
+        self.knobs.note_done(call, 200 if lacking is None else 403)
+        if lacking is not None:
+            raise forbidden(call, lacking)
+        self.knobs.note_used(call)
+        entry = {
+            "actions": list(self.knobs.allowed(who)),
+            "notActions": self.knobs.denied(scope, who),
+            "dataActions": [],
+            "notDataActions": [],
+        }
+        return _json(200, {"value": [entry]})
 
     # --- answering ---
 
@@ -438,38 +467,3 @@ def _refused(knob: Knob) -> web.Response:
     if knob.retry_after_s is not None:
         answer.headers["Retry-After"] = str(knob.retry_after_s)
     return answer
-
-
-def _expired() -> ArmError:
-    return ArmError(
-        401, "ExpiredAuthenticationToken", "The access token expiry UTC time is earlier than now."
-    )
-
-
-def _forbidden(call: Call, action: str) -> ArmError:
-    linked = action != call.needs[0]
-    return ArmError(
-        403,
-        "LinkedAuthorizationFailed" if linked else "AuthorizationFailed",
-        f"The client '{call.who}' with object id '{call.who}' does not have authorization to "
-        f"perform action '{action}' over scope '{call.target}' or the scope is invalid. If access was "
-        "recently granted, please refresh your credentials.",
-    )
-
-
-def _not_found(address: Address) -> ArmError:
-    if address.is_child:
-        return ArmError(404, "NotFound", f"Resource {address} not found.")
-    return ArmError(
-        404,
-        "ResourceNotFound",
-        f"The Resource '{address.type}/{address.name}' under resource group '{address.group}' was not found.",
-    )
-
-
-def _busy(address: Address) -> ArmError:
-    return ArmError(
-        429,
-        "AnotherOperationInProgress",
-        f"Another operation on this or dependent resource is in progress. Resource: {address.top}.",
-    )

@@ -131,17 +131,30 @@ def _check_routes(store: Store, table: Json) -> None:
                 f"Route {route['id']}: a next hop IP address belongs to VirtualAppliance alone.",
             )
         if appliance:
-            _ip(properties["nextHopIpAddress"], route["id"])
+            hop = _ip(properties["nextHopIpAddress"], route["id"])
+            if hop.version != ipaddress.ip_network(prefix).version:
+                raise ArmError(
+                    400,
+                    "InvalidNextHopIpAddress",
+                    f"Route {route['id']}: {hop} is not of its prefix's family.",
+                )
 
 
 def _check_network(store: Store, network: Json) -> None:
     ranges = [ipaddress.ip_network(each) for each in network["properties"]["addressSpace"]["addressPrefixes"]]
     for subnet in network["properties"].get("subnets", []):
-        own = ipaddress.ip_network(_prefix(subnet["properties"].get("addressPrefix"), subnet["id"]))
-        if not any(own.version == each.version and own.subnet_of(each) for each in ranges):  # type: ignore[arg-type]
-            raise ArmError(
-                400, "NetcfgInvalidSubnet", f"Subnet '{subnet['name']}' is not valid in virtual network."
-            )
+        for own in prefixes(subnet):
+            if not any(own.version == each.version and own.subnet_of(each) for each in ranges):  # type: ignore[arg-type]
+                raise ArmError(
+                    400, "NetcfgInvalidSubnet", f"Subnet '{subnet['name']}' is not valid in virtual network."
+                )
+
+
+def prefixes(subnet: Json) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """The ranges of a subnet: one, or one of each family."""
+    properties = subnet["properties"]
+    told = properties.get("addressPrefixes") or [properties.get("addressPrefix")]
+    return [ipaddress.ip_network(_prefix(each, subnet["id"])) for each in told]
 
 
 def _check_interface(store: Store, interface: Json) -> None:
@@ -176,7 +189,10 @@ def _give_address(store: Store, interface: Json, holder: Json) -> None:
         raise ArmError(400, "SubnetIsRequired", f"Resource {holder['id']} must reference a subnet.")
     subnet = store.find(Address.of(properties["subnet"]["id"]))
     assert subnet is not None, "references were looked up before"
-    within = ipaddress.ip_network(subnet["properties"]["addressPrefix"])
+    wanted = 6 if properties.get("privateIPAddressVersion", "").lower() == "ipv6" else 4
+    within = next((each for each in prefixes(subnet) if each.version == wanted), None)
+    if within is None:
+        raise ArmError(400, "SubnetHasNoSuchFamily", f"{holder['id']}: its subnet has no IPv{wanted} range.")
     taken = dict(_taken(store, subnet["id"], besides=interface["id"]))
     for other in interface["properties"].get(_list_with_addresses(interface), []):
         if other is not holder and "privateIPAddress" in other["properties"]:

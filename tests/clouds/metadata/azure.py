@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from tests.clouds.azure.arm import Arm
+from tests.clouds.azure.network import prefixes
 from tests.clouds.azure.store import Address
 from tests.clouds.metadata.service import Service
 
@@ -125,17 +126,20 @@ class Azure(Service):
     def _interface(self, name: str) -> dict[str, Any]:
         """As packets meet it: an address that is on its way is not in it."""
         interface = self.arm.store.effective[name.lower()]["properties"]
-        addresses, subnets = [], {}
+        addresses: dict[int, list[dict[str, str]]] = {4: [], 6: []}
+        subnets = {}
         for each in interface["ipConfigurations"]:
             properties = each["properties"]
-            addresses.append({"privateIpAddress": properties["privateIPAddress"], "publicIpAddress": ""})
+            version = ipaddress.ip_address(properties["privateIPAddress"]).version
+            private = {"privateIpAddress": properties["privateIPAddress"]}
+            addresses[version].append(private | ({"publicIpAddress": ""} if version == 4 else {}))
             subnet = self.arm.store.find(Address.of(properties["subnet"]["id"]))
             assert subnet is not None, "references were looked up before"
-            range_ = ipaddress.ip_network(subnet["properties"]["addressPrefix"])
+            range_ = next(each for each in prefixes(subnet) if each.version == 4)
             subnets[str(range_)] = {"address": str(range_.network_address), "prefix": str(range_.prefixlen)}
         return {
-            "ipv4": {"ipAddress": addresses, "subnet": list(subnets.values())},
-            "ipv6": {"ipAddress": []},
+            "ipv4": {"ipAddress": addresses[4], "subnet": list(subnets.values())},
+            "ipv6": {"ipAddress": addresses[6]},
             "macAddress": interface["macAddress"].replace("-", ""),
         }
 
