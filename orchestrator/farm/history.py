@@ -38,25 +38,35 @@ def moved(former: Former, before: Sequence[Owners], after: Sequence[Owners]) -> 
 
 
 def joined(
-    former: Former, here: Sequence[Owners], there: Sequence[Owners], after: Sequence[Owners], first: bool
+    former: tuple[Former, Former],
+    here: Sequence[Owners],
+    there: Sequence[Owners],
+    after: Sequence[Owners],
+    first: bool,
 ) -> Former:
     """Two sides, each with all buckets, become one: the history of the first, behind it that of the other.
 
-    Each side remembers its own nodes only, and of the other side knows who owns each bucket; that is enough
-    for a packet to find its way from the end of the one to the beginning of the other.
+    `former`: this side's memory, and what the other side told of its own. Where it told nothing, a packet
+    finds its way by who owns each bucket there, until that one is lost.
     """
-    remembered = former or ({},) * len(after)
-    return tuple(_joined(*group, first) for group in zip(remembered, here, there, after, strict=True))
+    ours, theirs = (side or ({},) * len(after) for side in former)
+    return tuple(_joined(*group, first) for group in zip(ours, theirs, here, there, after, strict=True))
 
 
 def _joined(
-    remembered: Mapping[int, tuple[NodeName, ...]], here: Owners, there: Owners, now: Owners, first: bool
+    ours: Mapping[int, tuple[NodeName, ...]],
+    theirs: Mapping[int, tuple[NodeName, ...]],
+    here: Owners,
+    there: Owners,
+    now: Owners,
+    first: bool,
 ) -> dict[int, tuple[NodeName, ...]]:
     found: dict[int, tuple[NodeName, ...]] = {}
-    for bucket, (mine, theirs) in enumerate(zip(here, there, strict=True)):
-        own = (mine, *remembered.get(bucket, ()))
+    for bucket, (mine, its) in enumerate(zip(here, there, strict=True)):
+        own, other = (mine, *ours.get(bucket, ())), (its, *theirs.get(bucket, ()))
         # Where a bucket stays, its owner's way goes on as it was, and at its end to the other side.
-        names = (*own, theirs) if first or now[bucket] == mine else (theirs, *own)
+        stays = now[bucket] in (mine, its) and mine != its
+        names = own + other if (now[bucket] == mine if stays else first) else other + own
         kept = tuple(dict.fromkeys(name for name in names if name is not None and name != now[bucket]))
         if kept:
             found[bucket] = kept[:FORMER_MAX]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 
-from orchestrator.farm import history
+from orchestrator.farm import history, learning
 from orchestrator.farm.buckets import Owners
 from orchestrator.farm.history import Chances
 from orchestrator.farm.members import HOLD_MAX_S
@@ -70,7 +70,7 @@ def _drop_the_lost(turn: Turn) -> None:
     gone = farm.committed.names - farm.serving
     if gone:
         after = farm.committed.without(gone)
-        turn.set(preparing=None, prepare_until=None, coming=())
+        turn.set(preparing=None, prepare_until=None, coming=(), meeting=None, told_of=None, theirs=())
         former = history.moved(farm.former, maps(farm.rules, farm.committed), maps(farm.rules, after))
         turn.set(former=former, committed=after, fading=(), fading_until=None)
         turn.tell("HF6021", f"{_listed(gone)} out: {_shared(after)}")
@@ -79,6 +79,7 @@ def _drop_the_lost(turn: Turn) -> None:
         turn.set(
             former=history.without(farm.former, left),
             coming=history.without(farm.coming, left),
+            theirs=history.without(farm.theirs, left),
             fading=history.asked_without(farm.fading, left),
             served=farm.serving,
         )
@@ -89,7 +90,7 @@ def _prepare(turn: Turn) -> None:
     farm = turn.farm
     target = farm.taking
     if target != farm.preparing:
-        turn.set(preparing=None, prepare_until=None, coming=())
+        turn.set(preparing=None, prepare_until=None, coming=(), meeting=None)
     if target not in (farm.committed, farm.preparing):
         now, after = maps(farm.rules, farm.committed), maps(farm.rules, target)
         other = _other_side(farm, target)
@@ -97,6 +98,8 @@ def _prepare(turn: Turn) -> None:
             coming = history.moved(farm.former, now, after)
         else:
             coming = _joined(farm, other, target)
+            if farm.told_of != other:
+                learning.meet(turn, other)
         until = turn.later(prepare_max_s(farm, target))
         turn.set(preparing=target, prepare_until=until, coming=coming)
 
@@ -105,7 +108,8 @@ def _joined(farm: Farm, other: View, target: View) -> history.Former:
     """Whichever side this is, both come in the same order."""
     now, there, after = (maps(farm.rules, view) for view in (farm.committed, other, target))
     first = farm.digest(farm.committed) < farm.digest(other)
-    return history.joined(farm.former, now, there, after, first)
+    theirs = farm.theirs if farm.told_of == other else ()
+    return history.joined((farm.former, theirs), now, there, after, first)
 
 
 def _other_side(farm: Farm, target: View) -> View | None:
@@ -135,9 +139,8 @@ def _commit(turn: Turn) -> bool:
         )
     rejoined = bool(after.names - farm.committed.names - {farm.me})
     here = tuple(group.previous for group in _traffic(farm)) if farm.open else ()
-    turn.set(
-        committed=after, preparing=None, prepare_until=None, coming=(), former=farm.coming, rejoined=rejoined
-    )
+    turn.set(committed=after, former=farm.coming, rejoined=rejoined)
+    turn.set(preparing=None, prepare_until=None, coming=(), meeting=None, told_of=None, theirs=())
     turn.set(fading=here, fading_until=turn.later(prepare_max_s(farm, farm.committed)) if here else None)
     turn.tell("HF6021", _shared(after))
     return True

@@ -138,9 +138,15 @@ class Farm:
     """Of an agent before this one is known who shared the traffic."""
     taught: bool = False
     """Who had the buckets before is known as well as anybody knows it."""
+    meeting: View | None = None
+    """The other side of a split that is over, whose memory is asked for before both become one."""
+    told_of: View | None = None
+    """The other side that was asked."""
+    theirs: Former = ()
+    """What it told; nothing where it did not answer."""
     asks: int = 0
     ask_at: Instant | None = None
-    """When the next of the others is asked for it."""
+    """When the next of the others is asked for what is not known."""
     served: frozenset[NodeName] = frozenset()
     """Whose connections went on when that was looked at last."""
     rejoined: bool = False
@@ -249,7 +255,7 @@ class Farm:
     @property
     def is_prepared(self) -> bool:
         """It finds every connection of the buckets that it may get."""
-        return self.in_force and self.taught
+        return self.in_force and self.taught and self.meeting is None
 
     @property
     def stamp(self) -> str:

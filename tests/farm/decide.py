@@ -88,7 +88,8 @@ class Told:
 
     def shares(self, *former: dict[int, tuple[NodeName, ...]]) -> Shares:
         """What another node of the same mind says."""
-        members = tuple((each.name, each.percent, each.live) for each in self.farm.committed.members)
+        view = (self.farm.taught and self.farm.meeting) or self.farm.committed
+        members = tuple((each.name, each.percent, each.live) for each in view.members)
         return Shares(self.farm.rules.digest, members, former)
 
     def passes(self, seconds: float) -> tuple[Effect, ...]:

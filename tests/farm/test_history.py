@@ -57,8 +57,14 @@ def test_two_sides_that_meet_have_one_history() -> None:
     after = maps(RULES, view(*NAMES[:4]))
     one = history.moved((), maps(RULES, view(NAMES[0])), maps(RULES, left))
     two = history.moved((), maps(RULES, view(NAMES[2])), maps(RULES, right))
-    here = history.joined(one, maps(RULES, left), maps(RULES, right), after, first=True)
-    there = history.joined(two, maps(RULES, right), maps(RULES, left), after, first=False)
+    lefts, rights = maps(RULES, left), maps(RULES, right)
+    told = history.joined((one, two), lefts, rights, after, first=True)
+    assert told == history.joined((two, one), rights, lefts, after, first=False)
+    for bucket in range(0, 1024, 16):
+        assert set(way(told, after, bucket)) >= {NAMES[0], NAMES[2], lefts[0][bucket], rights[0][bucket]}
+    # A side that was told nothing knows who owns each bucket there: a packet finds its way.
+    here = history.joined((one, ()), lefts, rights, after, first=True)
+    there = history.joined((two, ()), rights, lefts, after, first=False)
     for bucket in range(0, 1024, 16):
         found, at = [], after[0][bucket]
         while at is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.farm import learning
-from orchestrator.model.events import ApplicationStarted, SharesLearned
+from orchestrator.model.events import ApplicationStarted, PeerLost, SharesLearned
 from orchestrator.model.names import NodeName
-from tests.farm.decide import WEB, A, B, C, Told, fresh, serving
+from tests.farm.decide import WEB, A, B, C, Told, fresh, serving, view
 
 
 def joining(*others: NodeName) -> Told:
@@ -69,6 +69,40 @@ def test_an_answer_that_comes_late_changes_nothing() -> None:
     before = farm.farm
     farm.hears(SharesLearned(WEB, farm.shares({7: (C,)})))
     assert farm.farm.former == before.former
+
+
+def test_two_sides_become_one_when_each_was_told_what_the_other_remembers() -> None:
+    farm = serving(B)
+    farm.hears(PeerLost(B))
+    farm.obeys()
+    farm.teaches = False
+    farm.asks.clear()
+    farm.says(B, view=farm.farm.digest(view(B)))
+    farm.obeys()
+    assert farm.asks == [B]
+    farm.agrees(B)
+    assert farm.owned(B) == 0, "it does not know yet what b remembers"
+    farm.hears(SharesLearned(WEB, farm.shares(dict.fromkeys(range(1024), (B,)))))
+    farm.obeys()
+    farm.agrees(B)
+    assert farm.owned(B) == 512
+    assert farm.asks == [B]
+
+
+def test_another_side_that_tells_nothing_is_not_waited_for_for_ever() -> None:
+    farm = serving(B)
+    farm.hears(PeerLost(B))
+    farm.obeys()
+    farm.teaches = False
+    farm.asks.clear()
+    farm.says(B, view=farm.farm.digest(view(B)))
+    farm.obeys()
+    farm.passes(learning.ASKS_MAX * learning.ANSWER_S + 0.1)
+    assert farm.asks == [B] * learning.ASKS_MAX
+    assert "HF6033" in farm.codes
+    farm.obeys()
+    farm.agrees(B)
+    assert farm.owned(B) == 512
 
 
 def test_the_first_of_all_asks_nobody_and_one_that_is_not_taught_yet_teaches_nobody() -> None:

@@ -82,7 +82,11 @@ def _nothing_recalled(turn: Turn, shares: Any) -> None:
 
 
 def _taught_by_nobody(turn: Turn) -> None:
-    turn.set(taught=True)
+    turn.set(taught=True, meeting=None, ask_at=None)
+
+
+def _meets_nobody(turn: Turn, other: View) -> None:
+    return None
 
 
 def _nobody_forgotten(former: Any, lost: Any) -> Any:
@@ -136,6 +140,7 @@ RULES_OFF: dict[str, Switch] = {
     "a drain waits for nobody": lambda: mock.patch.object(serving, "drain", _gone_at_once),
     "a restarted agent knows nothing": lambda: mock.patch.object(sharing, "recall", _nothing_recalled),
     "a node that joins asks nobody": lambda: mock.patch.object(learning, "ask", _taught_by_nobody),
+    "sides that meet tell each other nothing": lambda: mock.patch.object(learning, "meet", _meets_nobody),
     "the lost are asked still": lambda: mock.patch.object(history, "without", _nobody_forgotten),
     "nobody has what nobody wants": lambda: _maps_as(_nobody_at_all),
     "the old order ends at once": lambda: mock.patch.object(sharing, "_commit", _new_order_at_once),

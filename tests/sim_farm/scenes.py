@@ -112,12 +112,34 @@ def one_joins_and_one_that_had_buckets_leaves() -> None:
     cluster.calmly(8.0)
 
 
+def two_sides_meet_and_an_owner_is_lost() -> None:
+    cluster = FarmCluster(8, "abc")
+    cluster.begin()
+    cluster.clients.come(200)
+    # Connections of b's stay there while their buckets go to a and c.
+    cluster.order("b", Weigh(10))
+    cluster.calmly(6.0)
+    # The clients are on the side of c, which answers for the address.
+    for one in "bc":
+        cluster.cut(one, "a")
+    cluster.clients.part(("bc", "a"))
+    cluster.world.disturb()
+    cluster.converge(("bc", "a"))
+    cluster.world.cuts.clear()
+    cluster.world.disturb()
+    cluster.converge()
+    cluster.calmly(2.0)
+    cluster.hosts["c"].power_off()
+    cluster.calmly(4.0, heard=False)
+
+
 SCENES: dict[str, Callable[[], None]] = {
     "a former life's word counts": a_machine_comes_back_and_its_agent_does_not,
     "who hears nothing still counts": a_node_hears_and_is_not_heard,
     "who is not heard serves on": all_receive_everything_and_one_is_not_heard,
     "a change waits for ever": two_of_three_do_not_hear_each_other_and_the_third_is_weighed,
     "a node that joins asks nobody": one_joins_and_one_that_had_buckets_leaves,
+    "sides that meet tell each other nothing": two_sides_meet_and_an_owner_is_lost,
     "nobody has what nobody wants": all_get_the_weight_0_one_after_another,
     "a drain waits for nobody": a_node_drains_with_connections,
 }
