@@ -13,17 +13,18 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.bench import farm, mirror
+from tests.bench import cloud, farm, mirror
 from tests.bench.data import UnfitDisk, refuse_memory
 from tests.bench.mirror import Bench, Measurement
 from tests.bench.rig import Rig
 from tests.bench.rounds import Sleeper
-from tests.bench.rows import BY_NAME, FARM, MIRROR, Spec, line, missing, write
+from tests.bench.rows import BY_NAME, CLOUD, FARM, MIRROR, Spec, line, missing, write
 from tests.support.disks import enter_private_mounts
 
 BENCHES: dict[str, tuple[tuple[Measurement, ...], tuple[Spec, ...]]] = {
     "mirror": (mirror.ALL, MIRROR),
     "farm": (farm.ALL, FARM),
+    "cloud": (cloud.ALL, CLOUD),
 }
 PROGRAMS = {
     "ip": "iproute2",

@@ -73,7 +73,7 @@ class Idle:
     def replicators_mib(self) -> list[float]:
         """Each replicator with its keeper, on both nodes."""
         return [
-            sum(_rss_mib(pid) for pid in machine.pids("orchestrator.replicator", f"/m{number}/"))
+            sum(rss_mib(pid) for pid in machine.pids("orchestrator.replicator", f"/m{number}/"))
             for machine in self._machines()
             for number in range(MODULES)
         ]
@@ -82,7 +82,7 @@ class Idle:
         return [self._cluster.machines[name] for name in self._cluster.names]
 
     def _rss(self, machine: Machine, *rooms: str) -> float:
-        return sum(_rss_mib(pid) for room in rooms for pid in machine.pids(room))
+        return sum(rss_mib(pid) for room in rooms for pid in machine.pids(room))
 
 
 def ticks(pid: int) -> int:
@@ -90,7 +90,7 @@ def ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def _rss_mib(pid: int) -> float:
+def rss_mib(pid: int) -> float:
     """Resident memory as the kernel counts it: pages shared with others count whole for each."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

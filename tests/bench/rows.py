@@ -93,7 +93,21 @@ FARM: Final = (
     Spec("farm_install_ms", "ms", "<=", None, None, "a map of 16 nodes in the kernel of one"),
     Spec("farm_max_share_vs_mean", "ratio", "<=", 1.03, 1.01, "the busiest node of 4, 100,000 clients"),
 )
-BY_NAME: Final = {spec.name: spec for spec in (*MIRROR, *FARM)}
+CLOUD: Final = (
+    Spec(
+        "cloud_own_share_ms",
+        "ms",
+        "<=",
+        50,
+        20,
+        "a claim by a warm worker, less the provider's own time",
+    ),
+    Spec("cloud_50_tables_s", "s", "<=", None, None, "a claim over 50 route tables"),
+    Spec("cloud_worker_start_s", "s", "<=", None, None, "a worker, from nothing to ready"),
+    Spec("cloud_worker_rss_mib", "MiB", "<=", None, None, "what it then holds, the largest"),
+    Spec("cloud_loop_stall_ms", "ms", "<=", 20, None, "the agent's loop, late while a worker starts: worst"),
+)
+BY_NAME: Final = {spec.name: spec for spec in (*MIRROR, *FARM, *CLOUD)}
 
 
 @dataclass(frozen=True, slots=True)

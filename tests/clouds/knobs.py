@@ -126,6 +126,8 @@ class Knobs:
     """What was let through."""
     done: list[Done] = field(default_factory=list)
     """What was asked, let through or not."""
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when each request was inside, by CLOCK_MONOTONIC."""
     used: Counter[str] = field(default_factory=Counter)
     """Permissions that were made use of."""
     _lock: threading.Lock = field(default_factory=threading.Lock)

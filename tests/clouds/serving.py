@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -103,11 +104,16 @@ class Served(Generic[F]):
         return runner
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        begin = time.monotonic()
         try:
             return await self.face.answer(request)
+        except ConnectionResetError:
+            raise  # whoever asked was killed before it had said everything
         except Exception:
             self.face.faults.append(f"{request.method} {request.path}: {traceback.format_exc()}")
             raise
+        finally:
+            self.face.knobs.spans.append((begin, time.monotonic()))
 
 
 class Control:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,8 +18,9 @@ from orchestrator.providers.provider import Owner, Sight
 from tests.providers.aws_scenes import AWS_SCENES
 from tests.providers.azure_scenes import AZURE_SCENES
 from tests.providers.gcp_scenes import GCP_SCENES
-from tests.providers.nodes import LYON, PARIS, SHOP, Node, cluster
+from tests.providers.nodes import LYON, PARIS, SHOP
 from tests.providers.scenes import STRANGER, Scene
+from tests.providers.stage import Stage, staged
 from tests.support.waiting import until
 
 LATE_S = 6.0
@@ -33,37 +32,10 @@ SEVERAL = [name for name, scene in SCENES.items() if scene.parts > 1]
 """The others are moved whole or not."""
 
 
-class Stage:
-    """A scene, its two nodes with warm workers, and the loop that they live in."""
-
-    def __init__(self, scene: Scene, work: Path) -> None:
-        self.scene = scene
-        self.knobs = scene.knobs
-        self.loop = asyncio.new_event_loop()
-        config = cluster(scene.vip, scene.own)
-        self.paris, self.lyon = (Node(name, config, scene.environment(name), work) for name in (PARIS, LYON))
-
-    def run(self, story: Coroutine[Any, Any, None]) -> None:
-        self.loop.run_until_complete(asyncio.wait_for(story, 280))
-
-    async def open(self) -> None:
-        await self.paris.start()
-        await self.lyon.start()
-
-    async def close(self) -> None:
-        await self.paris.close()
-        await self.lyon.close()
-
-
 @pytest.fixture(scope="module", params=SCENES)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    make: Any = SCENES[request.param]
-    with make.cloud() as cloud:
-        stage = Stage(make(cloud), tmp_path_factory.mktemp("log"))
-        stage.run(stage.open())
+    with staged(SCENES[request.param], tmp_path_factory.mktemp("log")) as stage:
         yield stage
-        stage.run(stage.close())
-        stage.loop.close()
 
 
 @pytest.fixture

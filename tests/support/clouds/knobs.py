@@ -75,6 +75,8 @@ class Knobs:
     """Policy by credentials; who is not named may do everything."""
     log: list[Request] = field(default_factory=list)
     """What was let through."""
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when each request was inside, by CLOCK_MONOTONIC."""
     on_change: Callable[[], None] = lambda: None
     """Called after each request that changed something."""
 
@@ -100,7 +102,9 @@ class Knobs:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         request = self.dialect.read(environ, body)
+        begin = time.monotonic()
         status, headers, told = self._answer(environ, request, body)
+        self.spans.append((begin, time.monotonic()))
         start(status, headers)
         return [told]
 
