@@ -156,14 +156,6 @@ def eval_list(text: str) -> list[Any]:
 # --- how it is mounted --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def forking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process serves the files that its children execute. It would answer nothing while a vforked child
-    waits for the program, because the interpreter's lock is held until then."""
-    monkeypatch.setattr(subprocess, "_USE_VFORK", False)
-
-
-@pytest.mark.usefixtures("forking")
 def test_what_the_mount_below_forbids_is_forbidden_above(tmp_path: Path) -> None:
     options = "noexec,nosuid,nodev"
     with (
@@ -178,7 +170,6 @@ def test_what_the_mount_below_forbids_is_forbidden_above(tmp_path: Path) -> None
         assert os.statvfs(mirror.tree).f_flag & os.ST_NOSUID
 
 
-@pytest.mark.usefixtures("forking")
 def test_what_the_mount_below_allows_is_allowed_above(mirror: Alone) -> None:
     (mirror.tree / "script").write_text("#!/bin/sh\nexit 7\n")
     (mirror.tree / "script").chmod(0o755)
