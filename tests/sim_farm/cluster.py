@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Iterable
 from typing import Literal
 
+from orchestrator.farm.state import Farm
 from orchestrator.farm.view import FULL, Rules, View, maps
 from orchestrator.model import effects as do
 from orchestrator.model.config import (
@@ -165,6 +166,9 @@ class FarmCluster:
             kernel = host.kernel
             if kernel is None or not host.ready:
                 return f"{name} lets nothing in"
+            if host.node is not None and (held := self._held_out(host.node.farms[WEB])):
+                # One with weight 0 has no bucket either way; its drain would wait for that.
+                return f"{name} holds {held} out"
             if tuple(group.owners for group in kernel.groups) != wanted:
                 return f"{name} shares out otherwise than among {sorted(view.names)}"
             for address in kernel.directs:
@@ -173,6 +177,11 @@ class FarmCluster:
             if len(names) != 1 and view.members:
                 return f"{names} answer for {address}"
         return ""
+
+    @staticmethod
+    def _held_out(farm: Farm) -> list[NodeName]:
+        """Who came and went too often, and is left out for a moment."""
+        return [name for name, peer in farm.peers.items() if peer.held_until is not None]
 
     def converge(self, sides: Collection[Collection[str]] = ((),), within_s: float = CONVERGED_S) -> None:
         """Every bucket has one owner, on each side, within the bound; or it is a fault of ours."""
