@@ -35,8 +35,9 @@ def test_a_process_that_is_left_fails_the_session_and_is_named(tmp_path: Path) -
     (tmp_path / "test_it.py").write_text(f"import os, subprocess\n\ndef test_it():\n{body}")
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = run(words, tmp_path)
-    (found,) = re.findall(r"process (\d+) \(sleep 97\)", done.stdout)
-    os.kill(int(found), signal.SIGKILL)
+    found = re.findall(r"process (\d+) \(sleep 97\)", done.stdout)
+    assert len(found) == 1, done.stdout
+    os.kill(int(found[0]), signal.SIGKILL)
     assert done.returncode == 1
 
 

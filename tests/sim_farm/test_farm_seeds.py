@@ -80,8 +80,8 @@ def test_a_scene_runs_clean_with_its_rule_and_not_without(rule: str) -> None:
     print(f"{rule}: {found.value}")
 
 
-SEEDS_OFF = (1, 6, 7, 2, 3, 4, 5, 8, 9)
-"""Most are found by the first, the others by the second or third."""
+SEEDS_OFF = (1, 6, 7, 17, 2, 3, 4, 5, 8, 9, 25, 31)
+"""Most are found by the first, the others by one of the next three."""
 
 
 @pytest.mark.parametrize("rule", sorted(RULES_OFF.keys() - SCENES.keys()))
