@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +49,6 @@ from tests.providers.gcp_scenes import (
 from tests.providers.nodes import BOTH, LYON, PARIS, SHOP
 from tests.providers.scenes import STRANGER
 from tests.providers.test_aws import asked_for_policy
-
-
-@pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
-    made = Stand()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def routed(stand: Stand) -> Any:
-    return stand(Route)
-
-
-@pytest.fixture
-def aliased(stand: Stand) -> Any:
-    return stand(AliasIp)
-
-
-@pytest.fixture
-def probed(stand: Stand) -> Any:
-    return stand(IlbProbe)
-
 
 # --- how ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from orchestrator.providers.gcp.ground import Nic
 from orchestrator.providers.provider import Owner
 from tests.providers.gcp_here import (
     Leave,
-    Stand,
     as_paris,
     made,
     preflight,
@@ -29,19 +27,6 @@ from tests.providers.gcp_scenes import (
 )
 from tests.providers.nodes import BOTH, LYON, PARIS
 from tests.providers.scenes import STRANGER
-
-
-@pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
-    made = Stand()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def probed(stand: Stand) -> Any:
-    return stand(IlbProbe)
-
 
 # --- a load balancer ------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,24 +46,6 @@ from tests.providers.gcp_scenes import (
 )
 from tests.providers.nodes import BOTH, LYON, PARIS
 from tests.providers.scenes import STRANGER
-
-
-@pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
-    made = Stand()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def routed(stand: Stand) -> Any:
-    return stand(Route)
-
-
-@pytest.fixture
-def aliased(stand: Stand) -> Any:
-    return stand(AliasIp)
-
 
 # --- routes ---------------------------------------------------------------------------------------
 
